@@ -1,0 +1,54 @@
+# Each target does the whole set-up it needs, from a bare clone, and is quick the second time.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup demo test check bench chaos fuzz lock docs clean
+
+help:
+	@echo "make demo   the main job on an embedded broker: 500 payloads, faults included"
+	@echo "make test   the tests            make check  format, lint, types, import contracts"
+	@echo "make bench  the measurements     make chaos  the long fault tests      make fuzz  the long fuzzing"
+	@echo "make setup  install into .venv   make docs   regenerate reference pages"
+	@echo "make lock   resolve dependencies again       make clean  remove what was built or run here"
+
+setup: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup
+	$(BIN)/beefline demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup
+	$(BIN)/beefline bench
+
+chaos: setup
+	$(BIN)/beefline chaos
+
+docs: setup
+	$(BIN)/beefline topics docs --write
+	$(BIN)/beefline settings --docs --write
+
+lock:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
+		--extra dev --output-file requirements.lock pyproject.toml
+
+clean:
+	@if [ -x $(BIN)/beefline ]; then $(BIN)/beefline broker stop; fi
+	rm -rf $(VENV) .beefline build dist *.egg-info .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,1 @@
+"""What happens to a payload: pure rules, values in and values out."""

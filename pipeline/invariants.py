@@ -1,0 +1,46 @@
+"""The promises: an ID and a sentence each. The line that keeps one and the test that holds us to it cite its ID."""
+
+from msgspec import Struct
+
+
+class Invariant(Struct, frozen=True):
+    """A promise, and where it is kept."""
+
+    id: str
+    says: str
+    kept_by: str
+
+
+INVARIANTS: tuple[Invariant, ...] = (
+    Invariant("ACK-1", "An input is acknowledged only after the broker acknowledged everything written for it.", "agents/runtime/stage.py"),
+    Invariant("ACK-2", "Inputs of a partition finish in any order and are acknowledged in order.", "agents/runtime/ledger.py"),
+    Invariant("ACK-3", "An idle stage's committed position is the end of its input, transaction markers included.", "agents/runtime/transport.py"),
+    Invariant("ACK-4", "A position below the start of the log halts the stage; it never jumps.", "agents/runtime/transport.py"),
+    Invariant("ASSIGN-1", "One member owns the same partition number of all topics a stage reads.", "agents/runtime/assignor.py"),
+    Invariant("FAULT-1", "A record that makes a stage raise costs that record alone.", "agents/runtime/stage.py"),
+    Invariant("FAULT-2", "A record that kills its process is found and costs that record alone.", "agents/runtime/suspects.py"),
+    Invariant("SIZE-1", "A record over its topic's limit is dead-lettered, and its partition goes on.", "agents/runtime/outbox.py"),
+    Invariant("RETRY-1", "A condition is tried again until `retry.give_up_after_s`, then parked; nothing is dropped.", "pipeline/retry.py"),
+    Invariant("TXN-1", "All that a batch of an exactly-once stage emits stands in one Kafka transaction.", "agents/runtime/partition.py"),
+    Invariant("TXN-2", "The applied offset in the changelog, not the consumer group, says where an exactly-once stage goes on.", "agents/runtime/partition.py"),
+    Invariant("TXN-3", "A predecessor is fenced before the first read of its partition.", "agents/runtime/partition.py"),
+    Invariant("TXN-4", "Any error from begin to commit ends the process.", "agents/runtime/partition.py"),
+    Invariant("STORE-1", "The local store is a cache: behind is caught up, different is rebuilt.", "agents/runtime/partition.py"),
+    Invariant("STORE-2", "A stored value is checked against its hash when it is read.", "pipeline/state.py"),
+    Invariant("APPLY-1", "A (txid, context) is applied at most once, whatever Kafka delivers.", "pipeline/apply.py"),
+    Invariant("APPLY-2", "An outpoint has one live spender in a context.", "pipeline/apply.py"),
+    Invariant("JOURNAL-1", "A context's journal has sequences 1, 2, 3, …, each entry naming the hash of the one before.", "pipeline/apply.py"),
+    Invariant("RESULT-1", "One decision stands for each ingest record and context; its id follows from the coordinate.", "pipeline/results.py"),
+    Invariant("FORM-1", "No bytes make the parser raise anything but its own verdict.", "pipeline/parse.py"),
+    Invariant("SPEND-1", "No outpoint is spent twice within a payload.", "pipeline/verify.py"),
+    Invariant("VALUE-1", "No un-mined transaction makes more than it spends.", "pipeline/verify.py"),
+    Invariant("SCRIPT-1", "Every input of every un-mined transaction satisfies its parent's real script and value.", "pipeline/verify.py"),
+    Invariant("ANCHOR-1", "Every proven ancestor's root was confirmed by a quorum of chain trackers.", "pipeline/verify.py"),
+    Invariant("QUORUM-1", "Two equal definite answers of three decide.", "pipeline/chain/quorum.py"),
+    Invariant("QUORUM-2", "Unknown is never no, and is never cached.", "pipeline/chain/quorum.py"),
+    Invariant("CAST-1", "Ancestors are sent before their descendants.", "pipeline/broadcast.py"),
+    Invariant("CAST-2", "One endpoint's acceptance is success; a fault of ours never fails a transaction.", "pipeline/broadcast.py"),
+    Invariant("PROC-1", "Children end when their parent does, however it ends.", "ops/supervisor.py"),
+)  # fmt: skip
+
+BY_ID = {invariant.id: invariant for invariant in INVARIANTS}

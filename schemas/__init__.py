@@ -1,0 +1,1 @@
+"""The records that flow between stages, and what they are made of. Knows nothing else."""

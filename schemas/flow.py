@@ -1,0 +1,152 @@
+"""What stages hand to each other: MessagePack arrays, so that a new field at the end is ignored by older readers."""
+
+from msgspec import Struct
+
+from schemas.external import Admittance
+from schemas.types import Context, Txid
+from schemas.wire import Schema
+
+
+class Origin(Struct, frozen=True, array_like=True):
+    """The coordinate of the ingest record: the identity of an input, whatever happens to it later.
+
+    The broker's time is part of it, so that a topic which was deleted and made again does not repeat identities.
+    """
+
+    cluster: str
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+
+    def text(self) -> str:
+        """One line that is equal for equal coordinates."""
+        return f"{self.cluster}/{self.topic}/{self.partition}/{self.offset}/{self.timestamp_ms}"
+
+
+class Asked(Struct, frozen=True, array_like=True):
+    """What the sender asked for, as parse read it from the headers."""
+
+    origin: Origin
+    request_id: str
+    contexts: tuple[Context, ...]  # collapsed and in the sender's order; 1 to 32
+    atomicity: str = "each"  # each | all
+    off_chain: bytes = b""
+
+
+class Parsed(Struct, frozen=True, array_like=True):
+    """A payload that is well formed. Nothing in it has been checked against the chain."""
+
+    asked: Asked
+    txid: Txid  # of the subject
+    beef: bytes  # canonical: BEEF V1, ancestors first, subject last, without repeats and unrelated transactions
+    unmined: int  # un-mined transactions, the subject among them; 0 when the subject is proven
+
+
+class Unmined(Struct, frozen=True, array_like=True):
+    """One un-mined transaction of a verified payload."""
+
+    txid: Txid
+    ef: bytes  # Extended Format (BRC-30)
+    spends: bytes  # its outpoints, 36 bytes each, in input order
+
+
+class Verified(Struct, frozen=True, array_like=True):
+    """A payload whose own history checks out. It says nothing about coins spent elsewhere."""
+
+    asked: Asked
+    txid: Txid
+    beef: bytes  # canonical, as in Parsed
+    raw: bytes  # the subject alone
+    unmined: tuple[Unmined, ...]  # ancestors first, subject last; empty when the subject is proven
+    spends: bytes  # the subject's outpoints, 36 bytes each, in input order
+    fee_sat: int  # satoshis, of the subject alone; -1 when it is proven and its parents are absent
+    proven_height: int = -1  # block height when the subject carries its own proof
+
+
+class Apply(Struct, frozen=True, array_like=True, tag="apply"):
+    """Judge this payload in the context that is the record's key."""
+
+    id: str
+    verified: Verified
+
+
+class Accept(Struct, frozen=True, array_like=True, tag="accept"):
+    """The network took this transaction."""
+
+    id: str
+    txid: Txid
+    endpoint: str
+
+
+class Evict(Struct, frozen=True, array_like=True, tag="evict"):
+    """The network refused this transaction for good: it and its descendants leave the context."""
+
+    id: str
+    txid: Txid
+    code: str
+    message: str
+    competing: tuple[Txid, ...] = ()
+
+
+Operation = Apply | Accept | Evict
+"""Everything a context is asked to do."""
+
+
+class BroadcastRequest(Struct, frozen=True, array_like=True):
+    """An applied transaction and its un-mined ancestors, ready for the network."""
+
+    txid: Txid
+    unmined: tuple[Unmined, ...]  # ancestors first, subject last
+    contexts: tuple[Context, ...]
+    request_ids: tuple[str, ...]
+    origin: Origin  # of the payload that brought it
+
+
+class Coin(Struct, frozen=True, array_like=True):
+    """An admitted output that nothing known to the context spends. Key: its outpoint."""
+
+    satoshis: int
+    script: bytes
+    sequence: int  # of the journal entry that admitted it
+
+
+class Applied(Struct, frozen=True, array_like=True):
+    """What a context remembers of a transaction it judged: enough to answer a repeat and to undo it."""
+
+    sequence: int  # of its journal entry
+    origin: Origin
+    off_chain: bytes  # SHA-256 of the off-chain values, empty when there were none
+    admittance: Admittance
+    consumed: tuple[bytes, ...]  # previous coins, as outpoints, with their entries beside them
+    consumed_coins: tuple[Coin, ...]
+    known: tuple[Txid, ...]  # un-mined ancestors that became known with it, and itself
+    manager: str
+    accepted: bool = False
+    raw: bytes = b""
+
+
+class Head(Struct, frozen=True, array_like=True):
+    """Where a context stands: under its own key in `state`, at the end of each batch that touched it."""
+
+    sequence: int
+    entry_hash: bytes  # of the last journal entry
+    state_sum: bytes  # LtHash accumulator, 2,048 bytes; its digest is the state root
+    store_sum: bytes
+
+
+class AppliedOffset(Struct, frozen=True, array_like=True):
+    """Ends a batch in `state`: the last input offset whose effects stand before it."""
+
+    offset: int
+    topic: str
+    generation: int
+
+
+PARSED = Schema("parsed", 1, Parsed, "msgpack", "A well-formed payload with what its sender asked for.")
+OPERATION = Schema("operation", 1, Operation, "msgpack", "Something a context is asked to do.")  # type: ignore[arg-type]
+BROADCAST_REQUEST = Schema("broadcast-request", 1, BroadcastRequest, "msgpack", "An applied transaction, for the network.")
+STATE = Schema("state", 1, bytes, "raw", "A stored value behind its 32-byte hash; the key says which kind it is.")
+EF_TX = Schema("extended-format", 1, bytes, "raw", "One transaction in Extended Format (BRC-30).")
+BEEF = Schema("beef", 1, bytes, "raw", "BEEF V1, V2 or Atomic (BRC-62, 96, 95).")
+ANY = Schema("any", 1, bytes, "raw", "The record as it was on its origin topic, under that topic's schema.")

@@ -1,0 +1,1 @@
+"""The Kafka topics: each declared once, with its reasons."""
