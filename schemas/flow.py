@@ -144,8 +144,16 @@ class AppliedOffset(Struct, frozen=True, array_like=True):
 
 
 PARSED = Schema("parsed", 1, Parsed, "msgpack", "A well-formed payload with what its sender asked for.")
-OPERATION = Schema("operation", 1, Operation, "msgpack", "Something a context is asked to do.")  # type: ignore[arg-type]
-BROADCAST_REQUEST = Schema("broadcast-request", 1, BroadcastRequest, "msgpack", "An applied transaction, for the network.")
+OPERATION: Schema[Operation] = Schema(
+    "operation",
+    1,
+    Operation,  # type: ignore[arg-type] # a union is not a type to mypy
+    "msgpack",
+    "Something a context is asked to do.",
+)
+BROADCAST_REQUEST = Schema(
+    "broadcast-request", 1, BroadcastRequest, "msgpack", "An applied transaction, for the network."
+)
 STATE = Schema("state", 1, bytes, "raw", "A stored value behind its 32-byte hash; the key says which kind it is.")
 EF_TX = Schema("extended-format", 1, bytes, "raw", "One transaction in Extended Format (BRC-30).")
 BEEF = Schema("beef", 1, bytes, "raw", "BEEF V1, V2 or Atomic (BRC-62, 96, 95).")

@@ -1,5 +1,6 @@
 """How a record becomes bytes and back: one `Schema` for each, named and versioned in a header."""
 
+from collections.abc import Callable
 from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
@@ -39,6 +40,8 @@ class Schema(Generic[T]):
         self.says = says
         self.tag = f"{name}/{version}".encode()
         self.header = (HEADER, self.tag)
+        self._encode: Callable[[Any], bytes]
+        self._decode: Callable[[bytes], Any]
         if wire == "raw":
             self._encode = self._decode = _as_is
         elif wire == "json":

@@ -1,0 +1,1 @@
+"""What every stage stands on: Faust, Kafka, local stores, HTTP, child processes."""

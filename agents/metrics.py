@@ -1,0 +1,136 @@
+"""Every metric: type, labels, meaning, how to read it. Added up per batch, never per record; no txid is a label."""
+
+from collections.abc import Iterable, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+REGISTRY = CollectorRegistry(auto_describe=False)
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 600)
+_DEEP = (*_SECONDS, 3600, 86_400, 604_800)
+
+READ: dict[str, str] = {}
+"""How to read each metric: what the reference page says beside it."""
+
+
+def _counter(name: str, says: str, labels: Iterable[str], read: str) -> Counter:
+    READ[f"beefline_{name}_total"] = read
+    return Counter(f"beefline_{name}", says, ("stage", *labels), registry=REGISTRY)
+
+
+def _gauge(name: str, says: str, labels: Iterable[str], read: str) -> Gauge:
+    READ[f"beefline_{name}"] = read
+    return Gauge(f"beefline_{name}", says, ("stage", *labels), registry=REGISTRY)
+
+
+def _histogram(name: str, says: str, buckets: tuple[float, ...], read: str) -> Histogram:
+    READ[f"beefline_{name}"] = read
+    return Histogram(f"beefline_{name}", says, ("stage",), buckets=buckets, registry=REGISTRY)
+
+
+RECORDS_IN = _counter("records_in", "Records a stage finished.", (), "The stage's throughput.")
+RECORDS_OUT = _counter(
+    "records_out",
+    "Records a stage wrote, by topic.",
+    ("topic",),
+    "What the stage makes of its input; compare with the next stage's input.",
+)
+OUTCOMES = _counter(
+    "outcomes", "Records a stage finished, by kind and code.", ("kind", "code"),
+    "Verdicts are the senders' traffic. Page on faults and on the age of the oldest condition, not on verdicts.",
+)  # fmt: skip
+COMMITS_FAILED = _counter(
+    "commits_failed", "Offset commits the group refused.", (), "A few at each rebalance are normal."
+)
+PAUSES = _counter(
+    "pauses", "Times a stage paused for the world, by code.", ("code",), "No tracker quorum, or no endpoint."
+)
+BATCH_SECONDS = _histogram(
+    "batch_seconds",
+    "Time from taking a batch to its acknowledgement.",
+    _SECONDS,
+    "What waits outside and what computes, together.",
+)
+BATCH_RECORDS = Histogram(
+    "beefline_batch_records",
+    "Records in a batch.",
+    ("stage",),
+    buckets=(1, 3, 10, 30, 100, 300, 1000),
+    registry=REGISTRY,
+)
+READ["beefline_batch_records"] = "Ones only: idle. At the limit always: behind."
+TOPIC_SECONDS = _histogram(
+    "time_in_topic_seconds",
+    "Age of the oldest record of each batch when it was taken.",
+    _DEEP,
+    "How far the stage is behind its input, in time.",
+)
+IN_FLIGHT = _gauge(
+    "in_flight_records",
+    "Records taken and not acknowledged.",
+    (),
+    "At `worker.max_in_flight`: the stage waits for something.",
+)
+IN_FLIGHT_BYTES = _gauge(
+    "in_flight_bytes",
+    "Bytes fetched and not acknowledged.",
+    (),
+    "Near `worker.max_in_flight_bytes`: memory bounds the stage.",
+)
+LAG = _gauge(
+    "lag_records",
+    "Records between the group's position and the end of the log, over this worker's partitions.",
+    (),
+    "What autoscaling follows.",
+)
+PARTITIONS = _gauge("partitions", "Input partitions this worker owns.", (), "0 on a spare.")
+STATE = _gauge("state", "1 for the state the stage is in.", ("state",), "running, paused, halted, restoring.")
+TRANSACTIONS = _counter(
+    "transactions",
+    "Kafka transactions committed.",
+    (),
+    "Of exactly-once stages; records_in over this is the batch size.",
+)
+TRANSACTION_SECONDS = _histogram(
+    "transaction_seconds", "Time from begin to commit.", _SECONDS, "Of exactly-once stages."
+)
+RESTORE_SECONDS = _histogram(
+    "restore_seconds", "Time to restore one partition.", _SECONDS, "Of exactly-once stages, at assignment."
+)
+
+STATES = ("running", "paused", "halted", "restoring")
+
+
+def register(stage: str, topics: Iterable[str], codes: Iterable[tuple[str, str]]) -> None:
+    """Make every series of a stage appear with 0, so that rates and alerts have a beginning."""
+    for metric in (RECORDS_IN, COMMITS_FAILED, TRANSACTIONS, IN_FLIGHT, IN_FLIGHT_BYTES, LAG, PARTITIONS):
+        metric.labels(stage)
+    for histogram in (BATCH_SECONDS, BATCH_RECORDS, TOPIC_SECONDS, TRANSACTION_SECONDS, RESTORE_SECONDS):
+        histogram.labels(stage)
+    for topic in topics:
+        RECORDS_OUT.labels(stage, topic)
+    for kind, code in codes:
+        OUTCOMES.labels(stage, kind, code)
+        if kind == "world":
+            PAUSES.labels(stage, code)
+    state(stage, "running")
+
+
+def state(stage: str, name: str) -> None:
+    """The stage is in this state, and in no other."""
+    for each in STATES:
+        STATE.labels(stage, each).set(1 if each == name else 0)
+
+
+def count_outcomes(stage: str, outcomes: Mapping[tuple[str, str], int], outs: Mapping[str, int], records: int) -> None:
+    """Add a batch."""
+    RECORDS_IN.labels(stage).inc(records)
+    for (kind, code), number in outcomes.items():
+        OUTCOMES.labels(stage, kind, code).inc(number)
+    for topic, number in outs.items():
+        RECORDS_OUT.labels(stage, topic).inc(number)
+
+
+def exposition() -> bytes:
+    """The text Prometheus reads."""
+    return generate_latest(REGISTRY)

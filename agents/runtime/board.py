@@ -1,0 +1,198 @@
+"""What a worker has fetched and has in hand, by partition; taken fairly, bounded in records and bytes."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from agents.runtime.ledger import Ledger
+from agents.runtime.records import Inbound
+from agents.runtime.suspects import Suspicion, mark_in_hand, mark_open
+
+TopicPartition = tuple[str, int]
+
+
+class Position(NamedTuple):
+    """What a group commits for a partition."""
+
+    offset: int
+    metadata: str
+
+
+class Lane:
+    """One input partition in one generation of the group."""
+
+    def __init__(self, tp: TopicPartition, generation: int, start: int, suspicion: Suspicion, careful_for: int) -> None:
+        self.tp = tp
+        self.generation = generation
+        self.ledger = Ledger(start)
+        self.queue: deque[Inbound] = deque()
+        self.suspicion = suspicion
+        self.start = start
+        self.careful_until = start + careful_for if suspicion.one_by_one else start
+        self.marked = False  # the group knows that inputs are in hand
+        self.gone = False  # given back
+        self.arrived = asyncio.Event()
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether an input here may be one that kills its process."""
+        return self.suspicion.one_by_one and self.ledger.position < self.careful_until
+
+    def position(self) -> Position:
+        """Where the group may go on, and how we stand there."""
+        offset = self.ledger.position
+        if not self.ledger:
+            return Position(offset, "")
+        before = self.suspicion if offset == self.start else Suspicion()
+        return Position(offset, mark_in_hand(before) if self.one_by_one else mark_open(before))
+
+
+class Batch:
+    """Records taken together, and the lanes they came from."""
+
+    def __init__(self, board: "Board", lanes: dict[TopicPartition, Lane], records: list[Inbound]) -> None:
+        self._board = board
+        self._lanes = lanes
+        self.records = records
+
+    def lane_of(self, record: Inbound) -> Lane:
+        """Where the record came from."""
+        return self._lanes[(record.topic, record.partition)]
+
+    def part(self, records: Sequence[Inbound]) -> "Batch":
+        """Some of these records, as a batch of their own."""
+        return Batch(self._board, self._lanes, list(records))
+
+    def finished(self, records: Iterable[Inbound]) -> None:
+        """All that was written for these records is acknowledged (ACK-1)."""
+        self._board.finished(self._lanes, records)
+
+    def give_back(self, records: Sequence[Inbound]) -> None:
+        """These records were not dealt with: they are taken again, in their order."""
+        self._board.give_back(self._lanes, records)
+
+
+class Board:
+    """The lanes of a worker.
+
+    max_bytes bounds what is fetched and not finished; a single record may exceed it when nothing else is in hand.
+    """
+
+    def __init__(self, *, max_in_flight: int, max_bytes: int) -> None:
+        self.max_in_flight = max_in_flight
+        self.max_bytes = max_bytes
+        self.lanes: dict[TopicPartition, Lane] = {}
+        self.in_flight = 0
+        self.queued = 0
+        self.bytes = 0
+        self.finished_count = 0  # of this process: the watchdog's sign of progress
+        self.changed = asyncio.Event()
+        self.drained = asyncio.Event()
+        self._next = 0
+
+    def assign(self, starts: Mapping[TopicPartition, tuple[int, Suspicion]], generation: int) -> None:
+        """The group gave us these partitions, from these offsets on; what was there before is gone."""
+        self.revoke()
+        self.lanes = {
+            tp: Lane(tp, generation, offset, suspicion, self.max_in_flight)
+            for tp, (offset, suspicion) in sorted(starts.items())
+        }
+        self.changed.set()
+
+    def revoke(self) -> None:
+        """Every partition was given back: what waits in lanes is dropped, it will be read again by its next owner."""
+        self.drop_queued()
+        for lane in self.lanes.values():
+            lane.gone = True
+            lane.arrived.set()
+        self.lanes = {}
+        self.changed.set()
+
+    def drop_queued(self) -> None:
+        """Forget what waits in the lanes and was not taken; it stays unacknowledged."""
+        for lane in self.lanes.values():
+            self.queued -= len(lane.queue)
+            self.bytes -= sum(map(_size, lane.queue))
+            lane.queue.clear()
+            lane.arrived.clear()
+
+    def put(self, tp: TopicPartition, records: Sequence[Inbound], read_to: int) -> None:
+        """A fetch brought these records and ended before offset `read_to`."""
+        lane = self.lanes[tp]
+        lane.ledger.took([record.offset for record in records], read_to)
+        if records:
+            lane.queue.extend(records)
+            self.queued += len(records)
+            self.bytes += sum(map(_size, records))
+            lane.arrived.set()
+            self.changed.set()
+
+    def wants_more(self) -> bool:
+        """Whether the transport should fetch."""
+        return self.queued < 2 * self.max_in_flight and self.bytes < self.max_bytes
+
+    def take(self, limit: int, eligible: Callable[[Lane], bool] = lambda _: True) -> Batch:
+        """Up to `limit` records, the same share of each lane that has some, beginning with another lane each time."""
+        lanes = [lane for lane in self.lanes.values() if lane.queue and eligible(lane)]
+        limit = min(limit, self.max_in_flight - self.in_flight)
+        taken: dict[TopicPartition, Lane] = {}
+        records: list[Inbound] = []
+        self._next += 1
+        turn = self._next % len(lanes) if lanes else 0
+        lanes = lanes[turn:] + lanes[:turn]
+        for index, lane in enumerate(lanes):
+            share = -(-(limit - len(records)) // (len(lanes) - index))
+            taken[lane.tp] = lane
+            records += self._from(lane, share)
+        return Batch(self, taken, records)
+
+    def take_from(self, lane: Lane, limit: int, max_bytes: int) -> Batch:
+        """Up to `limit` records and about `max_bytes` of one lane."""
+        size = count = 0
+        for record in lane.queue:
+            size += _size(record)
+            if (count and size > max_bytes) or count >= limit:
+                break
+            count += 1
+        return Batch(self, {lane.tp: lane}, self._from(lane, count))
+
+    def _from(self, lane: Lane, count: int) -> list[Inbound]:
+        queue = lane.queue
+        found = [queue.popleft() for _ in range(min(count, len(queue)))]
+        self.queued -= len(found)
+        self.in_flight += len(found)
+        if not queue:
+            lane.arrived.clear()
+        return found
+
+    def give_back(self, lanes: Mapping[TopicPartition, Lane], records: Sequence[Inbound]) -> None:
+        """See `Batch.give_back`."""
+        self.in_flight -= len(records)
+        for record in reversed(records):
+            lane = lanes[(record.topic, record.partition)]
+            if lane.gone:
+                self.bytes -= _size(record)
+            else:
+                lane.queue.appendleft(record)
+                lane.arrived.set()
+                self.queued += 1
+        self.changed.set()
+
+    def finished(self, lanes: Mapping[TopicPartition, Lane], records: Iterable[Inbound]) -> None:
+        """See `Batch.finished`."""
+        for record in records:
+            lanes[(record.topic, record.partition)].ledger.finished(record.offset)
+            self.in_flight -= 1
+            self.finished_count += 1
+            self.bytes -= _size(record)
+        self.drained.set()
+        self.changed.set()
+
+    def positions(self) -> dict[TopicPartition, Position]:
+        """What the group may commit."""
+        return {tp: lane.position() for tp, lane in self.lanes.items()}
+
+
+def _size(record: Inbound) -> int:
+    return len(record.value or b"") + 200  # about what aiokafka's record and its headers hold beside the value

@@ -1,0 +1,106 @@
+"""A worker's HTTP port: liveness, readiness, metrics, and a halted stage's resume."""
+
+import hmac
+import ipaddress
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Protocol
+
+from aiohttp import web
+
+from agents import metrics
+from agents.runtime.settings import WorkerSettings
+
+
+class Watched(Protocol):
+    """What the port tells of."""
+
+    def alive(self) -> bool:
+        """Whether the process should go on."""
+        ...
+
+    def ready(self) -> tuple[bool, dict[str, object]]:
+        """Whether the stage does its work, and the particulars."""
+        ...
+
+    def resume(self) -> None:
+        """Let a halted stage go on."""
+        ...
+
+
+class NeedsToken(Exception):  # noqa: N818 - what the settings lack
+    """The port is bound beyond loopback, and no token protects it."""
+
+
+def token(settings: WorkerSettings) -> str | None:
+    """The bearer token that requests must carry, None on loopback without one.
+
+    Raises:
+        NeedsToken: bound wider, without a token.
+        OSError: the token's file cannot be read.
+    """
+    if settings.http_token_file:
+        return Path(settings.http_token_file).read_text(encoding="utf-8").strip()
+    if settings.http_host != "localhost" and not ipaddress.ip_address(settings.http_host).is_loopback:
+        raise NeedsToken(f"worker.http_host is {settings.http_host}: set worker.http_token_file, or bind to loopback")
+    return None
+
+
+class Port:
+    """Serves `/livez`, `/readyz`, `/metrics` and `POST /resume`."""
+
+    def __init__(self, watched: Watched, settings: WorkerSettings) -> None:
+        self._watched = watched
+        self._settings = settings
+        self._token = token(settings)
+        self._runner: web.AppRunner | None = None
+        self.url = ""
+
+    async def start(self) -> None:
+        """Bind.
+
+        Raises:
+            OSError: the port is taken.
+        """
+        app = web.Application(middlewares=[self._authorise], client_max_size=1 << 20)
+        app.router.add_get("/livez", self._live)
+        app.router.add_get("/readyz", self._ready)
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_post("/resume", self._resume)
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, self._settings.http_host, self._settings.http_port)
+        await site.start()
+        host, port = self._runner.addresses[0][:2]
+        self.url = f"http://{host}:{port}"
+
+    async def stop(self) -> None:
+        """Close the port."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    @web.middleware
+    async def _authorise(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        # Probes of an orchestrator carry no token; they tell nothing but up or down.
+        if self._token is not None and request.path not in ("/livez", "/readyz"):
+            given = request.headers.get("Authorization", "")
+            if not hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
+                return web.json_response({"error": "a bearer token is required"}, status=401)
+        return await handler(request)
+
+    async def _live(self, _: web.Request) -> web.Response:
+        alive = self._watched.alive()
+        return web.json_response({"alive": alive}, status=200 if alive else 503)
+
+    async def _ready(self, _: web.Request) -> web.Response:
+        ready, particulars = self._watched.ready()
+        return web.json_response({"ready": ready, **particulars}, status=200 if ready else 503)
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=metrics.exposition(), headers={"Content-Type": "text/plain; version=0.0.4"})
+
+    async def _resume(self, _: web.Request) -> web.Response:
+        self._watched.resume()
+        return web.json_response({"resumed": True})

@@ -1,0 +1,35 @@
+"""What of a partition is in hand, and where its group may commit (ACK-2)."""
+
+
+class Ledger:
+    """Inputs of one partition: taken in order, finished in any order, acknowledged in order.
+
+    The position to commit is the first unfinished offset, or, when none is, the position the fetch reached, which
+    counts transaction markers and compacted records too: an idle partition's lag is 0 (ACK-3).
+    """
+
+    __slots__ = ("_pending", "_read_to")
+
+    def __init__(self, position: int) -> None:
+        self._pending: dict[int, None] = {}  # insertion order is offset order
+        self._read_to = position
+
+    def __len__(self) -> int:
+        """How many inputs are unfinished."""
+        return len(self._pending)
+
+    @property
+    def position(self) -> int:
+        """The next offset the group has to read after a restart."""
+        for offset in self._pending:
+            return offset
+        return self._read_to
+
+    def took(self, offsets: list[int], read_to: int) -> None:
+        """Inputs were fetched, in order; the fetch ended before `read_to`."""
+        self._pending.update(dict.fromkeys(offsets))
+        self._read_to = read_to
+
+    def finished(self, offset: int) -> None:
+        """Everything written for this input is acknowledged by the broker."""
+        del self._pending[offset]

@@ -1,0 +1,119 @@
+"""From a stage's decision to the records that follow: one place for results, retry tiers and dead letters."""
+
+from collections.abc import Sequence
+
+from agents.runtime.records import Decision, Defer, Emit, Fault, Inbound, Out, Refuse
+from pipeline import results, retry
+from pipeline.outcome import Condition, Verdict
+from pipeline.results import About
+from schemas import headers as h
+from schemas.external import RESULT, Result
+from topics import registry
+
+TIERS = (registry.RETRY_10S, registry.RETRY_1M, registry.RETRY_10M)
+
+_DROPPED = h.RETRY_NAMES | h.DEAD_LETTER_NAMES | {"schema", h.TRACEPARENT}
+
+
+def result_key(result: Result) -> bytes:
+    """Key of a result: its txid, or the ingest coordinate where there is none."""
+    if result.txid is not None:
+        return result.txid.encode()
+    origin = result.origin
+    return f"{origin.topic}/{origin.partition}/{origin.offset}".encode() if origin else result.id.encode()
+
+
+def result_out(result: Result) -> Out:
+    """A result as a record."""
+    return Out(registry.RESULTS, result_key(result), RESULT.encode(result))
+
+
+class Router:
+    """Turns decisions into records, for one stage."""
+
+    def __init__(self, stage: str, prefix: str, give_up_after_ms: int) -> None:
+        self.stage = stage
+        self._cut = len(prefix)
+        self._give_up_after_ms = give_up_after_ms
+
+    def outs(self, record: Inbound, decision: Decision, now_ms: int) -> Sequence[Out]:
+        """What to write for a record, everything its decision asks for."""
+        match decision:
+            case Emit(outs):
+                return outs
+            case Refuse(verdict, about, revision, competing, outs):
+                result = results.rejected(about, verdict, now_ms, revision=revision, competing=competing)
+                letter = self.dead_letter(record, "verdict", verdict.code, verdict.message, now_ms)
+                return [*outs, result_out(result), letter]
+            case Defer(condition, about, network, outs):
+                return [*outs, *self._wait(record, condition, about, now_ms, network=network)]
+            case Fault(code, message, fault_about):
+                return self._fault(record, code, message, fault_about, now_ms)
+
+    def kind(self, decision: Decision) -> tuple[str, str]:
+        """Labels of the outcome metric."""
+        match decision:
+            case Emit(_, code):
+                return ("ok", code)
+            case Refuse(verdict):
+                return ("verdict", verdict.code)
+            case Defer(condition):
+                return ("condition", condition.code)
+            case Fault(code):
+                return ("fault", code)
+
+    def _wait(self, record: Inbound, condition: Condition, about: About, now_ms: int, *, network: bool) -> list[Out]:
+        waited = waiting(record)
+        step = retry.after(
+            waited.attempt if waited else 0, waited.first_failed if waited else None, now_ms, self._give_up_after_ms
+        )
+        if isinstance(step, retry.GiveUp):
+            result = results.parked(about, condition, now_ms, network=network)
+            return [
+                result_out(result),
+                self.dead_letter(record, "exhausted", condition.code, condition.message, now_ms),
+            ]
+        kept = h.RetryHeaders(
+            origin_topic=self._logical(record),
+            origin_partition=record.partition,
+            origin_offset=record.offset,
+            attempt=step.attempt,
+            first_failed=step.first_failed,
+            not_before=step.not_before,
+            code=condition.code,
+        )
+        headers = [*h.without(record.headers, _DROPPED), *h.to_pairs(kept)]
+        return [Out(TIERS[step.tier], record.key, record.value or b"", headers)]
+
+    def _fault(self, record: Inbound, code: str, message: str, about: About | None, now_ms: int) -> list[Out]:
+        letter = self.dead_letter(record, "fault", code, message, now_ms)
+        if about is None:
+            return [letter]
+        return [result_out(results.parked(about, Verdict(code, message), now_ms)), letter]
+
+    def dead_letter(self, record: Inbound, class_: str, code: str, message: str, now_ms: int) -> Out:
+        """The record as it was, its cause in the headers."""
+        waited = waiting(record)
+        cause = h.DeadLetterHeaders(
+            class_=class_,
+            code=code,
+            message=message[:2000],  # an exception may quote the payload it failed on
+            stage=self.stage,
+            origin_topic=waited.origin_topic if waited else self._logical(record),
+            origin_partition=record.partition,
+            origin_offset=record.offset,
+            failed_at=now_ms,
+        )
+        headers = [*h.without(record.headers, _DROPPED), *h.to_pairs(cause)]
+        return Out(registry.DEAD_LETTERS, record.key, record.value or b"", headers)
+
+    def _logical(self, record: Inbound) -> str:
+        return record.topic[self._cut :]
+
+
+def waiting(record: Inbound) -> h.RetryHeaders | None:
+    """The record's retry headers, or None where it never waited (or carries something else by these names)."""
+    try:
+        return h.retry_headers(record.headers)
+    except ValueError:
+        return None

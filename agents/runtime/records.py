@@ -1,0 +1,78 @@
+"""What a stage takes and gives: records in, decisions out."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from pipeline.outcome import Condition, Verdict
+from pipeline.results import About
+from schemas.types import Txid
+from topics.registry import Topic
+
+Headers = Sequence[tuple[str, bytes]]
+
+
+class Inbound(Protocol):
+    """A record as aiokafka hands it over (`aiokafka.ConsumerRecord`)."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int  # milliseconds
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+
+class Out(NamedTuple):
+    """A record to write. Its schema header comes from the topic, its `traceparent` from the input."""
+
+    topic: Topic
+    key: bytes | None
+    value: bytes
+    headers: Headers = ()
+    partition: int | None = None  # None: by the key, murmur2
+
+
+class Emit(NamedTuple):
+    """The record was dealt with; this is what follows from it."""
+
+    outs: Sequence[Out]
+    code: str = ""  # for the metrics: empty, or what became of it
+
+
+class Refuse(NamedTuple):
+    """A verdict: a result goes out, the record goes to the dead letters."""
+
+    verdict: Verdict
+    about: About
+    revision: int = 0
+    competing: tuple[Txid, ...] = ()
+    outs: Sequence[Out] = ()
+
+
+class Defer(NamedTuple):
+    """A condition: the record waits in a retry tier, or is parked when it has waited long enough."""
+
+    condition: Condition
+    about: About
+    network: bool = False  # what would be parked is the network's answer
+    outs: Sequence[Out] = ()
+
+
+class Fault(NamedTuple):
+    """Ours: the record goes to the dead letters, and its sender hears that it is parked."""
+
+    code: str
+    message: str
+    about: About | None = None
+
+
+Decision = Emit | Refuse | Defer | Fault
+
+
+class WorldCondition(Exception):  # noqa: N818 - the world's state, not an error of this program
+    """The world is not ready (no tracker quorum, no endpoint): the stage pauses and no attempt is counted."""
+
+    def __init__(self, condition: Condition) -> None:
+        super().__init__(condition.message or condition.code)
+        self.condition = condition

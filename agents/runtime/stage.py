@@ -1,0 +1,333 @@
+"""The at-least-once stage: a batch through a rule, outputs confirmed, inputs acknowledged (ACK-1, ACK-2, FAULT-1)."""
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+from agents import metrics
+from agents.runtime import crash
+from agents.runtime.board import Batch, Lane
+from agents.runtime.desk import Desk, Halt
+from agents.runtime.outbox import Outbox, TooLarge
+from agents.runtime.outcomes import Router
+from agents.runtime.records import Decision, Fault, Inbound, Out, WorldCondition
+from agents.runtime.trace import Hop, Tracer, traceparent_of
+from pipeline.results import About
+from topics.registry import Topic
+
+log = logging.getLogger(__name__)
+
+G = TypeVar("G")
+G_co = TypeVar("G_co")
+
+CONCURRENT_FLUSHES = 2
+"""Batches being written while another computes: more only makes batches smaller."""
+
+PROBE_S = (1.0, 2.0, 5.0)
+"""Waits between probes while the stage is paused; the last repeats."""
+
+
+class Stage(Protocol[G]):
+    """What a stage is: its only waiting, and a pure rule for each record."""
+
+    name: str
+    inputs: tuple[Topic, ...]
+    outputs: tuple[Topic, ...]
+    begins_traces: bool
+
+    async def start(self) -> None:
+        """Open what the stage needs."""
+        ...
+
+    async def stop(self) -> None:
+        """Close it."""
+        ...
+
+    def gather(self, batch: Sequence[Inbound]) -> AsyncIterator[tuple[Sequence[Inbound], G]]:
+        """Ask the world what the rule needs, and hand records over as soon as theirs is known, each once.
+
+        Raises:
+            WorldCondition: the stage pauses, and takes what was not handed over again later.
+        """
+        ...
+
+    def decide(self, record: Inbound, gathered: G, now_ms: int) -> Decision:
+        """The rule. Whatever it raises costs this record alone."""
+        ...
+
+    def about(self, record: Inbound) -> About | None:
+        """Whom to tell when a record could not be dealt with; None where the record does not say."""
+        ...
+
+    async def probe(self) -> None:
+        """Whether a paused stage may go on.
+
+        Raises:
+            WorldCondition: not yet.
+        """
+        ...
+
+
+class Flush:
+    """What one group of records led to."""
+
+    def __init__(self) -> None:
+        self.outs: list[tuple[Out, bytes | None]] = []
+        self.hops: list[tuple[Hop, Inbound, tuple[str, str]]] = []
+        self.outcomes: Counter[tuple[str, str]] = Counter()
+        self.topics: Counter[str] = Counter()
+
+
+class Runner(Generic[G]):
+    """Runs a stage on a desk."""
+
+    def __init__(
+        self, stage: Stage[G], desk: Desk, router: Router, tracer: Tracer, *, batch_records: int, fault_limit: int
+    ) -> None:
+        self.stage = stage
+        self.desk = desk
+        self.board = desk.board
+        self.router = router
+        self.tracer = tracer
+        self.paused: WorldCondition | None = None
+        self.outbox: Outbox | None = None
+        self._batch_records = batch_records
+        self._fault_limit = fault_limit
+        self._faults = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._flushes = asyncio.Semaphore(CONCURRENT_FLUSHES)
+        self._alone: set[Lane] = set()
+        self._failed: asyncio.Future[None] | None = None
+
+    async def run(self, outbox: Outbox) -> None:
+        """Until cancelled. Any error it raises is meant to end the process."""
+        self.outbox = outbox
+        self._failed = asyncio.get_running_loop().create_future()
+        try:
+            while True:
+                await self._something_to_do()
+                await self._mark_new_lanes()
+                batch = self.board.take(self._batch_records, lambda lane: lane not in self._alone)
+                if batch.records:
+                    self._spawn(self._handle(batch))
+                # Computing a batch blocks this loop anyway; what arrives while two are being written is one batch.
+                async with self._flushes:
+                    await asyncio.sleep(0)
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _something_to_do(self) -> None:
+        board = self.board
+        while (
+            self.paused is not None
+            or self.desk.halted is not None
+            or self.desk.settling
+            or board.in_flight >= board.max_in_flight
+            or not any(lane.queue and lane not in self._alone for lane in board.lanes.values())
+        ):
+            board.changed.clear()
+            assert self._failed is not None
+            changed = asyncio.ensure_future(board.changed.wait())
+            try:
+                await asyncio.wait((changed, self._failed), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                changed.cancel()
+            if self._failed.done():
+                self._failed.result()
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled() or self._failed is None or self._failed.done():
+            return
+        if (error := task.exception()) is not None:
+            self._failed.set_exception(error)
+
+    # --- finding a record that kills the process (FAULT-2)
+
+    async def _mark_new_lanes(self) -> None:
+        fresh = [lane for lane in self.board.lanes.values() if lane.queue and not lane.marked]
+        for lane in fresh:
+            lane.marked = True
+            if lane.one_by_one:
+                self._alone.add(lane)
+                self._spawn(self._one_by_one(lane))
+        if any(lane not in self._alone for lane in fresh):
+            await self.desk.commit()
+
+    async def _one_by_one(self, lane: Lane) -> None:
+        """Each input alone and marked before it is touched, until those that may have killed us are past."""
+        log.warning("going record by record", extra={"partition": lane.tp[1], "ends": lane.suspicion.ends})
+        while lane.one_by_one and not lane.gone:
+            if not lane.queue:
+                await lane.arrived.wait()
+                continue
+            batch = self.board.take_from(lane, 1, 0)
+            if lane.suspicion.given_up and lane.ledger.position == lane.start:
+                message = "it was in hand alone when its process ended, more than once"
+                fault = Fault("internal.killed", message, self._about(batch.records[0]))
+                await self._settle(batch, batch.records, [fault])
+            else:
+                await self.desk.commit()
+                await self._handle(batch)
+            await self.desk.commit()
+        self._alone.discard(lane)
+        self.board.changed.set()
+
+    # --- a batch
+
+    async def _handle(self, batch: Batch) -> None:
+        began = time.monotonic()
+        stage = self.stage.name
+        oldest = min(record.timestamp for record in batch.records)
+        metrics.TOPIC_SECONDS.labels(stage).observe(max(0.0, time.time() - oldest / 1000))
+        metrics.BATCH_RECORDS.labels(stage).observe(len(batch.records))
+        await self._gather(batch)
+        metrics.BATCH_SECONDS.labels(stage).observe(time.monotonic() - began)
+
+    async def _gather(self, batch: Batch) -> None:
+        left = {(record.topic, record.partition, record.offset): record for record in batch.records}
+        try:
+            async for records, gathered in self.stage.gather(batch.records):
+                for record in records:
+                    del left[record.topic, record.partition, record.offset]
+                await self._decide(batch, records, gathered)
+        except WorldCondition as condition:
+            self._pause(condition)
+            batch.give_back(list(left.values()))
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # the fault door: what a stage raises costs the record it is about
+            if not left:
+                raise  # not about a record: writing failed, and ends the process
+            await self._halve(batch.part(list(left.values())), error)
+
+    async def _halve(self, batch: Batch, error: Exception) -> None:
+        """Gathering failed: find the record it fails on."""
+        records = batch.records
+        if len(records) == 1:
+            log.error("a record makes the stage raise", exc_info=error, extra=_where(records[0]))
+            await self._settle(batch, records, [self._fault(records[0], error)])
+            return
+        middle = len(records) // 2
+        await self._gather(batch.part(records[:middle]))
+        await self._gather(batch.part(records[middle:]))
+
+    async def _decide(self, batch: Batch, records: Sequence[Inbound], gathered: G) -> None:
+        now_ms = int(time.time() * 1000)
+        decisions: list[Decision] = []
+        for record in records:
+            try:
+                decisions.append(self.stage.decide(record, gathered, now_ms))
+            except Exception as error:  # the fault door
+                log.error("a record makes the stage raise", exc_info=error, extra=_where(record))
+                decisions.append(self._fault(record, error))
+        await self._settle(batch, records, decisions)
+
+    async def _settle(self, batch: Batch, records: Sequence[Inbound], decisions: Sequence[Decision]) -> None:
+        """Write what follows from the decisions, then acknowledge their records (ACK-1)."""
+        assert self.outbox is not None
+        async with self._flushes:
+            flush = self.route(records, decisions, self.outbox)
+            crash.point(crash.BEFORE_PRODUCE)
+            await self.outbox.send(flush.outs)
+            crash.point(crash.BEFORE_COMMIT)
+        batch.finished(records)
+        self.count(flush, len(records))
+
+    def route(self, records: Sequence[Inbound], decisions: Sequence[Decision], outbox: Outbox) -> Flush:
+        """The records that follow from decisions, with trace context; what is too large becomes a fault (SIZE-1)."""
+        now_ms = int(time.time() * 1000)
+        flush = Flush()
+        outcomes = self.router
+        for record, decided in zip(records, decisions, strict=True):
+            decision = decided
+            outs = outcomes.outs(record, decision, now_ms)
+            try:
+                outbox.check(outs)
+            except TooLarge as error:
+                decision = Fault("internal.too-large", str(error), self._about(record))
+                outs = outcomes.outs(record, decision, now_ms)
+            kind = outcomes.kind(decision)
+            flush.outcomes[kind] += 1
+            self._watch_faults(kind[0])
+            traceparent = traceparent_of(record.headers)
+            hop = self.tracer.begin(traceparent, first=self.stage.begins_traces)
+            if hop is not None:
+                traceparent = hop.traceparent
+                flush.hops.append((hop, record, kind))
+            for out in outs:
+                flush.outs.append((out, traceparent))
+                flush.topics[out.topic.name] += 1
+        return flush
+
+    def count(self, flush: Flush, records: int) -> None:
+        """The batch is acknowledged: metrics and spans."""
+        for hop, record, (kind, code) in flush.hops:
+            hop.end(record, kind, code)
+        metrics.count_outcomes(self.stage.name, flush.outcomes, flush.topics, records)
+
+    # --- faults and pauses
+
+    def _fault(self, record: Inbound, error: Exception) -> Fault:
+        return Fault("internal.fault", f"{type(error).__name__}: {error}", self._about(record))
+
+    def _about(self, record: Inbound) -> About | None:
+        try:
+            return self.stage.about(record)
+        except Exception as error:  # the fault door: a record may be too broken to say whose it is
+            log.warning("a faulty record does not say whose it is", exc_info=error, extra=_where(record))
+            return None
+
+    def _watch_faults(self, kind: str) -> None:
+        if kind == "condition":
+            return
+        self._faults = self._faults + 1 if kind == "fault" else 0
+        if self._faults >= self._fault_limit and self.desk.halted is None:
+            self.desk.halted = Halt("faults", f"{self._faults} records in a row failed: it is us, not the records")
+            metrics.state(self.stage.name, "halted")
+
+    def resume(self) -> None:
+        """An operator lets a halted stage go on."""
+        self._faults = 0
+        self.desk.halted = None
+        metrics.state(self.stage.name, "running")
+        self.board.changed.set()
+
+    def _pause(self, condition: WorldCondition) -> None:
+        if self.paused is not None:
+            return
+        self.paused = condition
+        log.warning("paused: %s", condition, extra={"code": condition.condition.code})
+        metrics.PAUSES.labels(self.stage.name, condition.condition.code).inc()
+        metrics.state(self.stage.name, "paused")
+        self._spawn(self._probe())
+
+    async def _probe(self) -> None:
+        tried = 0
+        while self.paused is not None:
+            await asyncio.sleep(PROBE_S[min(tried, len(PROBE_S) - 1)])
+            tried += 1
+            try:
+                await self.stage.probe()
+            except WorldCondition as condition:
+                self.paused = condition
+                continue
+            self.paused = None
+        log.info("resumed after %d probes", tried)
+        if self.desk.halted is None:
+            metrics.state(self.stage.name, "running")
+        self.board.changed.set()
+
+
+def _where(record: Inbound) -> dict[str, Any]:
+    return {"topic": record.topic, "partition": record.partition, "offset": record.offset}

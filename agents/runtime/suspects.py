@@ -1,0 +1,59 @@
+"""Finding the record that kills its process (FAULT-2).
+
+The marks travel in the metadata of the group's commits, so that whoever gets the partition next, on whatever machine,
+knows how the last owner ended:
+
+    ""          nothing was in hand
+    "open=N"    inputs were in hand; the N-th process in a row that began at this offset
+    "hand=N"    this very input was in hand, alone, for the N-th time
+
+Two processes that ended uncleanly at one offset make the third go record by record, each marked before it is touched.
+An input that was in hand alone at two ends is given up.
+"""
+
+from msgspec import Struct
+
+UNCLEAN_ENDS = 2
+"""Ends at one offset before going record by record."""
+
+ENDS_IN_HAND = 2
+"""Ends with one input alone in hand before it is given up: one could be somebody's kill -9."""
+
+
+class Suspicion(Struct, frozen=True):
+    """How earlier owners ended at a committed position."""
+
+    ends: int = 0  # uncleanly, in a row, at this offset
+    in_hand: int = 0  # of these, with the first input alone in hand
+
+    @classmethod
+    def read(cls, metadata: str) -> "Suspicion":
+        """From a commit's metadata; anything that is not ours (a reset by an operator) is no suspicion."""
+        name, _, number = metadata.partition("=")
+        if not number.isdigit():
+            return cls()
+        if name == "open":
+            return cls(ends=int(number))
+        if name == "hand":
+            return cls(ends=UNCLEAN_ENDS, in_hand=int(number))
+        return cls()
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether inputs go one at a time."""
+        return self.ends >= UNCLEAN_ENDS
+
+    @property
+    def given_up(self) -> bool:
+        """Whether the first input has ended its process often enough."""
+        return self.in_hand >= ENDS_IN_HAND
+
+
+def mark_open(before: Suspicion) -> str:
+    """Metadata while inputs are in hand."""
+    return f"open={before.ends + 1}"
+
+
+def mark_in_hand(before: Suspicion) -> str:
+    """Metadata while one input is in hand alone."""
+    return f"hand={before.in_hand + 1}"

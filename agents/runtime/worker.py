@@ -1,0 +1,233 @@
+"""One stage in one process: a Faust app, its consumer group, its HTTP port (rule: one app a process)."""
+
+import asyncio
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import faust
+from mode.supervisors import CrashingSupervisor
+
+from agents.runtime import crash
+from agents.runtime.board import Board
+from agents.runtime.cluster import Cluster, compare
+from agents.runtime.connection import faust_broker, faust_credentials
+from agents.runtime.desk import Desk
+from agents.runtime.health import Port
+from agents.runtime.outbox import Outbox
+from agents.runtime.settings import KafkaSettings, TopicSettings, WorkerSettings
+from agents.runtime.transport import Options, Transport
+from agents.runtime.watchdog import Watchdog
+from topics.registry import Topic, group, largest_record
+
+log = logging.getLogger(__name__)
+
+
+class Runs(Protocol):
+    """What drives a stage: the at-least-once runner, or the exactly-once one."""
+
+    paused: Any
+
+    async def run(self, outbox: Outbox) -> None:
+        """Until cancelled; an error it raises ends the process."""
+        ...
+
+    def resume(self) -> None:
+        """Let a halted stage go on."""
+        ...
+
+
+class NotAsDeclared(Exception):  # noqa: N818 - the cluster's state
+    """A topic is missing or narrower than declared."""
+
+
+class Worker:
+    """A stage's process."""
+
+    def __init__(
+        self,
+        stage: str,
+        inputs: tuple[Topic, ...],
+        uses: tuple[Topic, ...],
+        cluster: Cluster,
+        kafka: KafkaSettings,
+        topics: TopicSettings,
+        settings: WorkerSettings,
+        *,
+        restores: bool,
+        make: Callable[["Worker"], tuple[Runs, Callable[[], Any], Callable[[], Any]]],
+        run_dir: Path,
+    ) -> None:
+        """make: builds what drives the stage, with its start and stop.
+
+        Raises:
+            NotAsDeclared: a topic the stage uses is missing or narrower than declared.
+        """
+        wrong = [
+            difference
+            for difference in compare(cluster, topics, {t.name: t for t in (*inputs, *uses)}.values())
+            if difference.fatal
+        ]
+        if wrong:
+            raise NotAsDeclared("\n".join(f"topic {difference.topic} {difference.what}" for difference in wrong))
+        self.stage = stage
+        self.cluster = cluster
+        self.kafka = kafka
+        self.topics = topics
+        self.settings = settings
+        self.group = group(topics.prefix, stage)
+        board = Board(max_in_flight=settings.max_in_flight, max_bytes=settings.max_in_flight_bytes)
+        # What is decided is finished within the time a stop may take, with room to leave the group.
+        self.desk = Desk(board, restores=restores, settle_s=settings.stop_within_s * 0.6)
+        self.runs, self._start, self._stop = make(self)
+        self.watchdog = Watchdog(stage, self.desk, self._waits, self._lag, settings.stuck_after_s)
+        self.port = Port(self, settings)
+        self._run_file = run_dir / f"{stage}-{os.getpid()}.json"
+        self._inputs = inputs
+        self._started = time.time()
+        self.app = self._faust_app(inputs)
+
+    def _faust_app(self, inputs: tuple[Topic, ...]) -> faust.App:
+        settings = self.settings
+        data = Path(settings.data_dir, self.stage, "faust")
+        data.mkdir(parents=True, exist_ok=True)  # Faust makes the folder, but not its parents
+        app = faust.App(
+            self.group,
+            broker=faust_broker(self.kafka),
+            broker_credentials=faust_credentials(self.kafka),
+            datadir=str(data),
+            key_serializer="raw",
+            value_serializer="raw",
+            agent_supervisor=CrashingSupervisor,  # any other acknowledges what failed and goes on
+            topic_allow_declare=False,
+            topic_disable_leader=True,
+            reply_create_topic=False,
+            web_enabled=False,
+            broker_session_timeout=settings.session_timeout_s,
+            broker_heartbeat_interval=settings.heartbeat_interval_s,
+            broker_rebalance_timeout=60,
+            broker_request_timeout=60,
+            broker_commit_interval=settings.commit_interval_s,
+            stream_wait_empty=True,
+            stream_publish_on_commit=False,
+            table_standby_replicas=0,
+            processing_guarantee="at_least_once",
+        )
+        options = Options(self.kafka, settings, self.desk, largest_record(self.topics.max_payload_bytes))
+        app.beefline = options
+        app.transport = Transport(app.conf.broker_consumer, app)
+        app.producer_transport = app.transport
+        source = app.topic(*(topic.named(self.topics.prefix) for topic in inputs), key_type=bytes, value_type=bytes)
+
+        @app.agent(source, name=f"{self.group}-agent")
+        async def agent(stream: Any) -> None:
+            await stream.maybe_start()
+            await self._serve()
+
+        return app
+
+    async def _serve(self) -> None:
+        """What the Faust agent does, until the app stops or something fails."""
+        self.desk.group = self.app.consumer
+        await self.port.start()
+        self._say_where()
+        producer = self.app.producer._producer
+        outbox = Outbox(producer, self.topics.prefix, self.cluster.partitions, self.topics.max_payload_bytes)
+        await self._start()
+        tasks = [asyncio.ensure_future(self.runs.run(outbox)), asyncio.ensure_future(self.watchdog.run())]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._stop()
+            await self.port.stop()
+            self._run_file.unlink(missing_ok=True)
+
+    def run(self) -> None:
+        """Until SIGTERM, SIGINT or a failure; then the process exits."""
+        crash.arm(self.settings.crash_point) if self.settings.crash_point else None
+        worker = faust.Worker(
+            self.app, loglevel=None, override_logging=False, redirect_stdouts=False, quiet=True, daemon=True
+        )
+        self._bound_the_stop()
+        worker.execute_from_commandline()
+
+    def _bound_the_stop(self) -> None:
+        """A stop that hangs is ended: what is unacknowledged is read again by whoever comes next."""
+
+        def ended(*_: Any) -> None:
+            log.error("not stopped within %.0f s: ending", self.settings.stop_within_s)
+            os._exit(1)
+
+        def watch() -> None:
+            while not self.app.should_stop:
+                time.sleep(0.2)
+            time.sleep(self.settings.stop_within_s)
+            ended()
+
+        threading.Thread(target=watch, name="stop-within", daemon=True).start()
+
+    # --- what the port and the watchdog ask
+
+    def _waits(self) -> bool:
+        return bool(self.runs.paused or self.desk.halted or self.desk.held or self.desk.settling)
+
+    def _lag(self) -> int | None:
+        consumer = self.app.consumer._thread._consumer
+        if consumer is None:
+            return None
+        behind = 0
+        for (topic, partition), lane in self.desk.board.lanes.items():
+            end = consumer.last_stable_offset(faust.types.TP(topic, partition))
+            behind += max(0, end - lane.ledger.position) if end is not None else 0
+        return behind
+
+    def alive(self) -> bool:
+        """Whether the process should go on; the watchdog ends it before this turns false for long."""
+        return self.watchdog.idle_s < 2 * self.settings.stuck_after_s
+
+    def ready(self) -> tuple[bool, dict[str, object]]:
+        """Stuck or halted is not ready; paused is (waiting on purpose)."""
+        halted, paused = self.desk.halted, self.runs.paused
+        state = "halted" if halted else "paused" if paused else "restoring" if self.desk.held else "running"
+        about = {
+            "stage": self.stage,
+            "state": state,
+            "reason": halted.message if halted else str(paused) if paused else None,
+            "partitions": len(self.desk.board.lanes),
+            "lag": self.watchdog.behind,
+        }
+        joined = self.desk.assigned.is_set()
+        return (
+            joined and not halted and not self.desk.held and self.watchdog.idle_s < self.settings.stuck_after_s,
+            about,
+        )
+
+    def resume(self) -> None:
+        """See `beefline resume`."""
+        self.runs.resume()
+
+    def _say_where(self) -> None:
+        """For `beefline status`: which process runs the stage, and where it answers."""
+        self._run_file.parent.mkdir(parents=True, exist_ok=True)
+        about = {
+            "stage": self.stage,
+            "pid": os.getpid(),
+            "group": self.group,
+            "http": self.port.url,
+            "bootstrap": self.kafka.bootstrap,
+            "prefix": self.topics.prefix,
+            "started": self._started,
+        }
+        partial = self._run_file.with_suffix(".part")
+        partial.write_text(json.dumps(about), encoding="utf-8")
+        partial.replace(self._run_file)

@@ -1,0 +1,163 @@
+"""Results: what became of a request, with ids that follow from what was decided (RESULT-1)."""
+
+import hashlib
+from datetime import UTC, datetime
+
+from msgspec import Struct
+
+from pipeline.outcome import Condition, Verdict
+from schemas.external import Admittance, Outcome, Result, ResultOrigin
+from schemas.flow import Asked, Origin
+from schemas.types import Context, Txid, display
+
+
+class About(Struct, frozen=True):
+    """What a decision concerns."""
+
+    origin: Origin
+    request_ids: tuple[str, ...] = ()
+    txid: Txid | None = None
+    context: Context | None = None
+    contexts: int = 0
+
+    @classmethod
+    def of(cls, asked: Asked, txid: Txid, context: Context) -> "About":
+        """One context of a request."""
+        return cls(asked.origin, (asked.request_id,), txid, context, len(asked.contexts))
+
+    @classmethod
+    def before_contexts(cls, origin: Origin, request_id: str, txid: Txid | None = None) -> "About":
+        """A request that reached none of its contexts."""
+        return cls(origin, (request_id,), txid)
+
+
+def decision_id(origin: Origin, context: Context | None, *, parked: bool = False) -> str:
+    """Id of the decision on an ingest record and context: 128 bits, hexadecimal.
+
+    A parked record that is replayed gets its decision under the other id, which then stands in place of `parked`.
+    """
+    return _id("parked" if parked else "decision", origin.text(), context or "")
+
+
+def network_id(txid: Txid) -> str:
+    """Id of the network's answer on a transaction."""
+    return _id("network", display(txid))
+
+
+def eviction_id(txid: Txid, context: Context) -> str:
+    """Id of a transaction's leaving a context."""
+    return _id("evicted", display(txid), context)
+
+
+def _id(*parts: str) -> str:
+    return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
+
+
+def rfc3339(now_ms: int) -> str:
+    """UTC, with milliseconds."""
+    return datetime.fromtimestamp(now_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def applied(
+    about: About,
+    admittance: Admittance,
+    sequence: int,
+    state_root: bytes,
+    now_ms: int,
+    *,
+    repeat: bool = False,
+) -> Result:
+    """The context applied the transaction, as the journal's entry `sequence` says."""
+    return _result(
+        decision_id(about.origin, about.context), "applied", about, now_ms,
+        revision=sequence, admittance=admittance, sequence=sequence, state_root=state_root.hex(), repeat=repeat,
+    )  # fmt: skip
+
+
+def rejected(
+    about: About, verdict: Verdict, now_ms: int, *, revision: int = 0, competing: tuple[Txid, ...] = ()
+) -> Result:
+    """The payload was refused by us.
+
+    revision: the context's sequence when a context decided, 0 in stages without state.
+    """
+    return _result(
+        decision_id(about.origin, about.context), "rejected", about, now_ms, revision=revision,
+        code=verdict.code, message=verdict.message, at=verdict.at, competing=competing,
+    )  # fmt: skip
+
+
+def parked(about: About, cause: Condition | Verdict, now_ms: int, *, network: bool = False) -> Result:
+    """A condition outlasted `retry.give_up_after_s`, or a fault was ours: the payload waits in the dead letters.
+
+    network: what is parked is the network's answer, not a decision on a context.
+    """
+    name = network_id(about.txid) if network and about.txid else decision_id(about.origin, about.context, parked=True)
+    return _result(name, "parked", about, now_ms, code=cause.code, message=cause.message, at=cause.at)
+
+
+def accepted(about: About, endpoint: str, now_ms: int) -> Result:
+    """The network took the transaction."""
+    assert about.txid is not None
+    return _result(network_id(about.txid), "accepted", about, now_ms, endpoint=endpoint)
+
+
+def refused(about: About, verdict: Verdict, endpoint: str, now_ms: int, competing: tuple[Txid, ...] = ()) -> Result:
+    """The network refused the transaction."""
+    assert about.txid is not None
+    return _result(
+        network_id(about.txid), "refused", about, now_ms,
+        code=verdict.code, message=verdict.message, endpoint=endpoint, competing=competing,
+    )  # fmt: skip
+
+
+def evicted(
+    about: About, verdict: Verdict, sequence: int, state_root: bytes, now_ms: int, competing: tuple[Txid, ...] = ()
+) -> Result:
+    """The transaction left the context, because it or one it descends from was refused."""
+    assert about.txid is not None
+    assert about.context is not None
+    return _result(
+        eviction_id(about.txid, about.context), "evicted", about, now_ms, revision=sequence, code=verdict.code,
+        message=verdict.message, sequence=sequence, state_root=state_root.hex(), competing=competing,
+    )  # fmt: skip
+
+
+def _result(
+    name: str,
+    outcome: Outcome,
+    about: About,
+    now_ms: int,
+    *,
+    revision: int = 0,
+    code: str | None = None,
+    message: str = "",
+    at: str = "",
+    admittance: Admittance | None = None,
+    sequence: int | None = None,
+    state_root: str | None = None,
+    repeat: bool = False,
+    competing: tuple[Txid, ...] = (),
+    endpoint: str | None = None,
+) -> Result:
+    origin = about.origin
+    return Result(
+        id=name,
+        revision=revision,
+        request_ids=about.request_ids,
+        txid=display(about.txid) if about.txid is not None else None,
+        context=about.context,
+        contexts=about.contexts,
+        outcome=outcome,
+        code=code,
+        message=message or None,
+        at=at or None,
+        admittance=admittance,
+        sequence=sequence,
+        state_root=state_root,
+        repeat=repeat,
+        competing=tuple(display(txid) for txid in competing),
+        endpoint=endpoint,
+        origin=ResultOrigin(origin.topic, origin.partition, origin.offset),
+        time=rfc3339(now_ms),
+    )
