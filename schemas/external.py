@@ -6,6 +6,8 @@ from msgspec import Struct
 
 from schemas.wire import Schema
 
+Severity = Literal["info", "warning", "error"]
+
 Outcome = Literal["applied", "rejected", "parked", "revised", "accepted", "refused", "mined", "buried", "evicted"]
 
 
@@ -57,7 +59,7 @@ class Event(Struct, frozen=True, kw_only=True):
 
     kind: str  # stage-halted | stage-resumed | offsets-reset | range-lost | endpoint-down | ...
     subject: str  # the stage, endpoint, context or partition it is about
-    severity: Literal["info", "warning", "error"]
+    severity: Severity
     message: str
     details: dict[str, Any] = {}
     time: str  # RFC 3339, UTC

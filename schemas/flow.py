@@ -2,7 +2,6 @@
 
 from msgspec import Struct
 
-from schemas.external import Admittance
 from schemas.types import Context, Txid
 from schemas.wire import Schema
 
@@ -49,6 +48,7 @@ class Unmined(Struct, frozen=True, array_like=True):
     txid: Txid
     ef: bytes  # Extended Format (BRC-30)
     spends: bytes  # its outpoints, 36 bytes each, in input order
+    outputs: int = 0  # how many it makes
 
 
 class Verified(Struct, frozen=True, array_like=True):
@@ -72,10 +72,10 @@ class Apply(Struct, frozen=True, array_like=True, tag="apply"):
 
 
 class Accept(Struct, frozen=True, array_like=True, tag="accept"):
-    """The network took this transaction."""
+    """The network took these transactions."""
 
     id: str
-    txid: Txid
+    txids: tuple[Txid, ...]
     endpoint: str
 
 
@@ -103,46 +103,6 @@ class BroadcastRequest(Struct, frozen=True, array_like=True):
     origin: Origin  # of the payload that brought it
 
 
-class Coin(Struct, frozen=True, array_like=True):
-    """An admitted output that nothing known to the context spends. Key: its outpoint."""
-
-    satoshis: int
-    script: bytes
-    sequence: int  # of the journal entry that admitted it
-
-
-class Applied(Struct, frozen=True, array_like=True):
-    """What a context remembers of a transaction it judged: enough to answer a repeat and to undo it."""
-
-    sequence: int  # of its journal entry
-    origin: Origin
-    off_chain: bytes  # SHA-256 of the off-chain values, empty when there were none
-    admittance: Admittance
-    consumed: tuple[bytes, ...]  # previous coins, as outpoints, with their entries beside them
-    consumed_coins: tuple[Coin, ...]
-    known: tuple[Txid, ...]  # un-mined ancestors that became known with it, and itself
-    manager: str
-    accepted: bool = False
-    raw: bytes = b""
-
-
-class Head(Struct, frozen=True, array_like=True):
-    """Where a context stands: under its own key in `state`, at the end of each batch that touched it."""
-
-    sequence: int
-    entry_hash: bytes  # of the last journal entry
-    state_sum: bytes  # LtHash accumulator, 2,048 bytes; its digest is the state root
-    store_sum: bytes
-
-
-class AppliedOffset(Struct, frozen=True, array_like=True):
-    """Ends a batch in `state`: the last input offset whose effects stand before it."""
-
-    offset: int
-    topic: str
-    generation: int
-
-
 PARSED = Schema("parsed", 1, Parsed, "msgpack", "A well-formed payload with what its sender asked for.")
 OPERATION: Schema[Operation] = Schema(
     "operation",
@@ -154,7 +114,6 @@ OPERATION: Schema[Operation] = Schema(
 BROADCAST_REQUEST = Schema(
     "broadcast-request", 1, BroadcastRequest, "msgpack", "An applied transaction, for the network."
 )
-STATE = Schema("state", 1, bytes, "raw", "A stored value behind its 32-byte hash; the key says which kind it is.")
 EF_TX = Schema("extended-format", 1, bytes, "raw", "One transaction in Extended Format (BRC-30).")
 BEEF = Schema("beef", 1, bytes, "raw", "BEEF V1, V2 or Atomic (BRC-62, 96, 95).")
 ANY = Schema("any", 1, bytes, "raw", "The record as it was on its origin topic, under that topic's schema.")

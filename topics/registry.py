@@ -8,7 +8,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from schemas import external, flow, journal
+from schemas import external, flow, journal, state
 from schemas.wire import Schema
 
 SET_A = 32
@@ -124,7 +124,7 @@ STATE = Topic(
     name="state",
     says="Changelog of the apply state. A batch ends with its applied offset.",
     key="context, then entry",
-    schema=flow.STATE,
+    schema=state.STATE,
     partitions=SET_A,
     partitions_why="Set A.",
     cleanup="compact",

@@ -27,10 +27,12 @@ class Lane:
         self.generation = generation
         self.ledger = Ledger(start)
         self.queue: deque[Inbound] = deque()
+        self.bytes = 0  # of the queue
         self.suspicion = suspicion
         self.start = start
         self.careful_until = start + careful_for if suspicion.one_by_one else start
         self.marked = False  # the group knows that inputs are in hand
+        self.served = False  # by a loop of its own
         self.gone = False  # given back
         self.arrived = asyncio.Event()
 
@@ -38,6 +40,13 @@ class Lane:
     def one_by_one(self) -> bool:
         """Whether an input here may be one that kills its process."""
         return self.suspicion.one_by_one and self.ledger.position < self.careful_until
+
+    def restart(self, offset: int) -> None:
+        """Fetching begins here, whatever the group said; what is suspected of another offset says nothing of this."""
+        self.ledger.took([], offset)
+        if offset != self.start:
+            self.start = self.careful_until = offset
+            self.suspicion = Suspicion()
 
     def position(self) -> Position:
         """Where the group may go on, and how we stand there."""
@@ -113,7 +122,8 @@ class Board:
         """Forget what waits in the lanes and was not taken; it stays unacknowledged."""
         for lane in self.lanes.values():
             self.queued -= len(lane.queue)
-            self.bytes -= sum(map(_size, lane.queue))
+            self.bytes -= lane.bytes
+            lane.bytes = 0
             lane.queue.clear()
             lane.arrived.clear()
 
@@ -123,17 +133,29 @@ class Board:
         lane.ledger.took([record.offset for record in records], read_to)
         if records:
             lane.queue.extend(records)
+            size = sum(map(_size, records))
+            lane.bytes += size
             self.queued += len(records)
-            self.bytes += sum(map(_size, records))
+            self.bytes += size
             lane.arrived.set()
             self.changed.set()
 
-    def wants_more(self) -> bool:
-        """Whether the transport should fetch."""
-        return self.queued < 2 * self.max_in_flight and self.bytes < self.max_bytes
+    def wants_more(self, lane: Lane) -> bool:
+        """Whether the transport should fetch for a lane: each has its share, so that none starves the others."""
+        share = max(1, len(self.lanes))
+        few = len(lane.queue) < max(1, 2 * self.max_in_flight // share)
+        return few and (not lane.queue or (lane.bytes < self.max_bytes // share and self.bytes < self.max_bytes))
 
-    def take(self, limit: int, eligible: Callable[[Lane], bool] = lambda _: True) -> Batch:
-        """Up to `limit` records, the same share of each lane that has some, beginning with another lane each time."""
+    def take(
+        self,
+        limit: int,
+        eligible: Callable[[Lane], bool] = lambda _: True,
+        due: Callable[[Inbound], bool] | None = None,
+    ) -> Batch:
+        """Up to `limit` records, the same share of each lane that has some, beginning with another lane each time.
+
+        due: where given, a lane yields records up to the first that is not.
+        """
         lanes = [lane for lane in self.lanes.values() if lane.queue and eligible(lane)]
         limit = min(limit, self.max_in_flight - self.in_flight)
         taken: dict[TopicPartition, Lane] = {}
@@ -144,7 +166,7 @@ class Board:
         for index, lane in enumerate(lanes):
             share = -(-(limit - len(records)) // (len(lanes) - index))
             taken[lane.tp] = lane
-            records += self._from(lane, share)
+            records += self._from(lane, share if due is None else _leading(lane, share, due))
         return Batch(self, taken, records)
 
     def take_from(self, lane: Lane, limit: int, max_bytes: int) -> Batch:
@@ -162,6 +184,7 @@ class Board:
         found = [queue.popleft() for _ in range(min(count, len(queue)))]
         self.queued -= len(found)
         self.in_flight += len(found)
+        lane.bytes -= sum(map(_size, found))
         if not queue:
             lane.arrived.clear()
         return found
@@ -175,6 +198,7 @@ class Board:
                 self.bytes -= _size(record)
             else:
                 lane.queue.appendleft(record)
+                lane.bytes += _size(record)
                 lane.arrived.set()
                 self.queued += 1
         self.changed.set()
@@ -192,6 +216,15 @@ class Board:
     def positions(self) -> dict[TopicPartition, Position]:
         """What the group may commit."""
         return {tp: lane.position() for tp, lane in self.lanes.items()}
+
+
+def _leading(lane: Lane, limit: int, due: Callable[[Inbound], bool]) -> int:
+    count = 0
+    for record in lane.queue:
+        if count == limit or not due(record):
+            break
+        count += 1
+    return count
 
 
 def _size(record: Inbound) -> int:

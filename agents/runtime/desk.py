@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 from agents.runtime.board import Board, Lane, Position, TopicPartition
 from agents.runtime.suspects import Suspicion
+from schemas.external import Severity
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +22,9 @@ class Group(Protocol):
     async def seek_lane(self, tp: TopicPartition, offset: int) -> None:
         """Fetch this partition from here on."""
         ...
+
+
+Teller = Callable[[str, Severity, str, dict[str, Any]], None]
 
 
 class Halt(Exception):  # noqa: N818 - a decision, not an error
@@ -45,7 +49,9 @@ class Desk:
         self.halted: Halt | None = None
         self.settling = False
         self.stopping = False
-        self.assigned = asyncio.Event()  # an assignment came since it was last cleared
+        self.joined = False  # the group has dealt us our part, which may be nothing
+        self.teller: Teller | None = None
+        self._assigned = asyncio.Event()
         self.starts: dict[TopicPartition, Any] = {}  # what the cluster knew at the last assignment
         self._sent: dict[TopicPartition, Position] = {}
         self._committing = asyncio.Lock()
@@ -65,9 +71,11 @@ class Desk:
                 known[tp] = (start.first, Suspicion())
                 continue
             if not start.first <= committed <= start.end and not self.restores:
-                self.halted = Halt(
-                    "range-lost",
-                    f"{tp[0]}-{tp[1]}: the group stands at {committed}, the log holds {start.first} to {start.end}",
+                self.halt(
+                    Halt(
+                        "range-lost",
+                        f"{tp[0]}-{tp[1]}: the group stands at {committed}, the log holds {start.first} to {start.end}",
+                    )
                 )
                 known[tp] = (committed, Suspicion())
                 continue
@@ -79,8 +87,14 @@ class Desk:
         self.starts = dict(starts)
         self.held = set(known) if self.restores else set()
         self.settling = False
-        self.assigned.set()
+        self.joined = True
+        self._assigned.set()
         return {tp: offset for tp, (offset, _) in known.items()}
+
+    async def assigned_anew(self) -> None:
+        """Until the next assignment."""
+        await self._assigned.wait()
+        self._assigned.clear()
 
     def revoked(self) -> None:
         """Everything was given back."""
@@ -93,21 +107,49 @@ class Desk:
         if lane.gone or self.group is None:
             return
         await self.group.seek_lane(lane.tp, offset)
-        lane.ledger.took([], offset)
+        lane.restart(offset)
         self.held.discard(lane.tp)
         self._room.set()
+
+    # --- stopping on purpose
+
+    def halt(self, why: Halt) -> None:
+        """Stop consuming, stay up, and say so."""
+        if self.halted is None:
+            self.halted = why
+            log.error("halted: %s", why.message, extra={"code": why.code})
+            self.tell("stage-halted", "error", why.message, {"code": why.code})
+
+    def resume(self) -> None:
+        """An operator lets the stage go on."""
+        if self.halted is not None:
+            self.tell("stage-resumed", "info", f"resumed after: {self.halted.message}", {"code": self.halted.code})
+            self.halted = None
+        self._room.set()
+        self.board.changed.set()
+        for lane in self.board.lanes.values():
+            if lane.queue:
+                lane.arrived.set()
+
+    def tell(self, kind: str, severity: Severity, message: str, details: dict[str, Any]) -> None:
+        """An event for operators."""
+        if self.teller is not None:
+            self.teller(kind, severity, message, details)
 
     # --- fetching
 
     def wanted(self, active: Collection[Any]) -> set[Any]:
         """Partitions to fetch from."""
-        if self.halted or self.settling or not self.board.wants_more():
+        if self.halted or self.settling:
             return set()
-        return {
-            tp
-            for tp in active
-            if (tp.topic, tp.partition) in self.board.lanes and (tp.topic, tp.partition) not in self.held
-        }
+        board = self.board
+        wanted = set()
+        for tp in active:
+            where = (tp.topic, tp.partition)
+            lane = board.lanes.get(where)
+            if lane is not None and where not in self.held and board.wants_more(lane):
+                wanted.add(tp)
+        return wanted
 
     async def wait_for_room(self) -> None:
         """Until fetching may go on, or a moment has passed."""
@@ -128,6 +170,12 @@ class Desk:
                 self.board.put(where, records, read_to)
 
     # --- acknowledging
+
+    async def mark(self, lane: Lane) -> None:
+        """Before inputs of a lane are touched: let the group know that they are in hand (FAULT-2)."""
+        if lane.one_by_one or not lane.marked:
+            lane.marked = True
+            await self.commit()
 
     async def commit(self) -> bool:
         """Send the positions that moved, or whose mark changed, since they were last sent."""

@@ -63,7 +63,7 @@ class Outbox:
             if partition is None:
                 partition = partition_for(out.key, self._counts[out.topic.name])
             groups.setdefault((out.topic.name, partition), []).append((out, traceparent))
-            size += len(out.value)
+            size += len(out.value or b"")
             if size > FLUSH_BYTES:
                 ends |= await self._send(groups)
                 groups, size = {}, 0
@@ -102,4 +102,4 @@ class Outbox:
 def size_of(out: Out) -> int:
     """Bytes a record takes on the wire, at most."""
     headers = sum(len(name) + len(value) + 10 for name, value in out.headers)
-    return len(out.key or b"") + len(out.value) + headers + FRAME
+    return len(out.key or b"") + len(out.value or b"") + headers + FRAME

@@ -41,8 +41,11 @@ class Router:
         match decision:
             case Emit(outs):
                 return outs
-            case Refuse(verdict, about, revision, competing, outs):
-                result = results.rejected(about, verdict, now_ms, revision=revision, competing=competing)
+            case Refuse(verdict, about, revision, competing, outs, endpoint):
+                if endpoint is None:
+                    result = results.rejected(about, verdict, now_ms, revision=revision, competing=competing)
+                else:
+                    result = results.refused(about, verdict, endpoint, now_ms, competing)
                 letter = self.dead_letter(record, "verdict", verdict.code, verdict.message, now_ms)
                 return [*outs, result_out(result), letter]
             case Defer(condition, about, network, outs):

@@ -28,7 +28,7 @@ class Out(NamedTuple):
 
     topic: Topic
     key: bytes | None
-    value: bytes
+    value: bytes | None  # None deletes the key, in a compacted topic
     headers: Headers = ()
     partition: int | None = None  # None: by the key, murmur2
 
@@ -48,6 +48,7 @@ class Refuse(NamedTuple):
     revision: int = 0
     competing: tuple[Txid, ...] = ()
     outs: Sequence[Out] = ()
+    endpoint: str | None = None  # it is the network's, in the words of this endpoint
 
 
 class Defer(NamedTuple):

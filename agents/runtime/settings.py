@@ -41,11 +41,16 @@ class TopicSettings(Struct, frozen=True):
         ),
     ] = "beef."
     replication: Annotated[
-        int, why("Copies of each partition: 1 on one local broker, 3 in production.", ge=1, le=7)
-    ] = 1
+        int, why("Copies of each partition: one may be lost while another is down for repair.", ge=1, le=7)
+    ] = 3
     min_isr: Annotated[
-        int, why("Copies that must have a record before it is acknowledged: 2 with replication 3.", ge=1, le=7)
-    ] = 1
+        int,
+        why(
+            "Copies that must have a record before it is acknowledged: what is acknowledged survives a loss.",
+            ge=1,
+            le=7,
+        ),
+    ] = 2
     max_payload_bytes: Annotated[
         int, why("Covers deep ancestries; topics, producers and brokers are sized from it.", ge=1024, le=64 << 20)
     ] = 8 << 20

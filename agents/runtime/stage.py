@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from agents import metrics
@@ -85,8 +85,17 @@ class Runner(Generic[G]):
     """Runs a stage on a desk."""
 
     def __init__(
-        self, stage: Stage[G], desk: Desk, router: Router, tracer: Tracer, *, batch_records: int, fault_limit: int
+        self,
+        stage: Stage[G],
+        desk: Desk,
+        router: Router,
+        tracer: Tracer,
+        *,
+        batch_records: int,
+        fault_limit: int,
+        due: Callable[[Inbound], int] | None = None,
     ) -> None:
+        """due: when a record may be taken (Unix milliseconds); a lane waits for its first."""
         self.stage = stage
         self.desk = desk
         self.board = desk.board
@@ -96,6 +105,7 @@ class Runner(Generic[G]):
         self.outbox: Outbox | None = None
         self._batch_records = batch_records
         self._fault_limit = fault_limit
+        self._due = due
         self._faults = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._flushes = asyncio.Semaphore(CONCURRENT_FLUSHES)
@@ -110,7 +120,7 @@ class Runner(Generic[G]):
             while True:
                 await self._something_to_do()
                 await self._mark_new_lanes()
-                batch = self.board.take(self._batch_records, lambda lane: lane not in self._alone)
+                batch = self.board.take(self._batch_records, lambda lane: lane not in self._alone, self._is_due())
                 if batch.records:
                     self._spawn(self._handle(batch))
                 # Computing a batch blocks this loop anyway; what arrives while two are being written is one batch.
@@ -121,20 +131,37 @@ class Runner(Generic[G]):
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    @property
+    def waits(self) -> bool:
+        """Whether nothing is to be done before a known time: progress to the watchdog."""
+        return self._due is not None and not self.board.in_flight and self._wait_s() != 0
+
+    def _is_due(self) -> Callable[[Inbound], bool] | None:
+        if self._due is None:
+            return None
+        due, now_ms = self._due, int(time.time() * 1000)
+        return lambda record: due(record) <= now_ms
+
+    def _wait_s(self) -> float | None:
+        """Seconds until a lane has something to take: 0 when one has, None when none waits for a time."""
+        lanes = [lane for lane in self.board.lanes.values() if lane.queue and lane not in self._alone]
+        if self._due is None or not lanes:
+            return 0 if lanes else None
+        first = min(self._due(lane.queue[0]) for lane in lanes)
+        return max(0.0, first / 1000 - time.time())
+
     async def _something_to_do(self) -> None:
         board = self.board
-        while (
-            self.paused is not None
-            or self.desk.halted is not None
-            or self.desk.settling
-            or board.in_flight >= board.max_in_flight
-            or not any(lane.queue and lane not in self._alone for lane in board.lanes.values())
-        ):
+        assert self._failed is not None
+        while True:
             board.changed.clear()
-            assert self._failed is not None
+            blocked = self.paused is not None or self.desk.halted is not None or self.desk.settling
+            wait_s = None if blocked or board.in_flight >= board.max_in_flight else self._wait_s()
+            if wait_s == 0:
+                return
             changed = asyncio.ensure_future(board.changed.wait())
             try:
-                await asyncio.wait((changed, self._failed), return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait((changed, self._failed), timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 changed.cancel()
             if self._failed.done():
@@ -293,21 +320,21 @@ class Runner(Generic[G]):
             return
         self._faults = self._faults + 1 if kind == "fault" else 0
         if self._faults >= self._fault_limit and self.desk.halted is None:
-            self.desk.halted = Halt("faults", f"{self._faults} records in a row failed: it is us, not the records")
+            self.desk.halt(Halt("faults", f"{self._faults} records in a row failed: it is us, not the records"))
             metrics.state(self.stage.name, "halted")
 
     def resume(self) -> None:
         """An operator lets a halted stage go on."""
         self._faults = 0
-        self.desk.halted = None
         metrics.state(self.stage.name, "running")
-        self.board.changed.set()
+        self.desk.resume()
 
     def _pause(self, condition: WorldCondition) -> None:
         if self.paused is not None:
             return
         self.paused = condition
         log.warning("paused: %s", condition, extra={"code": condition.condition.code})
+        self.desk.tell("stage-paused", "warning", str(condition), {"code": condition.condition.code})
         metrics.PAUSES.labels(self.stage.name, condition.condition.code).inc()
         metrics.state(self.stage.name, "paused")
         self._spawn(self._probe())
@@ -324,6 +351,7 @@ class Runner(Generic[G]):
                 continue
             self.paused = None
         log.info("resumed after %d probes", tried)
+        self.desk.tell("stage-unpaused", "info", f"goes on after {tried} probes", {})
         if self.desk.halted is None:
             metrics.state(self.stage.name, "running")
         self.board.changed.set()

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 CHECK_S = 1.0
 
 
-class Stuck(Exception):
+class StuckError(Exception):
     """There is work, nothing stands in its way, and nothing happens."""
 
 
@@ -49,7 +49,7 @@ class Watchdog:
         """One look.
 
         Raises:
-            Stuck: nothing has moved for `worker.stuck_after_s`.
+            StuckError: nothing has moved for `worker.stuck_after_s`.
         """
         board = self._desk.board
         lag = self._lag()
@@ -65,7 +65,9 @@ class Watchdog:
             self._seen = board.finished_count
             self._progress_at = time.monotonic()
         elif self.idle_s > self._stuck_after_s:
-            raise Stuck(f"{self.behind} records behind, {board.in_flight} in hand, no progress for {self.idle_s:.0f} s")
+            raise StuckError(
+                f"{self.behind} records behind, {board.in_flight} in hand, no progress for {self.idle_s:.0f} s"
+            )
 
     async def run(self) -> None:
         """Look again and again. What it raises is meant to end the process."""

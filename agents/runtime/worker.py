@@ -13,11 +13,13 @@ from typing import Any, Protocol
 import faust
 from mode.supervisors import CrashingSupervisor
 
+from agents import metrics
 from agents.runtime import crash
 from agents.runtime.board import Board
 from agents.runtime.cluster import Cluster, compare
 from agents.runtime.connection import faust_broker, faust_credentials
 from agents.runtime.desk import Desk
+from agents.runtime.events import Events
 from agents.runtime.health import Port
 from agents.runtime.outbox import Outbox
 from agents.runtime.settings import KafkaSettings, TopicSettings, WorkerSettings
@@ -32,6 +34,11 @@ class Runs(Protocol):
     """What drives a stage: the at-least-once runner, or the exactly-once one."""
 
     paused: Any
+
+    @property
+    def waits(self) -> bool:
+        """Whether nothing is to be done before a known time."""
+        ...
 
     async def run(self, outbox: Outbox) -> None:
         """Until cancelled; an error it raises ends the process."""
@@ -62,6 +69,7 @@ class Worker:
         restores: bool,
         make: Callable[["Worker"], tuple[Runs, Callable[[], Any], Callable[[], Any]]],
         run_dir: Path,
+        codes: list[tuple[str, str]],
     ) -> None:
         """make: builds what drives the stage, with its start and stop.
 
@@ -90,6 +98,7 @@ class Worker:
         self._run_file = run_dir / f"{stage}-{os.getpid()}.json"
         self._inputs = inputs
         self._started = time.time()
+        metrics.register(stage, (topic.name for topic in uses), codes)
         self.app = self._faust_app(inputs)
 
     def _faust_app(self, inputs: tuple[Topic, ...]) -> faust.App:
@@ -138,8 +147,11 @@ class Worker:
         self._say_where()
         producer = self.app.producer._producer
         outbox = Outbox(producer, self.topics.prefix, self.cluster.partitions, self.topics.max_payload_bytes)
+        events = Events(self.stage, outbox)
+        self.desk.teller = events.tell
         await self._start()
-        tasks = [asyncio.ensure_future(self.runs.run(outbox)), asyncio.ensure_future(self.watchdog.run())]
+        works = (self.runs.run(outbox), self.watchdog.run(), events.run())
+        tasks = [asyncio.ensure_future(work) for work in works]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -179,7 +191,7 @@ class Worker:
     # --- what the port and the watchdog ask
 
     def _waits(self) -> bool:
-        return bool(self.runs.paused or self.desk.halted or self.desk.held or self.desk.settling)
+        return bool(self.runs.paused or self.runs.waits or self.desk.halted or self.desk.held or self.desk.settling)
 
     def _lag(self) -> int | None:
         consumer = self.app.consumer._thread._consumer
@@ -199,16 +211,18 @@ class Worker:
         """Stuck or halted is not ready; paused is (waiting on purpose)."""
         halted, paused = self.desk.halted, self.runs.paused
         state = "halted" if halted else "paused" if paused else "restoring" if self.desk.held else "running"
-        about = {
+        about: dict[str, object] = {
             "stage": self.stage,
             "state": state,
             "reason": halted.message if halted else str(paused) if paused else None,
             "partitions": len(self.desk.board.lanes),
             "lag": self.watchdog.behind,
         }
-        joined = self.desk.assigned.is_set()
         return (
-            joined and not halted and not self.desk.held and self.watchdog.idle_s < self.settings.stuck_after_s,
+            self.desk.joined
+            and not halted
+            and not self.desk.held
+            and self.watchdog.idle_s < self.settings.stuck_after_s,
             about,
         )
 
@@ -219,7 +233,7 @@ class Worker:
     def _say_where(self) -> None:
         """For `beefline status`: which process runs the stage, and where it answers."""
         self._run_file.parent.mkdir(parents=True, exist_ok=True)
-        about = {
+        about: dict[str, object] = {
             "stage": self.stage,
             "pid": os.getpid(),
             "group": self.group,

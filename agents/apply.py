@@ -1,0 +1,134 @@
+"""apply: a context's rules over its state; effects exactly once."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+from msgspec import Struct
+
+from agents.runtime.outcomes import result_out
+from agents.runtime.partition import Decided, Heads
+from agents.runtime.records import Decision, Defer, Emit, Fault, Inbound, Out, Refuse
+from pipeline import apply as rules
+from pipeline import results
+from pipeline.apply import Answer, Change
+from pipeline.outcome import Condition, Verdict
+from pipeline.overlay.manager import TopicManager, load
+from pipeline.results import About
+from pipeline.state import Layer, head_key
+from schemas.flow import BROADCAST_REQUEST, OPERATION, Accept, Apply, BroadcastRequest, Evict, Origin
+from schemas.types import Context, why
+from schemas.wire import Undecodable
+from topics.registry import (
+    BROADCAST,
+    DEAD_LETTERS,
+    JOURNAL,
+    OPERATIONS,
+    RESULTS,
+    RETRY_1M,
+    RETRY_10M,
+    RETRY_10S,
+    STATE,
+    Topic,
+)
+
+
+class ApplySettings(Struct, frozen=True):
+    """Which overlay topics are hosted."""
+
+    topics: Annotated[
+        tuple[str, ...],
+        why("Overlay topics hosted here: `tm_x` from an installed package, or `tm_x=package.module:Class`."),
+    ] = ("tm_anytx", "tm_helloworld")
+    broadcast_always: Annotated[
+        tuple[str, ...], why("Overlay topics whose transactions go to the network even when nothing was admitted.")
+    ] = ()
+
+
+class ApplyStage:
+    """The stage."""
+
+    name = "apply"
+    inputs: tuple[Topic, ...] = (OPERATIONS,)
+    outputs: tuple[Topic, ...] = (JOURNAL, RESULTS, BROADCAST, DEAD_LETTERS, RETRY_10S, RETRY_1M, RETRY_10M)
+    changelog = STATE
+
+    def __init__(self, settings: ApplySettings) -> None:
+        """Raises BadManager when a topic's manager cannot be loaded."""
+        self._managers: Mapping[str, TopicManager] = load(settings.topics)
+        self._always = frozenset(f"topic:{name}" for name in settings.broadcast_always)
+
+    async def start(self) -> None:
+        """Nothing to open."""
+
+    async def stop(self) -> None:
+        """Nothing to close."""
+
+    def about(self, record: Inbound) -> About | None:
+        """The request an operation came from, where it came from one."""
+        operation = OPERATION.decode(record.value, record.headers)
+        if not isinstance(operation, Apply):
+            return None
+        return About.of(operation.verified.asked, operation.verified.txid, (record.key or b"").decode())
+
+    def compute(self, record: Inbound, layer: Layer, heads: Heads, now_ms: int) -> Decided:
+        """What an operation does to its context, and whom it concerns."""
+        try:
+            operation = OPERATION.decode(record.value, record.headers)
+        except Undecodable as error:
+            return Decided(Fault(error.code, error.message))
+        context = (record.key or b"").decode()
+        head = heads.of(context)
+        match operation:
+            case Apply():
+                change = rules.apply(layer, head, context, operation, self._managers, now_ms)
+                decision = self._answer(record, operation, context, change, now_ms)
+            case Accept():
+                change = rules.accept(layer, head, context, operation, now_ms)
+                decision = Emit(_journal(record, change), "accept")
+            case Evict():
+                change = rules.evict(layer, head, context, operation, now_ms)
+                decision = Emit([*_journal(record, change), *_left(operation, context, change, now_ms)], "evict")
+        return Decided(decision, {head_key(context): change.head} if change.entries else {})
+
+    def _answer(self, record: Inbound, operation: Apply, context: Context, change: Change, now_ms: int) -> Decision:
+        verified = operation.verified
+        about = About.of(verified.asked, verified.txid, context)
+        entries = _journal(record, change)
+        said = change.said
+        if isinstance(said, Verdict):
+            return Refuse(said, about, change.head.sequence, change.competing, entries)
+        if isinstance(said, Condition):
+            return Defer(said, about, outs=entries)
+        assert isinstance(said, Answer)
+        result = results.applied(about, said.admittance, said.sequence, said.state_root, now_ms, repeat=said.repeat)
+        outs = [*entries, result_out(result)]
+        if said.fresh and verified.unmined and (context in self._always or not said.admittance.is_empty()):
+            request = BroadcastRequest(
+                txid=verified.txid,
+                unmined=verified.unmined,
+                contexts=(context,),
+                request_ids=(verified.asked.request_id,),
+                origin=verified.asked.origin,
+            )
+            outs.append(Out(BROADCAST, verified.txid, BROADCAST_REQUEST.encode(request)))
+        return Emit(outs, "repeat" if said.repeat or not said.fresh else "applied")
+
+
+def _journal(record: Inbound, change: Change) -> list[Out]:
+    """Journal entries go to the partition number of the operation, whatever their key hashes to."""
+    return [Out(JOURNAL, record.key, entry, (), record.partition) for entry in change.entries]
+
+
+def _left(operation: Evict, context: Context, change: Change, now_ms: int) -> Sequence[Out]:
+    verdict = Verdict(operation.code, operation.message)
+    outs = []
+    for gone in change.evicted:
+        if gone.applied is not None:
+            about = _about_left(gone.applied.origin, gone.applied.request_id, gone.txid, context, gone.applied.contexts)
+            result = results.evicted(about, verdict, gone.sequence, gone.state_root, now_ms, change.competing)
+            outs.append(result_out(result))
+    return outs
+
+
+def _about_left(origin: Origin, request_id: str, txid: bytes, context: Context, contexts: int) -> About:
+    return About(origin, (request_id,), txid, context, contexts)

@@ -1,0 +1,150 @@
+"""broadcast: applied transactions to the network's endpoints, and what they said."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+from msgspec import Struct
+
+from agents.runtime.endpoints import BroadcastSettings, Endpoints, NoEndpoint, Outcome
+from agents.runtime.http import HttpSettings, Transport
+from agents.runtime.outcomes import result_out
+from agents.runtime.records import Decision, Defer, Emit, Fault, Inbound, Out, Refuse, WorldCondition
+from pipeline import results
+from pipeline.broadcast import Refused, Success
+from pipeline.outcome import Condition
+from pipeline.results import About, network_id
+from schemas.flow import BROADCAST_REQUEST, OPERATION, Accept, BroadcastRequest, Evict
+from schemas.types import Txid
+from schemas.wire import Undecodable
+from topics.registry import (
+    BROADCAST,
+    DEAD_LETTERS,
+    OPERATIONS,
+    RESULTS,
+    RETRY_1M,
+    RETRY_10M,
+    RETRY_10S,
+    TRANSACTIONS,
+    Topic,
+)
+
+TOGETHER = 100
+"""Requests handed to the endpoints at once: a slow one holds back no more than these."""
+
+
+class Asked(Struct, frozen=True):
+    """Requests with what came of them, by the record's identity in memory."""
+
+    outcomes: Mapping[int, Outcome | Fault]
+
+
+class Broadcast:
+    """The stage."""
+
+    name = "broadcast"
+    inputs: tuple[Topic, ...] = (BROADCAST,)
+    outputs: tuple[Topic, ...] = (TRANSACTIONS, RESULTS, OPERATIONS, DEAD_LETTERS, RETRY_10S, RETRY_1M, RETRY_10M)
+    begins_traces = False
+
+    def __init__(self, settings: BroadcastSettings, http: HttpSettings) -> None:
+        self._settings = settings
+        self._transport = Transport(http)
+        self._endpoints: Endpoints | None = None
+
+    async def start(self) -> None:
+        """Open connections."""
+        await self._transport.__aenter__()
+        self._endpoints = Endpoints(self._settings, self._transport)
+
+    async def stop(self) -> None:
+        """Close them."""
+        if self._endpoints is not None:
+            await self._endpoints.close()
+        await self._transport.__aexit__(None, None, None)
+
+    async def probe(self) -> None:
+        """Whether an endpoint is available."""
+        assert self._endpoints is not None
+        if not await self._endpoints.probe():
+            raise WorldCondition(Condition("network.no-endpoint", "no endpoint is available"))
+
+    def about(self, record: Inbound) -> About | None:
+        """Whom the transaction concerns."""
+        return _about(BROADCAST_REQUEST.decode(record.value, record.headers))
+
+    async def gather(self, batch: Sequence[Inbound]) -> AsyncIterator[tuple[Sequence[Inbound], Asked]]:
+        """Ask the endpoints; each group is handed on as soon as its answers are in."""
+        broken: dict[int, Outcome | Fault] = {}
+        readable: list[tuple[Inbound, BroadcastRequest]] = []
+        for record in batch:
+            try:
+                readable.append((record, BROADCAST_REQUEST.decode(record.value, record.headers)))
+            except Undecodable as error:
+                broken[id(record)] = Fault(error.code, error.message)
+        if broken:
+            yield [record for record in batch if id(record) in broken], Asked(broken)
+        groups = [readable[at : at + TOGETHER] for at in range(0, len(readable), TOGETHER)]
+        running = {asyncio.ensure_future(self._ask(group)): group for group in groups}
+        try:
+            while running:
+                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    group = running.pop(task)
+                    yield [record for record, _ in group], task.result()
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    async def _ask(self, group: Sequence[tuple[Inbound, BroadcastRequest]]) -> Asked:
+        assert self._endpoints is not None
+        try:
+            outcomes = await self._endpoints.broadcast([request for _, request in group])
+        except NoEndpoint as error:
+            raise WorldCondition(Condition(error.code, str(error))) from error
+        return Asked({id(record): outcome for (record, _), outcome in zip(group, outcomes, strict=True)})
+
+    def decide(self, record: Inbound, gathered: Asked, now_ms: int) -> Decision:
+        """The network's word, for the sender, for followers and for the contexts that hold the transaction."""
+        outcome = gathered.outcomes[id(record)]
+        if isinstance(outcome, Fault):
+            return outcome
+        request, step = outcome.request, outcome.step
+        about = _about(request)
+        if isinstance(step, Success):
+            return Emit(_accepted(request, step, about, now_ms), "accepted")
+        if isinstance(step, Refused):
+            word = Evict(
+                f"evict:{network_id(request.txid)}",
+                request.txid,
+                step.verdict.code,
+                step.verdict.message,
+                step.competing,
+            )
+            operations = [Out(OPERATIONS, context.encode(), OPERATION.encode(word)) for context in request.contexts]
+            return Refuse(step.verdict, about, 0, step.competing, operations, step.endpoint)
+        return Defer(step.condition, about, network=True)
+
+
+def _accepted(request: BroadcastRequest, step: Success, about: About, now_ms: int) -> list[Out]:
+    by: dict[Txid, str] = dict(step.accepted)
+    outs = [
+        Out(TRANSACTIONS, tx.txid, tx.ef, _headers(request, by[tx.txid])) for tx in request.unmined if tx.txid in by
+    ]
+    outs.append(result_out(results.accepted(about, by[request.txid], now_ms)))
+    word = OPERATION.encode(Accept(f"accept:{network_id(request.txid)}", tuple(by), by[request.txid]))
+    outs += [Out(OPERATIONS, context.encode(), word) for context in request.contexts]
+    return outs
+
+
+def _headers(request: BroadcastRequest, endpoint: str) -> list[tuple[str, bytes]]:
+    return [
+        ("endpoint", endpoint.encode()),
+        ("status", b"accepted"),
+        ("contexts", ",".join(request.contexts).encode()),
+        ("request-ids", ",".join(request.request_ids).encode()),
+    ]
+
+
+def _about(request: BroadcastRequest) -> About:
+    return About(request.origin, request.request_ids, request.txid, None, len(request.contexts))

@@ -1,0 +1,119 @@
+"""parse: bytes to a well-formed payload, and the headers to a request."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Annotated
+
+import msgspec
+from msgspec import Struct
+
+from agents.runtime.records import Decision, Emit, Inbound, Out, Refuse
+from pipeline.outcome import Verdict
+from pipeline.parse import parse
+from pipeline.policy import Policy
+from pipeline.results import About
+from schemas import headers as h
+from schemas.flow import PARSED as SCHEMA
+from schemas.flow import Asked, Origin, Parsed
+from schemas.types import Context, is_topic_name, why
+from topics.registry import DEAD_LETTERS, INGEST, PARSED, RESULTS, Topic
+
+MAX_CONTEXTS = 32
+
+_names = msgspec.json.Decoder(list[str]).decode
+
+
+class ParseSettings(Struct, frozen=True):
+    """What is taken from a sender who says nothing."""
+
+    default_topics: Annotated[
+        tuple[str, ...], why("`tm_anytx` verifies and broadcasts: what a sender who names nothing most likely wants.")
+    ] = ("tm_anytx",)
+
+
+class Parse:
+    """The stage (design: at least once, deterministic output)."""
+
+    name = "parse"
+    inputs: tuple[Topic, ...] = (INGEST,)
+    outputs: tuple[Topic, ...] = (PARSED, RESULTS, DEAD_LETTERS)
+    begins_traces = True
+
+    def __init__(self, settings: ParseSettings, policy: Policy, cluster_id: str) -> None:
+        self._settings = settings
+        self._policy = policy
+        self._cluster = cluster_id
+
+    async def start(self) -> None:
+        """Nothing to open."""
+
+    async def stop(self) -> None:
+        """Nothing to close."""
+
+    async def probe(self) -> None:
+        """The world is not asked."""
+
+    async def gather(self, batch: Sequence[Inbound]) -> AsyncIterator[tuple[Sequence[Inbound], None]]:
+        """Nothing is waited for."""
+        yield batch, None
+
+    def about(self, record: Inbound) -> About:
+        """The request, as far as its record tells."""
+        origin = self._origin(record)
+        return About.before_contexts(origin, _request_id(record, origin))
+
+    def decide(self, record: Inbound, gathered: None, now_ms: int) -> Decision:
+        """A parsed payload, or what is wrong with it."""
+        asked = self._asked(record)
+        if isinstance(asked, Verdict):
+            return Refuse(asked, self.about(record))
+        payload = parse(record.value or b"", self._policy)
+        if isinstance(payload, Verdict):
+            return Refuse(payload, self.about(record))
+        txid = payload.subject.txid
+        parsed = Parsed(asked, txid, payload.canonical(), len(payload.unmined))
+        return Emit((Out(PARSED, txid, SCHEMA.encode(parsed)),))
+
+    def _origin(self, record: Inbound) -> Origin:
+        return Origin(self._cluster, record.topic, record.partition, record.offset, record.timestamp)
+
+    def _asked(self, record: Inbound) -> Asked | Verdict:
+        origin = self._origin(record)
+        headers = dict(record.headers)
+        atomicity = headers.get(h.ATOMICITY, b"each")
+        if atomicity not in (b"each", b"all"):
+            return Verdict("malformed.headers", f"{h.ATOMICITY} is `each` or `all`", h.ATOMICITY)
+        for name, wanted in (
+            (h.BASKETS, headers.get(h.BASKETS, b"[]") not in (b"", b"[]")),
+            (h.ATOMICITY, atomicity == b"all"),
+        ):
+            if wanted:
+                return Verdict("admission.not-offered", f"the header {name} asks for what is not offered here", name)
+        contexts = self._contexts(headers.get(h.TOPICS))
+        if isinstance(contexts, Verdict):
+            return contexts
+        return Asked(origin, _request_id(record, origin), contexts, "each", headers.get(h.OFF_CHAIN_VALUES, b""))
+
+    def _contexts(self, header: bytes | None) -> tuple[Context, ...] | Verdict:
+        names = list(self._settings.default_topics)
+        if header is not None:
+            try:
+                names = _names(header)
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                return Verdict("malformed.contexts", f"{h.TOPICS} is a JSON array of names: {error}", h.TOPICS)
+        for name in names:
+            if not is_topic_name(name):
+                return Verdict("malformed.contexts", f"{name[:60]!r} is no overlay topic name (BRC-87)", h.TOPICS)
+        contexts = tuple(f"topic:{name}" for name in dict.fromkeys(names))
+        if not contexts:
+            return Verdict("admission.no-context", "no topic was named", h.TOPICS)
+        if len(contexts) > MAX_CONTEXTS:
+            return Verdict("policy.contexts", f"{len(contexts)} topics, {MAX_CONTEXTS} at most", h.TOPICS)
+        return contexts
+
+
+def _request_id(record: Inbound, origin: Origin) -> str:
+    """What the sender calls the request: its header, else the record's key, else the coordinate."""
+    given = h.first(record.headers, h.REQUEST_ID) or record.key
+    if not given:
+        return f"{origin.topic}/{origin.partition}/{origin.offset}"
+    return given.decode("utf-8", "replace")[:200]

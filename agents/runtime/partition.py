@@ -1,0 +1,439 @@
+"""The exactly-once stage: each partition with its own producer, store and loop (TXN-1 to TXN-4).
+
+assigned -> InitProducerId (fences the predecessor) -> changelog read to its end, store checked -> input sought to the
+applied offset -> batches. A batch is computed first, each record on its own layer; one short transaction then takes
+all it emits, the changelog with the applied offset last; after the commit the local store is written.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import aiokafka
+import msgspec
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+
+from agents import metrics
+from agents.runtime import crash
+from agents.runtime.board import Batch, Lane, TopicPartition
+from agents.runtime.connection import client_options
+from agents.runtime.desk import Desk, Halt
+from agents.runtime.outbox import Outbox, TooLarge
+from agents.runtime.outcomes import Router
+from agents.runtime.records import Decision, Fault, Inbound, Out
+from agents.runtime.settings import KafkaSettings, TopicSettings, WorkerSettings
+from agents.runtime.store import Store, discard
+from agents.runtime.trace import Hop, Tracer, traceparent_of
+from agents.runtime.transport import FETCH_BYTES, PARTITION_BYTES, producer_options
+from pipeline.follow import Follower
+from pipeline.results import About
+from pipeline.state import APPLIED_KEY, Corrupt, Layer, Live, head_key, head_of, seal
+from pipeline.state import encode as pack
+from schemas.state import AppliedOffset
+from schemas.types import Context
+from topics.registry import Topic, largest_record, transactional_id
+
+log = logging.getLogger(__name__)
+
+RESTORE_CHUNK = 20_000
+"""Changelog records gathered before they are written to the store: 20 MB at 1 kB each."""
+
+CONCURRENT_RESTORES = 4
+"""Partitions restored at once: the broker and the disk are shared."""
+
+_applied = msgspec.msgpack.Decoder(AppliedOffset).decode
+
+
+class Decided(msgspec.Struct, frozen=True):
+    """What an exactly-once rule made of a record."""
+
+    decision: Decision
+    heads: dict[bytes, Live] = {}  # of the contexts it touched, by their key
+
+
+class AtomicStage(Protocol):
+    """What an exactly-once stage is: a rule over the state of its partition."""
+
+    name: str
+    inputs: tuple[Topic, ...]
+    outputs: tuple[Topic, ...]
+    changelog: Topic
+
+    async def start(self) -> None:
+        """Open what the stage needs."""
+        ...
+
+    async def stop(self) -> None:
+        """Close it."""
+        ...
+
+    def compute(self, record: Inbound, layer: Layer, heads: "Heads", now_ms: int) -> Decided:
+        """The rule. What it writes into `layer` is dropped if it raises."""
+        ...
+
+    def about(self, record: Inbound) -> About | None:
+        """Whom to tell when a record could not be dealt with."""
+        ...
+
+
+class Heads:
+    """Heads of contexts within a batch: read once, kept as numbers, written at its end."""
+
+    def __init__(self, layer: Layer) -> None:
+        self._layer = layer
+        self.live: dict[bytes, Live] = {}
+
+    def of(self, context: Context) -> Live:
+        """Where the context stands, after the records before this one."""
+        live = self.live.get(head_key(context))
+        return head_of(self._layer, context) if live is None else live
+
+
+class Lanes:
+    """Runs an exactly-once stage on a desk: the counterpart of `stage.Runner`."""
+
+    def __init__(
+        self,
+        stage: AtomicStage,
+        desk: Desk,
+        router: Router,
+        tracer: Tracer,
+        kafka: KafkaSettings,
+        topics: TopicSettings,
+        settings: WorkerSettings,
+        counts: dict[str, int],
+        generation: int = 1,
+    ) -> None:
+        self.stage = stage
+        self.desk = desk
+        self.router = router
+        self.tracer = tracer
+        self.kafka = kafka
+        self.topics = topics
+        self.settings = settings
+        self.counts = counts
+        self.generation = generation
+        self.paused: None = None  # nothing outside is asked
+        self.faults = 0
+        self.restores = asyncio.Semaphore(CONCURRENT_RESTORES)
+        self._tasks: dict[TopicPartition, asyncio.Task[None]] = {}
+
+    async def run(self, outbox: Outbox) -> None:
+        """Until cancelled. Any error it raises is meant to end the process (TXN-4)."""
+        metrics.state(self.stage.name, "restoring")
+        try:
+            while True:
+                assigned = asyncio.ensure_future(self.desk.assigned_anew())
+                try:
+                    done, _ = await asyncio.wait((assigned, *self._tasks.values()), return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    assigned.cancel()
+                for task in done - {assigned}:
+                    task.result()
+                self._tasks = {tp: task for tp, task in self._tasks.items() if not task.done()}
+                for tp, lane in self.desk.board.lanes.items():
+                    if not lane.served:
+                        lane.served = True
+                        self._tasks[tp] = asyncio.ensure_future(self._serve(lane, self._tasks.get(tp)))
+        finally:
+            for task in self._tasks.values():
+                task.cancel()
+            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    @property
+    def waits(self) -> bool:
+        """Nothing here waits for a time."""
+        return False
+
+    def resume(self) -> None:
+        """An operator lets a halted stage go on."""
+        self.faults = 0
+        metrics.state(self.stage.name, "running")
+        self.desk.resume()
+
+    async def _serve(self, lane: Lane, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await asyncio.wait((before,))  # the store of this partition is still open in the generation before
+        await Partition(self, lane).run()
+
+
+class Partition:
+    """One partition of an exactly-once stage, for as long as this worker owns it."""
+
+    def __init__(self, lanes: Lanes, lane: Lane) -> None:
+        self.lanes = lanes
+        self.lane = lane
+        self.stage = lanes.stage
+        self.number = lane.tp[1]
+        settings = lanes.settings
+        self.path = Path(
+            settings.data_dir, self.stage.name, lanes.topics.prefix.strip("."), f"g{lanes.generation}-{self.number}"
+        )
+        self.changelog = aiokafka.TopicPartition(self.stage.changelog.named(lanes.topics.prefix), self.number)
+        self.max_bytes = settings.max_in_flight_bytes // 8
+        self.applied = -1
+
+    async def run(self) -> None:
+        """Until the partition is given back."""
+        lanes, lane = self.lanes, self.lane
+        name = transactional_id(lanes.topics.prefix, self.stage.name, lanes.generation, self.number)
+        producer = AIOKafkaProducer(
+            **producer_options(lanes.kafka, largest_record(lanes.topics.max_payload_bytes)),
+            transactional_id=name,
+            transaction_timeout_ms=int(lanes.settings.transaction_timeout_s * 1000),
+        )
+        store: Store | None = None
+        try:
+            async with lanes.restores:
+                if lane.gone:
+                    return
+                began = time.monotonic()
+                await producer.start()  # InitProducerId: whoever wrote for this partition before is fenced (TXN-3)
+                store = await self._restore()
+                metrics.RESTORE_SECONDS.labels(self.stage.name).observe(time.monotonic() - began)
+            if lane.gone:
+                return
+            await self._begin(store)
+            outbox = Outbox(producer, lanes.topics.prefix, lanes.counts, lanes.topics.max_payload_bytes)
+            while not lane.gone:
+                if not lane.queue or lanes.desk.halted or lanes.desk.settling:
+                    lane.arrived.clear()
+                    if not lane.gone:
+                        await lane.arrived.wait()
+                    continue
+                await self._batch(store, producer, outbox)
+        finally:
+            if store is not None:
+                store.close()
+            await producer.stop()
+
+    async def _begin(self, store: Store) -> None:
+        """Go on behind the applied offset, whatever the group says (TXN-2); tell of a group that was reset."""
+        stored = store.get(APPLIED_KEY)
+        start = self.lanes.desk.starts[self.lane.tp]
+        if stored is not None:
+            self.applied = _applied(stored[32:]).offset
+            offset = self.applied + 1
+        else:
+            offset = start.first
+        if start.committed is not None and not start.metadata and start.committed != offset and stored is not None:
+            self.lanes.desk.tell(
+                "offsets-reset",
+                "warning",
+                f"{self.lane.tp[0]}-{self.number}: the group was set to {start.committed}; "
+                f"the stage goes on from its changelog at {offset}",
+                {"group": start.committed, "applied": self.applied},
+            )
+        await self.lanes.desk.release(self.lane, offset)
+        if not self.lanes.desk.held:
+            metrics.state(self.stage.name, "running")
+
+    # --- restoring
+
+    async def _restore(self) -> Store:
+        store = self._open()
+        if store.partly or store.too_old:
+            log.warning("the local store is of no use and made again", extra={"partition": self.number})
+            store = self._anew(store)
+        try:
+            await self._catch_up(store)
+        except Corrupt as error:
+            log.warning("the local store differs and is made again: %s", error, extra={"partition": self.number})
+            store = self._anew(store)
+            try:
+                await self._catch_up(store)
+            except Corrupt as again:
+                # The changelog itself contradicts its heads: nothing here may be served from it.
+                self.lanes.desk.halt(Halt("state-differs", f"{self.changelog.topic}-{self.number}: {again}"))
+                metrics.state(self.stage.name, "halted")
+        return store
+
+    def _open(self) -> Store:
+        try:
+            return Store(self.path)
+        except Exception as error:  # noqa: BLE001 - rocksdict raises nothing narrower
+            log.warning(
+                "the local store cannot be opened and is made again: %s", error, extra={"partition": self.number}
+            )
+            discard(self.path)
+            return Store(self.path)
+
+    def _anew(self, store: Store) -> Store:
+        store.close()
+        discard(self.path)
+        return Store(self.path)
+
+    async def _catch_up(self, store: Store) -> None:
+        """Read the changelog from the store's position to its read-committed end.
+
+        Raises:
+            Corrupt: a value or the roots are not what they should be.
+        """
+        consumer = AIOKafkaConsumer(
+            **client_options(self.lanes.kafka),
+            isolation_level="read_committed",
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            max_partition_fetch_bytes=PARTITION_BYTES,
+            fetch_max_bytes=FETCH_BYTES,
+        )
+        consumer.assign([self.changelog])
+        await consumer.start()
+        try:
+            end = (await consumer.end_offsets([self.changelog]))[self.changelog]
+            position = store.position
+            if position > end:
+                raise Corrupt(f"the store stands at {position}, behind the end of its changelog at {end}")
+            consumer.seek(self.changelog, position)
+            follower = Follower(store)
+            while (position := await consumer.position(self.changelog)) < end:
+                fetched = await consumer.getmany(self.changelog, timeout_ms=200)
+                for record in fetched.get(self.changelog, ()):
+                    follower.take(record.key, record.value)
+                if len(follower) >= RESTORE_CHUNK:
+                    store.write(follower.writes(), None)
+                    crash.point(crash.DURING_RESTORE)
+                    await asyncio.sleep(0)
+            follower.compare()
+            crash.point(crash.DURING_RESTORE)
+            store.write(follower.writes(), position)
+        finally:
+            await consumer.stop()
+
+    # --- a batch
+
+    async def _batch(self, store: Store, producer: Any, outbox: Outbox) -> None:
+        lanes, lane = self.lanes, self.lane
+        if lane.one_by_one:
+            batch = lanes.desk.board.take_from(lane, 1, 0)
+        else:
+            batch = lanes.desk.board.take_from(lane, lanes.settings.batch_records, self.max_bytes)
+        began = time.monotonic()
+        oldest = min(record.timestamp for record in batch.records)
+        metrics.TOPIC_SECONDS.labels(self.stage.name).observe(max(0.0, time.time() - oldest / 1000))
+        metrics.BATCH_RECORDS.labels(self.stage.name).observe(len(batch.records))
+        given_up = lane.one_by_one and lane.suspicion.given_up and lane.ledger.position == lane.start
+        await lanes.desk.mark(lane)
+        computed = self._compute(store, batch, outbox, given_up=given_up)
+        await self._commit(store, producer, outbox, computed, batch.records[-1])
+        batch.finished(batch.records)
+        if lane.one_by_one:
+            await lanes.desk.commit()
+        computed.count(self.stage.name, len(batch.records))
+        metrics.BATCH_SECONDS.labels(self.stage.name).observe(time.monotonic() - began)
+
+    def _compute(self, store: Store, batch: Batch, outbox: Outbox, *, given_up: bool) -> "Computed":
+        """Every record on its own layer: one that fails leaves nothing (FAULT-1)."""
+        now_ms = int(time.time() * 1000)
+        layer = Layer(store)
+        heads = Heads(layer)
+        computed = Computed(layer, heads)
+        for record in batch.records:
+            own = Layer(layer)
+            try:
+                if given_up:
+                    raise Killed
+                decided = self.stage.compute(record, own, heads, now_ms)
+                outs = self.lanes.router.outs(record, decided.decision, now_ms)
+                outbox.check(outs)
+                outbox.check(self._changelog(own.writes))
+            except TooLarge as error:
+                decided = Decided(Fault("internal.too-large", str(error), self._about(record)))
+            except Killed:
+                message = "it was in hand alone when its process ended, more than once"
+                decided = Decided(Fault("internal.killed", message, self._about(record)))
+            except Corrupt:
+                raise  # the store, not the record
+            except Exception as error:
+                log.error("a record makes the stage raise", exc_info=error, extra=_where(record))
+                decided = Decided(Fault("internal.fault", f"{type(error).__name__}: {error}", self._about(record)))
+            else:
+                own.merge_into(layer)
+                heads.live |= decided.heads
+                self._note(computed, record, decided.decision, outs)
+                continue
+            self._note(computed, record, decided.decision, self.lanes.router.outs(record, decided.decision, now_ms))
+        return computed
+
+    def _note(self, computed: "Computed", record: Inbound, decision: Decision, outs: Sequence[Out]) -> None:
+        kind = self.lanes.router.kind(decision)
+        computed.outcomes[kind] = computed.outcomes.get(kind, 0) + 1
+        self._watch_faults(kind[0])
+        traceparent = traceparent_of(record.headers)
+        hop = self.lanes.tracer.begin(traceparent, first=False)
+        if hop is not None:
+            traceparent = hop.traceparent
+            computed.hops.append((hop, record, kind))
+        for out in outs:
+            computed.outs.append((out, traceparent))
+            computed.topics[out.topic.name] = computed.topics.get(out.topic.name, 0) + 1
+
+    def _changelog(self, writes: dict[bytes, bytes | None]) -> list[Out]:
+        topic = self.stage.changelog
+        return [Out(topic, key, stored, (), self.number) for key, stored in writes.items()]
+
+    async def _commit(self, store: Store, producer: Any, outbox: Outbox, computed: "Computed", last: Inbound) -> None:
+        """One transaction for all of it (TXN-1); then the local store. Whatever fails here ends the process (TXN-4)."""
+        layer = computed.layer
+        for key, live in computed.heads.live.items():
+            layer.writes[key] = seal(pack(live.stored()))
+        applied = AppliedOffset(last.offset, last.topic, self.lanes.generation)
+        layer.writes.pop(APPLIED_KEY, None)
+        layer.writes[APPLIED_KEY] = seal(pack(applied))  # the last key written ends the batch for whoever follows
+        changelog = [(out, None) for out in self._changelog(layer.writes)]
+        began = time.monotonic()
+        await producer.begin_transaction()
+        crash.point(crash.BEFORE_PRODUCE)
+        ends = await outbox.send([*computed.outs, *changelog])
+        crash.point(crash.BEFORE_COMMIT)
+        await producer.commit_transaction()
+        crash.point(crash.BEFORE_LOCAL_WRITE)
+        store.write(layer.writes, ends[self.stage.changelog.name, self.number])
+        self.applied = last.offset
+        metrics.TRANSACTIONS.labels(self.stage.name).inc()
+        metrics.TRANSACTION_SECONDS.labels(self.stage.name).observe(time.monotonic() - began)
+
+    def _about(self, record: Inbound) -> About | None:
+        try:
+            return self.stage.about(record)
+        except Exception as error:  # a record may be too broken to say whose it is
+            log.warning("a faulty record does not say whose it is", exc_info=error, extra=_where(record))
+            return None
+
+    def _watch_faults(self, kind: str) -> None:
+        if kind == "condition":
+            return
+        lanes = self.lanes
+        lanes.faults = lanes.faults + 1 if kind == "fault" else 0
+        if lanes.faults >= lanes.settings.fault_limit and lanes.desk.halted is None:
+            lanes.desk.halt(Halt("faults", f"{lanes.faults} records in a row failed: it is us, not the records"))
+            metrics.state(self.stage.name, "halted")
+
+
+class Killed(Exception):  # noqa: N818 - what the record did
+    """This record ended its process."""
+
+
+class Computed:
+    """A batch before its transaction."""
+
+    def __init__(self, layer: Layer, heads: Heads) -> None:
+        self.layer = layer
+        self.heads = heads
+        self.outs: list[tuple[Out, bytes | None]] = []
+        self.hops: list[tuple[Hop, Inbound, tuple[str, str]]] = []
+        self.outcomes: dict[tuple[str, str], int] = {}
+        self.topics: dict[str, int] = {}
+
+    def count(self, stage: str, records: int) -> None:
+        """The batch stands: metrics and spans."""
+        for hop, record, (kind, code) in self.hops:
+            hop.end(record, kind, code)
+        metrics.count_outcomes(stage, self.outcomes, self.topics, records)
+
+
+def _where(record: Inbound) -> dict[str, Any]:
+    return {"topic": record.topic, "partition": record.partition, "offset": record.offset}

@@ -1,0 +1,180 @@
+"""Child processes for scripts: a deadline and a memory ceiling that hold whatever the script does.
+
+A script costs counted steps, which give one verdict on every machine. Behind that stand the kernel's limits on a child
+(processor time, address space) for what the count misjudges. A child that ends is replaced; only its jobs suffer.
+"""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
+from msgspec import Struct
+
+from agents.runtime.sandbox_child import READY, Request, frame
+from pipeline.policy import Policy
+from pipeline.script.engine import STEPS_PER_MS, ScriptJob, ScriptResult
+from schemas.types import why
+
+
+class SandboxSettings(Struct, frozen=True):
+    """The children that run scripts."""
+
+    processes: Annotated[int, why("A slow script holds up one; the other goes on with the rest.", ge=1, le=64)] = 2
+    memory_bytes: Annotated[
+        int, why("Address space of a child, its 100 MB at rest included; scripts are held to less.", ge=256 << 20)
+    ] = 600 << 20
+
+
+class SandboxFault(Exception):  # noqa: N818 - ours, and told apart by the stage
+    """A child ended without a reason of the script's, or the machine gave it no time."""
+
+
+class Sandbox:
+    """A few children, each with one payload's jobs at a time. Used from one event loop."""
+
+    def __init__(self, policy: Policy, settings: SandboxSettings = SandboxSettings()) -> None:  # noqa: B008 - frozen
+        self._budget_ms = policy.script_budget_ms
+        self._settings = settings
+        # A place without a child is filled by whoever takes it, so that a child that does not come up is an error
+        # of the jobs that needed it and not a place lost for good.
+        self._places: asyncio.Queue[_Child | None] = asyncio.Queue()
+        self._children: set[_Child] = set()
+        self._burials: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Start the children, and wait until they stand.
+
+        Raises:
+            SandboxFault: a child does not come up.
+        """
+        count = self._settings.processes
+        started = await asyncio.gather(*(self._child() for _ in range(count)), return_exceptions=True)
+        for child in started:
+            if isinstance(child, BaseException):
+                await self.stop()
+                raise child
+            self._places.put_nowait(child)
+
+    async def stop(self) -> None:
+        """End the children, whatever they do."""
+        await asyncio.gather(*(child.end() for child in self._children), *self._burials)
+        self._children.clear()
+
+    async def run(self, jobs: Sequence[ScriptJob], deadline_ms: int | None = None) -> dict[int, ScriptResult]:
+        """Judge the jobs of one payload; a result for each, by its key.
+
+        deadline_ms: what they may cost together (the policy's unless given). Waiting for a free child does not count,
+            nor does time the machine gives to others.
+
+        Raises:
+            SandboxFault: a child failed through no fault of the scripts.
+        """
+        if not jobs:
+            return {}
+        child = await self._places.get()
+        try:
+            child = child or await self._child()
+            return await child.ask(jobs, deadline_ms or self._budget_ms)
+        except BaseException:  # cancelled, or a fault: either way nobody knows what the child is at
+            if child is not None:
+                child.spent = True
+            raise
+        finally:
+            if child is not None and child.spent:
+                self._bury(child)
+                child = None
+            self._places.put_nowait(child)
+
+    async def _child(self) -> "_Child":
+        child = await _Child.start(self._settings.memory_bytes)
+        self._children.add(child)
+        return child
+
+    def _bury(self, child: "_Child") -> None:
+        self._children.discard(child)
+        task = asyncio.ensure_future(child.end())
+        self._burials.add(task)
+        task.add_done_callback(self._burials.discard)
+
+
+_decode = msgspec.msgpack.Decoder(ScriptResult).decode
+
+_CPU_MARGIN = 2.0  # a step may take twice its microsecond before the kernel's clock decides instead
+_WALL_MARGIN = 10.0  # the share of a processor a child may be left with: a tenth
+_START_S = 30.0
+
+
+class _Child:
+    """One process."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._process = process
+        self._in = process.stdin
+        self._out = process.stdout
+        self.spent = False  # not to be given jobs again
+
+    @classmethod
+    async def start(cls, memory_bytes: int) -> "_Child":
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-I", "-m", "agents.runtime.sandbox_child", str(memory_bytes),
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+        child = cls(process)
+        try:
+            async with asyncio.timeout(_START_S):
+                if await child._read() != READY:
+                    raise SandboxFault(f"a script child does not come up: status {await process.wait()}")
+        except BaseException:
+            await child.end()
+            raise
+        return child
+
+    async def ask(self, jobs: Sequence[ScriptJob], budget_ms: int) -> dict[int, ScriptResult]:
+        cpu_s = _CPU_MARGIN * budget_ms / 1000
+        request = msgspec.msgpack.encode(Request(tuple(jobs), budget_ms * STEPS_PER_MS, cpu_s))
+        results: dict[int, ScriptResult] = {}
+        try:
+            async with asyncio.timeout(_WALL_MARGIN * cpu_s + 1):
+                self._in.write(frame(request))
+                await self._in.drain()
+                while len(results) < len(jobs):
+                    body = await self._read()
+                    if body is None:
+                        return await self._explain(jobs, results)
+                    result = _decode(body)
+                    results[result.key] = result
+                    # Where memory ran out the child ends by itself; where steps did, a fresh one costs little.
+                    self.spent |= result.code == "policy.script-budget"
+        except TimeoutError as error:
+            raise SandboxFault(f"a script child got no time in {_WALL_MARGIN * cpu_s:.0f} s") from error
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise SandboxFault("a script child ended between two requests") from error
+        return results
+
+    async def _explain(self, jobs: Sequence[ScriptJob], results: dict[int, ScriptResult]) -> dict[int, ScriptResult]:
+        """The child ended before it was done: by the kernel's clock, or by a fault."""
+        self.spent = True
+        status = await self._process.wait()
+        if status != -signal.SIGPROF:
+            raise SandboxFault(f"a script child ended with status {status}")
+        message = "the scripts need more time than they may have"
+        late = [ScriptResult(job.key, "policy.script-budget", -1, message) for job in jobs if job.key not in results]
+        return results | {result.key: result for result in late}
+
+    async def _read(self) -> bytes | None:
+        try:
+            size = int.from_bytes(await self._out.readexactly(4), "big")
+            return await self._out.readexactly(size)
+        except asyncio.IncompleteReadError:
+            return None
+
+    async def end(self) -> None:
+        if self._process.returncode is None:
+            self._process.kill()
+        self._in.close()
+        await self._process.wait()

@@ -1,0 +1,83 @@
+"""The process scripts run in: reads jobs, writes results, and can be stopped at any instruction.
+
+Started by `sandbox.py` as `python -I -m agents.runtime.sandbox_child <memory bytes>`. A frame is its length (4 bytes,
+big-endian) and MessagePack. Its time is bounded by the kernel: SIGPROF ends it, whatever code holds the interpreter.
+"""
+
+import resource
+import signal
+import sys
+from collections.abc import Iterable
+from typing import BinaryIO
+
+import msgspec
+from msgspec import Struct
+
+from pipeline.script.engine import ScriptJob, ScriptResult, run_jobs
+
+
+class Request(Struct, frozen=True, array_like=True):
+    """Jobs of one payload, and what they may cost together."""
+
+    jobs: tuple[ScriptJob, ...]
+    steps: int  # of about a microsecond, the same on every machine
+    cpu_s: float  # processor time after which the process ends
+
+
+READY = b""
+"""An empty frame: the child stands."""
+
+_decode = msgspec.msgpack.Decoder(Request).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def frame(body: bytes) -> bytes:
+    """A body with its length."""
+    return len(body).to_bytes(4, "big") + body
+
+
+def serve(source: BinaryIO, sink: BinaryIO) -> None:
+    """Answer requests until the parent closes its end."""
+    sink.write(frame(READY))
+    sink.flush()
+    while head := source.read(4):
+        request = _decode(source.read(int.from_bytes(head, "big")))
+        signal.setitimer(signal.ITIMER_PROF, request.cpu_s)
+        complete = _answer(request, sink)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        if not complete:
+            return
+
+
+def _answer(request: Request, sink: BinaryIO) -> bool:
+    """Write a result for each job, as each is done; False when memory ran out, which leaves a process not to trust."""
+    done = 0
+    try:
+        for result in run_jobs(request.jobs, request.steps):
+            _write(sink, [result])
+            done += 1
+    except MemoryError:
+        message = "the scripts need more memory than they may have"
+        _write(sink, [ScriptResult(job.key, "policy.script-budget", -1, message) for job in request.jobs[done:]])
+        return False
+    return True
+
+
+def _write(sink: BinaryIO, results: Iterable[ScriptResult]) -> None:
+    for result in results:
+        sink.write(frame(_encode(result)))
+        sink.flush()
+
+
+def main() -> None:
+    """Bound memory, leave interrupts to the parent, and serve."""
+    memory = int(sys.argv[1])
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    serve(sys.stdin.buffer, sys.stdout.buffer)
+
+
+if __name__ == "__main__":
+    main()

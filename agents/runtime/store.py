@@ -1,0 +1,98 @@
+"""The local store of one partition: RocksDB, a cache of the changelog (STORE-1, STORE-2)."""
+
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, WriteBatch
+
+from pipeline import state
+
+_POSITION = b"\0position"  # where the changelog is read on; of this store alone
+_WRITTEN = b"\0written"  # Unix seconds of the last write
+_PARTLY = b"\0partly"  # a long restore was under way: its entries are ahead of their position
+
+KEPT_DELETIONS_S = 6 * 86_400
+"""A day less than the changelog keeps deletions: an older store may miss some."""
+
+CACHE_BYTES = 8 << 20
+"""Block cache of each partition's store: 32 of them make 256 MB, where RocksDB would take 2 GiB each."""
+
+WRITE_BUFFER_BYTES = 8 << 20
+
+
+class Store:
+    """Entries of one partition, with the changelog position they stand at."""
+
+    def __init__(self, path: Path) -> None:
+        """Open, or make.
+
+        Raises:
+            Exception: RocksDB cannot open what is there; `discard` and open again.
+        """
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        options = Options(raw_mode=True)
+        options.create_if_missing(True)
+        options.set_write_buffer_size(WRITE_BUFFER_BYTES)
+        options.set_max_write_buffer_number(2)
+        options.set_max_open_files(64)
+        options.set_keep_log_file_num(1)
+        options.set_compression_type(DBCompressionType.none())  # payloads are hashes and signatures
+        table = BlockBasedOptions()
+        table.set_block_cache(Cache(CACHE_BYTES))
+        table.set_bloom_filter(10, False)  # most reads ask for what is not there
+        options.set_block_based_table_factory(table)
+        self._db = Rdict(str(path), options)
+
+    @property
+    def position(self) -> int:
+        """Changelog offset to read on from."""
+        stored = self._db.get(_POSITION)
+        return int.from_bytes(stored, "big") if stored is not None else 0
+
+    @property
+    def partly(self) -> bool:
+        """Whether a long restore did not end: the entries belong to no position."""
+        return self._db.get(_PARTLY) is not None
+
+    @property
+    def too_old(self) -> bool:
+        """Whether deletions may be missing: it was not written for longer than the changelog keeps them."""
+        stored = self._db.get(_WRITTEN)
+        return stored is not None and time.time() - int.from_bytes(stored, "big") > KEPT_DELETIONS_S
+
+    def get(self, entry_key: bytes) -> bytes | None:
+        """The stored value, checked against its hash.
+
+        Raises:
+            pipeline.state.Corrupt: it does not match.
+        """
+        stored = self._db.get(entry_key)
+        return None if stored is None else state.check(stored, entry_key)
+
+    def write(self, writes: Mapping[bytes, bytes | None], position: int | None) -> None:
+        """A batch's entries and the position behind it, at once; no position within a long restore."""
+        batch = WriteBatch(raw_mode=True)
+        if position is None:
+            batch.put(_PARTLY, b"1")
+        else:
+            batch.delete(_PARTLY)
+            batch.put(_POSITION, position.to_bytes(8, "big"))
+        for entry_key, stored in writes.items():
+            if stored is None:
+                batch.delete(entry_key)
+            else:
+                batch.put(entry_key, stored)
+        batch.put(_WRITTEN, int(time.time()).to_bytes(8, "big"))
+        self._db.write(batch)
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._db.close()
+
+
+def discard(path: Path) -> None:
+    """Remove a store, to be made again from the changelog."""
+    shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,159 @@
+"""verify: a payload's own history against scripts, values and the chain."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+from msgspec import Struct
+
+from agents.runtime.http import HttpSettings, Transport
+from agents.runtime.records import Decision, Defer, Emit, Fault, Inbound, Out, Refuse, WorldCondition
+from agents.runtime.sandbox import Sandbox
+from agents.runtime.trackers import NoQuorum, Trackers, TrackerSettings
+from pipeline.chain.answer import Answer, RootAt, Tip
+from pipeline.outcome import Condition, Verdict
+from pipeline.parse import Payload, parse
+from pipeline.policy import Policy
+from pipeline.results import About, decision_id
+from pipeline.verify import Plan, ScriptResults, Valid, plan, verify
+from schemas.flow import OPERATION, Apply, Parsed, Verified
+from schemas.flow import PARSED as SCHEMA
+from schemas.wire import Undecodable
+from topics.registry import DEAD_LETTERS, OPERATIONS, PARSED, RESULTS, RETRY_1M, RETRY_10M, RETRY_10S, Topic
+
+
+class Prepared(Struct, frozen=True):
+    """A payload with the questions it raises."""
+
+    parsed: Parsed
+    payload: Payload
+    plan: Plan
+
+
+class Gathered(Struct, frozen=True):
+    """What the world said."""
+
+    prepared: Mapping[int, Prepared | Decision]  # by the record's identity in memory
+    answers: Mapping[RootAt, Answer]
+    tip: Tip | None
+    scripts: ScriptResults
+
+
+class Verify:
+    """The stage."""
+
+    name = "verify"
+    inputs: tuple[Topic, ...] = (PARSED,)
+    outputs: tuple[Topic, ...] = (OPERATIONS, RESULTS, DEAD_LETTERS, RETRY_10S, RETRY_1M, RETRY_10M)
+    begins_traces = False
+
+    def __init__(self, policy: Policy, trackers: TrackerSettings, http: HttpSettings) -> None:
+        self._policy = policy
+        self._settings = trackers
+        self._transport = Transport(http)
+        self._sandbox = Sandbox(policy)
+        self._trackers: Trackers | None = None
+
+    async def start(self) -> None:
+        """Open connections and start the script children."""
+        await self._transport.__aenter__()
+        self._trackers = Trackers(self._settings, self._transport)
+        await self._sandbox.start()
+
+    async def stop(self) -> None:
+        """Close them."""
+        if self._trackers is not None:
+            await self._trackers.close()
+        await self._sandbox.stop()
+        await self._transport.__aexit__(None, None, None)
+
+    async def probe(self) -> None:
+        """Whether a quorum of trackers answers."""
+        assert self._trackers is not None
+        if not await self._trackers.probe():
+            raise WorldCondition(Condition("anchor.no-quorum", "too few chain trackers answer"))
+
+    def about(self, record: Inbound) -> About | None:
+        """The request the payload came with."""
+        return _about(SCHEMA.decode(record.value, record.headers))
+
+    async def gather(self, batch: Sequence[Inbound]) -> AsyncIterator[tuple[Sequence[Inbound], Gathered]]:
+        """One question for each distinct root of the batch; scripts outside the known templates run apart."""
+        assert self._trackers is not None
+        prepared = {id(record): self._prepare(record) for record in batch}
+        roots = {root for one in prepared.values() if isinstance(one, Prepared) for root in one.plan.roots}
+        try:
+            answers = await self._trackers.ask(roots)
+            tip = await self._trackers.tip() if roots else None
+        except NoQuorum as error:
+            raise WorldCondition(Condition(error.code, str(error))) from error
+        apart = [record for record in batch if _has_jobs(prepared[id(record)])]
+        if len(apart) < len(batch):
+            plain = [record for record in batch if not _has_jobs(prepared[id(record)])]
+            yield plain, Gathered(prepared, answers, tip, {})
+        running = {asyncio.ensure_future(self._run(prepared[id(record)])): record for record in apart}
+        try:
+            while running:
+                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    record = running.pop(task)
+                    yield [record], Gathered(prepared, answers, tip, task.result())
+        finally:
+            for task in running:
+                task.cancel()
+
+    def decide(self, record: Inbound, gathered: Gathered, now_ms: int) -> Decision:
+        """One operation for each context, or what is wrong."""
+        prepared = gathered.prepared[id(record)]
+        if not isinstance(prepared, Prepared):
+            return prepared
+        parsed = prepared.parsed
+        said = verify(prepared.payload, gathered.answers, gathered.scripts, gathered.tip, self._policy)
+        if isinstance(said, Verdict):
+            return Refuse(said, _about(parsed))
+        if isinstance(said, Condition):
+            return Defer(said, _about(parsed))
+        return Emit(tuple(_operations(parsed, said)))
+
+    def _prepare(self, record: Inbound) -> Prepared | Decision:
+        try:
+            parsed = SCHEMA.decode(record.value, record.headers)
+        except Undecodable as error:
+            return Fault(error.code, error.message)
+        payload = parse(parsed.beef, self._policy)
+        if isinstance(payload, Verdict):
+            # The policy may have changed since parse took it.
+            return Refuse(payload, _about(parsed))
+        planned = plan(payload, self._policy)
+        if isinstance(planned, Verdict):
+            return Refuse(planned, _about(parsed))
+        return Prepared(parsed, payload, planned)
+
+    async def _run(self, prepared: Prepared | Decision) -> ScriptResults:
+        assert isinstance(prepared, Prepared)
+        return await self._sandbox.run(prepared.plan.jobs)
+
+
+def _has_jobs(prepared: Prepared | Decision) -> bool:
+    return isinstance(prepared, Prepared) and bool(prepared.plan.jobs)
+
+
+def _about(parsed: Parsed) -> About:
+    return About.before_contexts(parsed.asked.origin, parsed.asked.request_id, parsed.txid)
+
+
+def _operations(parsed: Parsed, valid: Valid) -> list[Out]:
+    asked = parsed.asked
+    verified = Verified(
+        asked=asked,
+        txid=parsed.txid,
+        beef=parsed.beef,
+        raw=valid.raw,
+        unmined=valid.unmined,
+        spends=valid.spends,
+        fee_sat=valid.fee_sat,
+        proven_height=valid.proven_height,
+    )
+    return [
+        Out(OPERATIONS, context.encode(), OPERATION.encode(Apply(decision_id(asked.origin, context), verified)))
+        for context in asked.contexts
+    ]

@@ -1,0 +1,122 @@
+"""The stages by name: how each is put together from the settings."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from agents.runtime.cluster import Cluster, look
+from agents.runtime.outcomes import Router
+from agents.runtime.partition import AtomicStage, Lanes
+from agents.runtime.stage import Runner, Stage
+from agents.runtime.trace import Tracer
+from agents.runtime.worker import Runs, Worker
+from ops.running import run_dir
+from ops.settings import Settings
+from topics.registry import EVENTS
+
+STAGES = ("parse", "verify", "apply", "broadcast", "retry")
+"""In the order a payload meets them."""
+
+
+def make_stage(name: str, settings: Settings, cluster: Cluster) -> Any:
+    """A stage, not started. Its module is imported here: each process holds one."""
+    match name:
+        case "parse":
+            from agents.parse import Parse
+
+            return Parse(settings.parse, settings.policy, cluster.id)
+        case "verify":
+            from agents.verify import Verify
+
+            return Verify(settings.policy, settings.trackers, settings.http)
+        case "apply":
+            from agents.apply import ApplyStage
+
+            return ApplyStage(settings.apply)
+        case "broadcast":
+            from agents.broadcast import Broadcast
+
+            return Broadcast(settings.broadcast, settings.http)
+        case "retry":
+            from agents.retry import Retry
+
+            return Retry()
+    raise ValueError(f"no stage {name!r}; there are {', '.join(STAGES)}")
+
+
+def make_worker(name: str, settings: Settings) -> Worker:
+    """The worker of a stage.
+
+    Raises:
+        agents.runtime.cluster.Unreachable: no broker answers.
+        agents.runtime.worker.NotAsDeclared: a topic is missing or narrower than declared.
+        agents.runtime.health.NeedsToken: the port is bound wide without a token.
+    """
+    cluster = asyncio.run(look(settings.kafka, settings.topics))
+    stage = make_stage(name, settings, cluster)
+    changelog = getattr(stage, "changelog", None)
+    uses = (*stage.outputs, EVENTS, *((changelog,) if changelog else ()))
+    return Worker(
+        name,
+        stage.inputs,
+        uses,
+        cluster,
+        settings.kafka,
+        settings.topics,
+        settings.worker,
+        restores=changelog is not None,
+        make=_driver(stage, settings, cluster),
+        run_dir=run_dir(),
+        codes=stage_codes(stage),
+    )
+
+
+def _driver(stage: Any, settings: Settings, cluster: Cluster) -> Callable[[Worker], tuple[Runs, Any, Any]]:
+    def make(worker: Worker) -> tuple[Runs, Any, Any]:
+        router = Router(stage.name, settings.topics.prefix, int(settings.retry.give_up_after_s * 1000))
+        tracer = Tracer(stage.name, settings.trace)
+        if hasattr(stage, "changelog"):
+            atomic: AtomicStage = stage
+            lanes = Lanes(
+                atomic,
+                worker.desk,
+                router,
+                tracer,
+                settings.kafka,
+                settings.topics,
+                settings.worker,
+                cluster.partitions,
+            )
+            return lanes, stage.start, _stopping(stage, tracer)
+        plain: Stage[Any] = stage
+        runner = Runner(
+            plain,
+            worker.desk,
+            router,
+            tracer,
+            batch_records=settings.worker.batch_records,
+            fault_limit=settings.worker.fault_limit,
+            due=getattr(stage, "due", None),
+        )
+        return runner, stage.start, _stopping(stage, tracer)
+
+    return make
+
+
+def _stopping(stage: Any, tracer: Tracer) -> Callable[[], Any]:
+    async def stop() -> None:
+        await stage.stop()
+        tracer.close()
+
+    return stop
+
+
+def stage_codes(stage: Any) -> list[tuple[str, str]]:
+    """Outcomes a stage can count, for series that begin at 0."""
+    from pipeline.outcome import CODES
+
+    found = [("ok", "")]
+    for row in CODES:
+        kind = "world" if row.scope == "world" else row.kind
+        found.append((kind, row.code))
+    return found

@@ -1,0 +1,74 @@
+"""Bringing a copy of the state up to date from its changelog (STORE-1)."""
+
+import msgspec
+
+from pipeline import state
+from pipeline.state import APPLIED_KEY, Corrupt, Layer, Live, View
+from schemas.state import AppliedOffset, Head
+
+_applied = msgspec.msgpack.Decoder(AppliedOffset).decode
+_head = msgspec.msgpack.Decoder(Head).decode
+
+
+class Follower:
+    """Takes changelog records and keeps the sums that follow from them.
+
+    Compaction may have dropped any record that a later one replaces, so the sums are those the heads state at the end
+    of the changelog, and not necessarily before.
+    """
+
+    def __init__(self, copy: View) -> None:
+        self._copy = copy
+        self._layer = Layer(copy)
+        self._sums: dict[bytes, Live] = {}
+        self.applied: AppliedOffset | None = None
+
+    def take(self, entry_key: bytes, stored: bytes | None) -> None:
+        """One record.
+
+        Raises:
+            Corrupt: the value does not match its hash.
+        """
+        if stored is not None:
+            state.check(stored, entry_key)
+        if entry_key == APPLIED_KEY:
+            assert stored is not None  # it is written, never deleted
+            self.applied = _applied(stored[32:])
+        else:
+            context = state.context_of(entry_key)
+            live = self._sums.get(context)
+            if live is None:
+                live = self._stated(context)
+            if context != entry_key:
+                old = self._layer.get(entry_key)
+                if old != stored:
+                    live = state.moved(live, entry_key, old, stored)
+            self._sums[context] = live
+        self._layer.writes[entry_key] = stored
+
+    def __len__(self) -> int:
+        """Records that `writes` would give."""
+        return len(self._layer.writes)
+
+    def writes(self) -> dict[bytes, bytes | None]:
+        """What was taken since the last call, for the copy, which must hold it before the next `take`."""
+        found = self._layer.writes
+        self._layer = Layer(self._copy)
+        return found
+
+    def compare(self) -> None:
+        """At the end of the changelog, with all of it in the copy or in hand.
+
+        Raises:
+            Corrupt: a context's roots are not those its head states.
+        """
+        for context, live in self._sums.items():
+            stated = self._stated(context)
+            if (stated.state_sum, stated.store_sum) != (live.state_sum, live.store_sum):
+                raise Corrupt(
+                    f"context {context.decode()}: its entries do not give the roots of sequence {stated.sequence}"
+                )
+
+    def _stated(self, context: bytes) -> Live:
+        stored = self._layer.get(context)
+        return Live() if stored is None else Live.read(_head(stored[32:]))

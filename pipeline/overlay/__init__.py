@@ -1,0 +1,1 @@
+"""Overlay topics (BRC-22): the rules that admit outputs."""

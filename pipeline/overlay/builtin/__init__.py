@@ -1,0 +1,1 @@
+"""Topic managers that come with the product, one overlay topic a file."""

@@ -1,0 +1,138 @@
+"""Topic managers: the rule of an overlay topic (BRC-22, BRC-87), as a plug-in.
+
+A manager is deterministic: no clock, no network, no state of its own. What it raises costs the record it was asked
+about, and is never "nothing admitted".
+"""
+
+from functools import cached_property
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Protocol, runtime_checkable
+
+from msgspec import Struct
+
+from pipeline.codec.tx import Tx, read_tx
+from schemas.external import Admittance
+from schemas.types import Txid, is_topic_name
+
+CONTRACT = 1
+"""Version of this interface; a manager may state the one it was written for as `contract`."""
+
+GROUP = "beefline.topic_managers"
+"""Entry-point group: the name is the overlay topic's, the value a class or a function without arguments."""
+
+
+class Output(Struct, frozen=True):
+    """An output of the transaction: value in satoshis, and locking script."""
+
+    satoshis: int
+    script: bytes
+
+
+class Subject:
+    """The transaction a manager judges.
+
+    txid: 32 bytes, wire order.
+    raw: the transaction's bytes.
+    beef: it and its ancestors, BEEF V1.
+    previous_coins: input indices that spend coins admitted to this topic and not spent before, ascending.
+    off_chain_values: what the sender added for the managers, or nothing.
+    """
+
+    def __init__(
+        self, txid: Txid, raw: bytes, beef: bytes, previous_coins: tuple[int, ...] = (), off_chain_values: bytes = b""
+    ) -> None:
+        self.txid = txid
+        self.raw = raw
+        self.beef = beef
+        self.previous_coins = previous_coins
+        self.off_chain_values = off_chain_values
+
+    @cached_property
+    def tx(self) -> Tx:
+        """The transaction, read when first asked for."""
+        return read_tx(self.raw)
+
+    @property
+    def output_count(self) -> int:
+        """How many outputs it makes."""
+        return len(self.tx.outs) - 1
+
+    @cached_property
+    def outputs(self) -> tuple[Output, ...]:
+        """What it makes, in order."""
+        tx = self.tx
+        return tuple(Output(tx.satoshis(vout), tx.locking(vout)) for vout in range(self.output_count))
+
+
+@runtime_checkable
+class TopicManager(Protocol):
+    """The rule of one overlay topic."""
+
+    version: str
+    """Part of what a judgement depends on; change it with the rule."""
+
+    def admit(self, subject: Subject) -> Admittance:
+        """Which outputs enter and which spent coins are retained (`identifyAdmissibleOutputs` of BRC-22).
+
+        `coins_removed` may be left empty: what is spent and not retained is removed.
+        """
+        ...
+
+
+class BadManager(Exception):  # noqa: N818 - what the plug-in is
+    """A manager cannot be loaded, or answers what no manager may."""
+
+
+def load(names: tuple[str, ...]) -> dict[str, TopicManager]:
+    """Managers by overlay topic.
+
+    names: `tm_x` (an installed entry point), or `tm_x=package.module:Class`.
+
+    Raises:
+        BadManager: a name that BRC-87 does not allow, that nothing provides, or whose code does not load.
+    """
+    installed = {point.name: point for point in entry_points(group=GROUP)}
+    managers: dict[str, TopicManager] = {}
+    for spec in names:
+        topic, _, path = spec.partition("=")
+        if not is_topic_name(topic):
+            raise BadManager(f"{topic!r} is no overlay topic name: tm_ and lower-case words, 50 bytes at most (BRC-87)")
+        if not path and topic not in installed:
+            known = ", ".join(sorted(installed)) or "none"
+            raise BadManager(f"no installed package provides {topic} (entry points: {known})")
+        managers[topic] = _make(topic, path or installed[topic].value)
+    return managers
+
+
+def _make(topic: str, path: str) -> TopicManager:
+    module, _, name = path.partition(":")
+    try:
+        made = getattr(import_module(module), name)()
+    except Exception as error:
+        raise BadManager(f"{topic}: {path} does not load: {type(error).__name__}: {error}") from error
+    if not isinstance(made, TopicManager):
+        raise BadManager(f"{topic}: {path} is no topic manager: it lacks `version` or `admit`")
+    if getattr(made, "contract", CONTRACT) != CONTRACT:
+        raise BadManager(f"{topic}: {path} was written for another version of the interface; this is {CONTRACT}")
+    return made
+
+
+def admit(manager: TopicManager, topic: str, subject: Subject) -> Admittance:
+    """Ask a manager, and hold it to its contract. The answer is sorted, and names the coins removed.
+
+    Raises:
+        BadManager: indices that do not exist, or coins that are not this topic's.
+        Exception: whatever the manager raises.
+    """
+    said = manager.admit(subject)
+    outputs = subject.output_count
+    admitted = sorted(set(said.outputs_to_admit))
+    if admitted and not 0 <= admitted[0] <= admitted[-1] < outputs:
+        raise BadManager(f"{topic} admits output {admitted[-1]} of {outputs}")
+    retained = sorted(set(said.coins_to_retain))
+    strangers = set(retained) - set(subject.previous_coins)
+    if strangers:
+        raise BadManager(f"{topic} retains inputs {sorted(strangers)}, which spend no coin of it")
+    removed = tuple(index for index in subject.previous_coins if index not in set(retained))
+    return Admittance(tuple(admitted), tuple(retained), removed)

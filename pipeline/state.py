@@ -1,0 +1,203 @@
+"""The state of contexts: key layout, layers of writes over a store, and both roots.
+
+A stored value is 32 bytes of SHA-256 and then the value (STORE-2). An entry's key is its context, a zero byte, one
+letter for its kind, and the rest; a context's head stands under the context alone.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Protocol
+
+from msgspec import Struct, msgpack
+
+from pipeline import lthash
+from schemas.journal import Effects
+from schemas.state import Head
+from schemas.types import Context
+
+COIN = b"c"  # outpoint -> Coin: admitted, and nothing known spends it
+HISTORY = b"h"  # outpoint -> Retained: spent by a judged transaction, and kept by its manager
+TX = b"t"  # txid -> Applied: the answer to a repeat
+KNOWN = b"k"  # txid -> Known: its spends count, whether it was judged or came as an ancestor
+SPEND = b"s"  # outpoint -> txid of the known transaction that spends it
+TOMBSTONE = b"x"  # txid -> Tombstone: the network refused it
+LOSER = b"l"  # outpoint -> ingest coordinates that lost it
+
+IN_STATE_ROOT = frozenset(COIN + HISTORY)
+"""Kinds under the state root: what the context holds. All others sway later decisions: the store root."""
+
+APPLIED_KEY = b"\0applied"
+"""Key of the applied offset, in the changelog and in the local store. No context begins with a zero byte."""
+
+NO_HASH = bytes(32)
+
+
+class Corrupt(Exception):  # noqa: N818 - what the store is
+    """A stored value does not match its hash."""
+
+
+class View(Protocol):
+    """Something that holds stored values."""
+
+    def get(self, key: bytes) -> bytes | None:
+        """The stored value (hash and value), or None.
+
+        Raises:
+            Corrupt: it does not match its hash.
+        """
+        ...
+
+
+class Live(Struct, frozen=True):
+    """A context's head, ready for arithmetic."""
+
+    sequence: int = 0
+    entry_hash: bytes = NO_HASH
+    state_sum: int = lthash.EMPTY
+    store_sum: int = lthash.EMPTY
+
+    @classmethod
+    def read(cls, head: Head) -> "Live":
+        """From its stored form."""
+        return cls(head.sequence, head.entry_hash, lthash.load(head.state_sum), lthash.load(head.store_sum))
+
+    def stored(self) -> Head:
+        """In its stored form."""
+        return Head(self.sequence, self.entry_hash, lthash.dump(self.state_sum), lthash.dump(self.store_sum))
+
+    @property
+    def state_root(self) -> bytes:
+        """32 bytes over coins and history."""
+        return lthash.root(self.state_sum)
+
+    @property
+    def store_root(self) -> bytes:
+        """32 bytes over everything else that sways a decision."""
+        return lthash.root(self.store_sum)
+
+
+def key(context: Context, kind: bytes, rest: bytes) -> bytes:
+    """Key of an entry."""
+    return context.encode() + b"\0" + kind + rest
+
+
+def head_key(context: Context) -> bytes:
+    """Key of a context's head."""
+    return context.encode()
+
+
+def context_of(entry_key: bytes) -> bytes:
+    """The context an entry belongs to, as bytes; the key itself for a head."""
+    return entry_key.split(b"\0", 1)[0]
+
+
+def seal(value: bytes) -> bytes:
+    """A value as it is stored."""
+    return hashlib.sha256(value).digest() + value
+
+
+def unseal(stored: bytes) -> bytes:
+    """The value of a stored value that is checked already."""
+    return stored[32:]
+
+
+def check(stored: bytes, entry_key: bytes) -> bytes:
+    """The stored value again, if it matches its hash.
+
+    Raises:
+        Corrupt: it does not.
+    """
+    if hashlib.sha256(memoryview(stored)[32:]).digest() != stored[:32]:
+        raise Corrupt(f"the value of {entry_key!r} does not match its hash")
+    return stored
+
+
+def moved(total: Live, entry_key: bytes, old: bytes | None, new: bytes | None) -> Live:
+    """The sums after one entry went from `old` to `new` (stored values; None is absent)."""
+    kind = entry_key[entry_key.index(b"\0") + 1]
+    in_state = kind in IN_STATE_ROOT
+    value = total.state_sum if in_state else total.store_sum
+    if old is not None:
+        value = lthash.remove(value, lthash.element(entry_key + old[:32]))
+    if new is not None:
+        value = lthash.add(value, lthash.element(entry_key + new[:32]))
+    if in_state:
+        return Live(total.sequence, total.entry_hash, value, total.store_sum)
+    return Live(total.sequence, total.entry_hash, total.state_sum, value)
+
+
+class Layer:
+    """Writes over a view. What is not merged never happened."""
+
+    def __init__(self, below: View) -> None:
+        self._below = below
+        self.writes: dict[bytes, bytes | None] = {}
+
+    def get(self, entry_key: bytes) -> bytes | None:
+        """See `View.get`."""
+        try:
+            return self.writes[entry_key]
+        except KeyError:
+            return self._below.get(entry_key)
+
+    def value(self, entry_key: bytes) -> bytes | None:
+        """The value without its hash."""
+        stored = self.get(entry_key)
+        return None if stored is None else stored[32:]
+
+    def put(self, entry_key: bytes, value: bytes) -> None:
+        """Write an entry."""
+        self.writes[entry_key] = seal(value)
+
+    def delete(self, entry_key: bytes) -> None:
+        """Remove an entry."""
+        self.writes[entry_key] = None
+
+    def merge_into(self, below: "Layer") -> None:
+        """Make these writes part of the layer below."""
+        below.writes.update(self.writes)
+
+    def changes(self, head: Live) -> tuple[Effects, Live]:
+        """What these writes change of one context: effects by key and hash, and the sums after them."""
+        added: list[tuple[bytes, bytes]] = []
+        removed: list[tuple[bytes, bytes]] = []
+        for entry_key, new in self.writes.items():
+            old = self._below.get(entry_key)
+            if old == new:
+                continue
+            if old is not None:
+                removed.append((entry_key, old[:32]))
+            if new is not None:
+                added.append((entry_key, new[:32]))
+            head = moved(head, entry_key, old, new)
+        return Effects(tuple(added), tuple(removed)), head
+
+
+class Memory:
+    """A store in memory."""
+
+    def __init__(self, entries: Mapping[bytes, bytes] | None = None) -> None:
+        self.entries = dict(entries or {})
+
+    def get(self, entry_key: bytes) -> bytes | None:
+        """See `View.get`."""
+        stored = self.entries.get(entry_key)
+        return None if stored is None else check(stored, entry_key)
+
+    def write(self, writes: Mapping[bytes, bytes | None]) -> None:
+        """Apply a layer's writes."""
+        for entry_key, stored in writes.items():
+            if stored is None:
+                self.entries.pop(entry_key, None)
+            else:
+                self.entries[entry_key] = stored
+
+
+_head = msgpack.Decoder(Head).decode
+encode = msgpack.Encoder().encode
+
+
+def head_of(view: View, context: Context) -> Live:
+    """Where a context stands; one that holds nothing stands at sequence 0."""
+    stored = view.get(head_key(context))
+    return Live() if stored is None else Live.read(_head(stored[32:]))
