@@ -1,0 +1,122 @@
+"""`beefline simulate`: one simulated service in the foreground. Its URL is the first line on stdout."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+Command = Callable[..., Any]
+FOLDER = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(dir_okay=False, path_type=Path)
+GUARDED = "End when the parent ends; told its pid, also when it ended before this began."
+
+
+@click.group()
+def simulate() -> None:
+    """A simulated service: ARC, or a header service. POST /simulate/faults scripts what is wrong with it."""
+
+
+def _common(command: Command) -> Command:
+    """The options every service has."""
+    options = [
+        click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on."),
+        click.option("--port", default=0, show_default=True, help="Port; 0 takes a free one."),
+        click.option("--chain", type=FOLDER, help="The simulated chain; made when there is none."),
+        click.option("--token", default="", help="Key that requests must carry; any is taken when empty."),
+        click.option("--guarded", is_flag=False, flag_value=-1, type=int, metavar="[=PID]", help=GUARDED),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _guard(guarded: int | None) -> None:
+    if guarded is not None:
+        import os
+
+        from ops.simulate.service import end_with_parent
+
+        end_with_parent(os.getppid() if guarded == -1 else guarded)
+
+
+@simulate.command()
+@_common
+@click.option(
+    "--network",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File that endpoints of one network share, and remember by.",
+)
+@click.option(
+    "--fee-sat-per-kb", default=1, show_default=True, help="Fee asked for, satoshis for 1,000 bytes; 0 asks for none."
+)
+@click.option("--max-tx-bytes", default=10_000_000, show_default=True, help="Largest transaction taken.")
+@click.option("--stored-ms", default=5, show_default=True, help="From RECEIVED to STORED.")
+@click.option("--seen-ms", default=20, show_default=True, help="From RECEIVED to SEEN_ON_NETWORK.")
+@click.option(
+    "--orphans",
+    type=click.Choice(["mempool", "refuse"]),
+    default="mempool",
+    show_default=True,
+    help="Unknown parents: SEEN_IN_ORPHAN_MEMPOOL, or 460.",
+)
+@click.option(
+    "--conflicts",
+    type=click.Choice(["refuse", "attempt"]),
+    default="refuse",
+    show_default=True,
+    help="A second spender: 466, or DOUBLE_SPEND_ATTEMPTED.",
+)
+def arc(
+    host: str,
+    port: int,
+    chain: Path | None,
+    token: str,
+    guarded: int | None,
+    network: Path | None,
+    fee_sat_per_kb: int,
+    max_tx_bytes: int,
+    **options: Any,
+) -> None:
+    """An ARC endpoint that validates what it gets."""
+    _guard(guarded)
+    import asyncio
+
+    from ops.instruments.chain import Chain
+    from ops.simulate.arc import ArcOptions
+    from ops.simulate.arc_http import ArcService
+    from ops.simulate.mined import MinedView
+    from ops.simulate.network import Network
+    from ops.simulate.rules import Policy
+
+    policy = Policy(max_tx_bytes=max_tx_bytes, fee_sat_per_kb=fee_sat_per_kb)
+    known = Network(MinedView(Chain.open(chain)), network)
+
+    async def serve() -> None:
+        await ArcService(known, ArcOptions(policy=policy, **options), token).run(host, port)
+
+    asyncio.run(serve())
+
+
+@simulate.command()
+@_common
+@click.option(
+    "--dialect",
+    type=click.Choice(["bhs", "chaintracks", "woc"]),
+    required=True,
+    help="Block Headers Service, Chaintracks, WhatsOnChain.",
+)
+def headers(host: str, port: int, chain: Path | None, token: str, guarded: int | None, dialect: str) -> None:
+    """A header service over the simulated chain."""
+    _guard(guarded)
+    import asyncio
+
+    from ops.instruments.chain import Chain
+    from ops.simulate.dialects import DIALECTS
+
+    opened = Chain.open(chain)
+
+    async def serve() -> None:
+        await DIALECTS[dialect](opened, token).run(host, port)
+
+    asyncio.run(serve())
