@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from agents.runtime.http import HttpSettings, Transport
 from agents.runtime.records import Decision, Defer, Emit, Fault, Inbound, Out, Refuse, WorldCondition
-from agents.runtime.sandbox import Sandbox
+from agents.runtime.sandbox import Sandbox, SandboxSettings
 from agents.runtime.trackers import NoQuorum, Trackers, TrackerSettings
 from pipeline.chain.answer import Answer, RootAt, Tip
 from pipeline.outcome import Condition, Verdict
@@ -34,7 +34,7 @@ class Gathered(Struct, frozen=True):
 
     prepared: Mapping[int, Prepared | Decision]  # by the record's identity in memory
     answers: Mapping[RootAt, Answer]
-    tip: Tip | None
+    tip: Tip
     scripts: ScriptResults
 
 
@@ -46,11 +46,11 @@ class Verify:
     outputs: tuple[Topic, ...] = (OPERATIONS, RESULTS, DEAD_LETTERS, RETRY_10S, RETRY_1M, RETRY_10M)
     begins_traces = False
 
-    def __init__(self, policy: Policy, trackers: TrackerSettings, http: HttpSettings) -> None:
+    def __init__(self, policy: Policy, trackers: TrackerSettings, http: HttpSettings, sandbox: SandboxSettings) -> None:
         self._policy = policy
         self._settings = trackers
         self._transport = Transport(http)
-        self._sandbox = Sandbox(policy)
+        self._sandbox = Sandbox(policy, sandbox)
         self._trackers: Trackers | None = None
 
     async def start(self) -> None:
@@ -79,11 +79,11 @@ class Verify:
     async def gather(self, batch: Sequence[Inbound]) -> AsyncIterator[tuple[Sequence[Inbound], Gathered]]:
         """One question for each distinct root of the batch; scripts outside the known templates run apart."""
         assert self._trackers is not None
-        prepared = {id(record): self._prepare(record) for record in batch}
-        roots = {root for one in prepared.values() if isinstance(one, Prepared) for root in one.plan.roots}
         try:
+            tip = await self._trackers.tip()
+            prepared = {id(record): self._prepare(record, tip) for record in batch}
+            roots = {root for one in prepared.values() if isinstance(one, Prepared) for root in one.plan.roots}
             answers = await self._trackers.ask(roots)
-            tip = await self._trackers.tip() if roots else None
         except NoQuorum as error:
             raise WorldCondition(Condition(error.code, str(error))) from error
         apart = [record for record in batch if _has_jobs(prepared[id(record)])]
@@ -114,7 +114,7 @@ class Verify:
             return Defer(said, _about(parsed))
         return Emit(tuple(_operations(parsed, said)))
 
-    def _prepare(self, record: Inbound) -> Prepared | Decision:
+    def _prepare(self, record: Inbound, tip: Tip) -> Prepared | Decision:
         try:
             parsed = SCHEMA.decode(record.value, record.headers)
         except Undecodable as error:
@@ -123,7 +123,7 @@ class Verify:
         if isinstance(payload, Verdict):
             # The policy may have changed since parse took it.
             return Refuse(payload, _about(parsed))
-        planned = plan(payload, self._policy)
+        planned = plan(payload, self._policy, tip)
         if isinstance(planned, Verdict):
             return Refuse(planned, _about(parsed))
         return Prepared(parsed, payload, planned)

@@ -18,6 +18,7 @@ from agents.apply import ApplySettings
 from agents.parse import ParseSettings
 from agents.runtime.endpoints import BroadcastSettings
 from agents.runtime.http import HttpSettings
+from agents.runtime.sandbox import SandboxSettings
 from agents.runtime.settings import (
     KafkaSettings,
     LogSettings,
@@ -59,6 +60,7 @@ class Settings(Struct, frozen=True):
     parse: ParseSettings = ParseSettings()
     policy: Policy = Policy()
     trackers: TrackerSettings = TrackerSettings()
+    sandbox: SandboxSettings = SandboxSettings()
     apply: ApplySettings = ApplySettings()
     broadcast: BroadcastSettings = BroadcastSettings()
     http: HttpSettings = HttpSettings()

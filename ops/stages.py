@@ -28,7 +28,7 @@ def make_stage(name: str, settings: Settings, cluster: Cluster) -> Any:
         case "verify":
             from agents.verify import Verify
 
-            return Verify(settings.policy, settings.trackers, settings.http)
+            return Verify(settings.policy, settings.trackers, settings.http, settings.sandbox)
         case "apply":
             from agents.apply import ApplyStage
 
