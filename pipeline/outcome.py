@@ -125,6 +125,7 @@ CODES: tuple[Code, ...] = (
     _verdict("network.double-spend", "The network knows another transaction that spends the same output.", "Spend another output.", 466),
     _verdict("network.frozen", "The output is frozen.", "Spend another output.", 471),
     _verdict("network.too-large", "The transaction is larger than the endpoints take.", "Send less at once.", 474),
+    _condition("network.contested", "The network has seen another transaction that spends the same output, and has not decided.", _WAIT),
     _condition("network.orphan", "The network misses an ancestor.", _WAIT, 460),
     _condition("network.not-final", "The network says that a lock time lies ahead.", _WAIT, 476),
     _condition("network.undecided", "No endpoint has given an answer that decides.", _WAIT),

@@ -1,0 +1,227 @@
+"""What to make of a broadcast request and the endpoints' replies to it.
+
+A request is whole: its un-mined ancestors first, then the subject (CAST-1). The rule, by the subject's replies:
+
+- **Success** when one endpoint, any, accepted it (CAST-2). Accepted is what an endpoint took responsibility for: from
+  RECEIVED on it has validated the transaction, stored it, and sends it again by itself until the network has it.
+  Waiting here for the network's own word would hold a partition for seconds, and it would not be final either (what
+  was seen can still be rejected); following a transaction further is another stage's work. One thing an endpoint's
+  acceptance cannot vouch for are the ancestors, since Extended Format is validated without them: a subject that is on
+  its way counts once every un-mined ancestor is accepted somewhere too, one that the network has seen counts at once.
+- **Ask again** while an endpoint that has tries left gave no answer (time-out, 5xx, unreadable, pending).
+- **Refused**, once nothing is left to ask: every configured endpoint gave a final answer; or a node rejected it, and of
+  the other endpoints those that answered are final too. A refusal by an endpoint's own policy (fee, size, …) alone is
+  no consensus: while another endpoint has not spoken, it waits. That one endpoint's 461, 463, 464 or 468 could decide
+  when our verifier agrees never comes to pass here: what is broadcast has passed our verifier.
+- **Waits** otherwise: an ancestor is missing, a lock time lies ahead, a rival is known, or nobody decided. Our own
+  faults (key, account, address) and an endpoint's absence never refuse anything.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+from typing import TypeAlias
+
+from msgspec import Struct
+
+from pipeline.broadcasters import Reply
+from pipeline.outcome import Condition, Verdict
+from schemas.flow import BroadcastRequest, Unmined
+from schemas.types import Txid, display
+
+Replies: TypeAlias = Mapping[str, Mapping[Txid, Reply]]
+"""Endpoint, transaction, its newest reply."""
+
+Call: TypeAlias = tuple[Unmined, ...]
+"""Transactions of one call, ancestors first."""
+
+Lane: TypeAlias = tuple[Call, ...]
+"""Calls to one endpoint that must follow each other: each after the reply to the one before."""
+
+
+class Success(Struct, frozen=True):
+    """The network has it, or an endpoint answers for it."""
+
+    accepted: tuple[tuple[Txid, str], ...]  # what of the family was accepted, and the first endpoint that did; in order
+
+
+class Refused(Struct, frozen=True):
+    """The network will not take it."""
+
+    verdict: Verdict
+    endpoint: str  # whose words the verdict repeats
+    competing: tuple[Txid, ...] = ()
+
+
+class Waits(Struct, frozen=True):
+    """Nobody decided; to be tried again later."""
+
+    condition: Condition
+    competing: tuple[Txid, ...] = ()
+
+
+class AskAgain(Struct, frozen=True):
+    """Who is to be asked next, about which transactions, ancestors first."""
+
+    calls: Mapping[str, tuple[Txid, ...]]
+
+
+Step: TypeAlias = Success | Refused | Waits | AskAgain
+
+UNANSWERED = frozenset({"transport", "pending"})
+"""Kinds that a further try may turn into an answer."""
+
+
+def decide(
+    request: BroadcastRequest,
+    endpoints: Sequence[str],
+    replies: Replies,
+    known: Mapping[Txid, str],
+    asked: Mapping[str, int],
+    attempts: int,
+) -> Step:
+    """What is next for `request`, by the rule above.
+
+    endpoints: names of all that are configured, in order of preference.
+    known: transactions accepted earlier, and by whom; they count as accepted and are not sent again.
+    asked: how often each endpoint has been asked; `attempts` is the limit. A request without un-mined transactions
+    needs nothing.
+    """
+    accepted = tuple(
+        (member.txid, by)
+        for member in request.unmined
+        if (by := _accepted_by(member.txid, endpoints, replies, known)) is not None
+    )
+    if _stands(request, {txid for txid, _ in accepted}, endpoints, replies, known):
+        return Success(accepted)
+    calls = {
+        name: wanted
+        for name in endpoints
+        if asked.get(name, 0) < attempts and (wanted := _unanswered(request, name, replies.get(name, {}), known))
+    }
+    if calls:
+        return AskAgain(calls)
+    words = [(name, reply) for name in endpoints if (reply := replies.get(name, {}).get(request.txid)) is not None]
+    competing = tuple(dict.fromkeys(rival for _, reply in words for rival in reply.competing))
+    if refusal := _refusal(words, len(endpoints)):
+        name, reply = refusal
+        return Refused(Verdict(reply.code, _said(name, reply)), name, competing)
+    return Waits(_condition(request, {txid for txid, _ in accepted}, words, endpoints, replies), competing)
+
+
+def _accepted_by(txid: Txid, endpoints: Sequence[str], replies: Replies, known: Mapping[Txid, str]) -> str | None:
+    if txid in known:
+        return known[txid]
+    return next(
+        (n for n in endpoints if (reply := replies.get(n, {}).get(txid)) is not None and reply.kind == "accepted"), None
+    )
+
+
+def _stands(
+    request: BroadcastRequest,
+    accepted: Set[Txid],
+    endpoints: Sequence[str],
+    replies: Replies,
+    known: Mapping[Txid, str],
+) -> bool:
+    if not request.unmined or request.txid in known:
+        return True
+    if request.txid not in accepted:
+        return False
+    words = (replies.get(name, {}).get(request.txid) for name in endpoints)
+    if any(reply is not None and reply.kind == "accepted" and reply.network for reply in words):
+        return True
+    return all(member.txid in accepted for member in request.unmined)
+
+
+def _unanswered(
+    request: BroadcastRequest, name: str, replies: Mapping[Txid, Reply], known: Mapping[Txid, str]
+) -> tuple[Txid, ...]:
+    if any(reply.kind in ("config", "unavailable") for m in request.unmined if (reply := replies.get(m.txid))):
+        return ()  # it is paused: asking at once brings the same
+    return tuple(
+        member.txid
+        for member in request.unmined
+        if member.txid not in known and ((reply := replies.get(member.txid)) is None or reply.kind in UNANSWERED)
+    )
+
+
+def _refusal(words: Sequence[tuple[str, Reply]], configured: int) -> tuple[str, Reply] | None:
+    final = [(name, reply) for name, reply in words if reply.kind == "refused"]
+    by_node = [(name, reply) for name, reply in final if reply.network]
+    undecided = any(reply.kind in ("pending", "condition", "accepted") for _, reply in words)
+    if final and (len(final) == configured or (by_node and not undecided)):
+        return (by_node or final)[0]  # the network's own word says most
+    return None
+
+
+def _condition(
+    request: BroadcastRequest,
+    accepted: Set[Txid],
+    words: Sequence[tuple[str, Reply]],
+    endpoints: Sequence[str],
+    replies: Replies,
+) -> Condition:
+    if request.txid in accepted:
+        missing = next(m.txid for m in request.unmined if m.txid not in accepted)
+        said = [_said(n, reply) for n in endpoints if (reply := replies.get(n, {}).get(missing)) is not None]
+        return Condition("network.orphan", f"ancestor {display(missing)}: {'; '.join(said) or 'not sent'}")
+    code = next((reply.code for _, reply in words if reply.kind == "condition"), "network.undecided")
+    return Condition(code, "; ".join(_said(name, reply) for name, reply in words) or "no endpoint was asked")
+
+
+def _said(name: str, reply: Reply) -> str:
+    return f"{name}: {' '.join(filter(None, (reply.status, reply.message))) or reply.kind}"
+
+
+def lanes(requests: Sequence[BroadcastRequest], wanted: Set[Txid], limit: int, limit_bytes: int) -> tuple[Lane, ...]:
+    """The calls that carry `wanted` (each transaction once) to one endpoint; lanes may be called side by side.
+
+    Families, that is requests that share a transaction, stay together, ancestors first, so that none is split over
+    lanes (CAST-1). Small families share a call of at most `limit` transactions and `limit_bytes`; one that is larger
+    is a lane of several calls. A transaction above `limit_bytes` is sent alone.
+    """
+    shared: list[list[Unmined]] = []
+    long: list[Lane] = []
+    for family in _families(requests):
+        calls = _cut([member for member in family if member.txid in wanted], limit, limit_bytes)
+        if len(calls) > 1:
+            long.append(tuple(tuple(call) for call in calls))
+        elif calls and shared and _fits([*shared[-1], *calls[0]], limit, limit_bytes):
+            shared[-1] += calls[0]
+        else:
+            shared += calls
+    return (*((tuple(call),) for call in shared), *long)
+
+
+def halves(call: Call) -> Lane:
+    """A call that was refused as a whole, as two: in a lane, since the second half may descend from the first."""
+    middle = (len(call) + 1) // 2
+    return tuple(half for half in (call[:middle], call[middle:]) if half)
+
+
+def _families(requests: Sequence[BroadcastRequest]) -> list[list[Unmined]]:
+    """Members of connected requests, each once, in an order in which ancestors come first."""
+    family_of: dict[Txid, int] = {}
+    families: dict[int, dict[Txid, Unmined]] = {}
+    for number, request in enumerate(requests):
+        touched = sorted({family_of[m.txid] for m in request.unmined if m.txid in family_of})
+        merged: dict[Txid, Unmined] = {}
+        # Earlier requests first: what one of them lists is preceded there by all its ancestors that are not mined.
+        for member in (*(m for old in touched for m in families.pop(old).values()), *request.unmined):
+            merged.setdefault(member.txid, member)
+            family_of[member.txid] = number
+        families[number] = merged
+    return [list(members.values()) for members in families.values()]
+
+
+def _cut(members: Iterable[Unmined], limit: int, limit_bytes: int) -> list[list[Unmined]]:
+    calls: list[list[Unmined]] = []
+    for member in members:
+        if calls and _fits([*calls[-1], member], limit, limit_bytes):
+            calls[-1].append(member)
+        else:
+            calls.append([member])
+    return calls
+
+
+def _fits(call: Sequence[Unmined], limit: int, limit_bytes: int) -> bool:
+    return len(call) <= limit and sum(len(member.ef) for member in call) <= limit_bytes
