@@ -1,0 +1,1 @@
+"""How it is run: command line, settings, local broker, simulators, instruments."""

@@ -96,5 +96,5 @@ def local_settings() -> tuple[str, ...]:
 
 def broker_settings(bootstrap: str, nodes: int) -> tuple[str, ...]:
     """Settings that fit a local broker."""
-    copies = min(3, nodes)
+    copies = min(3, max(1, nodes))  # of a broker known by its address alone, nobody counts nodes
     return (f"kafka.bootstrap={bootstrap}", f"topics.replication={copies}", f"topics.min_isr={max(1, copies - 1)}")

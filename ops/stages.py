@@ -53,11 +53,15 @@ def make_worker(name: str, settings: Settings) -> Worker:
         agents.runtime.health.NeedsToken: the port is bound wide without a token.
     """
     cluster = asyncio.run(look(settings.kafka, settings.topics))
-    stage = make_stage(name, settings, cluster)
+    return worker_of(make_stage(name, settings, cluster), settings, cluster)
+
+
+def worker_of(stage: Any, settings: Settings, cluster: Cluster) -> Worker:
+    """The worker of a stage that is made already. Raises as `make_worker`."""
     changelog = getattr(stage, "changelog", None)
     uses = (*stage.outputs, EVENTS, *((changelog,) if changelog else ()))
     return Worker(
-        name,
+        stage.name,
         stage.inputs,
         uses,
         cluster,

@@ -46,6 +46,7 @@ class Topic(Struct, frozen=True, kw_only=True):
     readers: tuple[str, ...]
     external: bool = False
     broker_time: bool = False  # LogAppendTime
+    segment_bytes: int = 0  # 0: the broker's own; a segment always takes the largest record
     config: tuple[tuple[str, str], ...] = ()
 
     def named(self, prefix: str) -> str:
@@ -65,6 +66,11 @@ class Topic(Struct, frozen=True, kw_only=True):
             "message.timestamp.type": "LogAppendTime" if self.broker_time else "CreateTime",
             "min.insync.replicas": str(min_isr),
             **dict(self.config),
+            **(
+                {"segment.bytes": str(max(self.segment_bytes, 2 * self.max_bytes(payload)))}
+                if self.segment_bytes
+                else {}
+            ),
         }
 
 
@@ -134,9 +140,9 @@ STATE = Topic(
     growth_why="One transaction's entry: its bytes and its consumed coins.",
     writers=("apply",),
     readers=("apply", "replica"),
+    segment_bytes=64 << 20,  # small: compaction passes over closed segments only
     config=(
         ("delete.retention.ms", str(WEEK * 3_600_000)),  # a copy that was away shorter still sees deletions
-        ("segment.bytes", str(64 * 1024 * 1024)),  # small segments: compaction passes over closed ones only
         ("segment.ms", "3600000"),
         ("min.cleanable.dirty.ratio", "0.1"),  # a restore reads little that is out of date
     ),

@@ -32,6 +32,7 @@ class Lane:
         self.start = start
         self.careful_until = start + careful_for if suspicion.one_by_one else start
         self.marked = False  # the group knows that inputs are in hand
+        self.in_hand = False  # its first input, and no other one in this process that goes one by one
         self.served = False  # by a loop of its own
         self.gone = False  # given back
         self.arrived = asyncio.Event()
@@ -54,7 +55,7 @@ class Lane:
         if not self.ledger:
             return Position(offset, "")
         before = self.suspicion if offset == self.start else Suspicion()
-        return Position(offset, mark_in_hand(before) if self.one_by_one else mark_open(before))
+        return Position(offset, mark_in_hand(before) if self.in_hand else mark_open(before))
 
 
 class Batch:

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 from agents.runtime.board import Board, Lane, Position, TopicPartition
@@ -55,6 +56,7 @@ class Desk:
         self.starts: dict[TopicPartition, Any] = {}  # what the cluster knew at the last assignment
         self._sent: dict[TopicPartition, Position] = {}
         self._committing = asyncio.Lock()
+        self._alone = asyncio.Lock()
         self._room = asyncio.Event()
 
     # --- assignments
@@ -173,8 +175,23 @@ class Desk:
 
     async def mark(self, lane: Lane) -> None:
         """Before inputs of a lane are touched: let the group know that they are in hand (FAULT-2)."""
-        if lane.one_by_one or not lane.marked:
+        if not lane.marked:
             lane.marked = True
+            await self.commit()
+
+    @asynccontextmanager
+    async def alone(self, lane: Lane) -> AsyncIterator[None]:
+        """One input of a lane that goes one by one: nothing else that may kill the process is in hand meanwhile.
+
+        With two in hand, the innocent one would be taken for the other's end.
+        """
+        async with self._alone:
+            lane.in_hand = True
+            await self.commit()
+            try:
+                yield
+            finally:
+                lane.in_hand = False
             await self.commit()
 
     async def commit(self) -> bool:

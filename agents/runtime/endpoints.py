@@ -32,7 +32,7 @@ class BroadcastSettings(Struct, frozen=True):
         tuple[str, ...],
         why("As dialect=URL[;key-file=PATH]; dialects: arc. Two operators, so that neither's outage is ours."),
     ] = ()
-    batch: Annotated[int, why("Transactions in one call, as its operators ask; 26 kB of payments.", ge=1)] = 100
+    batch: Annotated[int, why("Transactions in one call, as its operators ask; 23 kB of payments.", ge=1)] = 100
     call_bytes: Annotated[int, why("Of one call; a transaction that is larger goes alone.", ge=1 << 10)] = 8 << 20
     timeout_s: Annotated[
         float, why("ARC holds a reply for 5 s by itself; a batch of 100 is checked within as much.", gt=0)

@@ -204,7 +204,10 @@ class Partition:
                     if not lane.gone:
                         await lane.arrived.wait()
                     continue
-                await self._batch(store, producer, outbox)
+                try:
+                    await self._batch(store, producer, outbox)
+                except Corrupt as error:
+                    store = await self._spoiled(store, error)
         finally:
             if store is not None:
                 store.close()
@@ -266,6 +269,15 @@ class Partition:
         discard(self.path)
         return Store(self.path)
 
+    async def _spoiled(self, store: Store, error: Corrupt) -> Store:
+        """A value was read that is not what was written: nothing was emitted from it, and the store is made again."""
+        message = f"{self.changelog.topic}-{self.number}: {error}"
+        log.error("the local store is spoiled and made again: %s", message)
+        self.lanes.desk.tell("store-spoiled", "error", message, {"partition": self.number})
+        store = self._anew(store)
+        await self._catch_up(store)
+        return store
+
     async def _catch_up(self, store: Store) -> None:
         """Read the changelog from the store's position to its read-committed end.
 
@@ -308,20 +320,29 @@ class Partition:
     async def _batch(self, store: Store, producer: Any, outbox: Outbox) -> None:
         lanes, lane = self.lanes, self.lane
         if lane.one_by_one:
-            batch = lanes.desk.board.take_from(lane, 1, 0)
-        else:
+            async with lanes.desk.alone(lane):
+                if lane.queue and not lane.gone:
+                    await self._do(store, producer, outbox, lanes.desk.board.take_from(lane, 1, 0))
+            return
+        await lanes.desk.mark(lane)
+        if lane.queue and not lane.gone:
             batch = lanes.desk.board.take_from(lane, lanes.settings.batch_records, self.max_bytes)
+            await self._do(store, producer, outbox, batch)
+
+    async def _do(self, store: Store, producer: Any, outbox: Outbox, batch: Batch) -> None:
+        lane = self.lane
         began = time.monotonic()
         oldest = min(record.timestamp for record in batch.records)
         metrics.TOPIC_SECONDS.labels(self.stage.name).observe(max(0.0, time.time() - oldest / 1000))
         metrics.BATCH_RECORDS.labels(self.stage.name).observe(len(batch.records))
         given_up = lane.one_by_one and lane.suspicion.given_up and lane.ledger.position == lane.start
-        await lanes.desk.mark(lane)
-        computed = self._compute(store, batch, outbox, given_up=given_up)
+        try:
+            computed = self._compute(store, batch, outbox, given_up=given_up)
+        except Corrupt:
+            batch.give_back(batch.records)
+            raise
         await self._commit(store, producer, outbox, computed, batch.records[-1])
         batch.finished(batch.records)
-        if lane.one_by_one:
-            await lanes.desk.commit()
         computed.count(self.stage.name, len(batch.records))
         metrics.BATCH_SECONDS.labels(self.stage.name).observe(time.monotonic() - began)
 

@@ -198,15 +198,14 @@ class Runner(Generic[G]):
             if not lane.queue:
                 await lane.arrived.wait()
                 continue
-            batch = self.board.take_from(lane, 1, 0)
-            if lane.suspicion.given_up and lane.ledger.position == lane.start:
-                message = "it was in hand alone when its process ended, more than once"
-                fault = Fault("internal.killed", message, self._about(batch.records[0]))
-                await self._settle(batch, batch.records, [fault])
-            else:
-                await self.desk.commit()
-                await self._handle(batch)
-            await self.desk.commit()
+            async with self.desk.alone(lane):
+                batch = self.board.take_from(lane, 1, 0)
+                if lane.suspicion.given_up and lane.ledger.position == lane.start:
+                    message = "it was in hand alone when its process ended, more than once"
+                    fault = Fault("internal.killed", message, self._about(batch.records[0]))
+                    await self._settle(batch, batch.records, [fault])
+                else:
+                    await self._handle(batch)
         self._alone.discard(lane)
         self.board.changed.set()
 

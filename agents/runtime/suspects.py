@@ -7,8 +7,8 @@ knows how the last owner ended:
     "open=N"    inputs were in hand; the N-th process in a row that began at this offset
     "hand=N"    this very input was in hand, alone, for the N-th time
 
-Two processes that ended uncleanly at one offset make the third go record by record, each marked before it is touched.
-An input that was in hand alone at two ends is given up.
+Two processes that ended uncleanly at one offset make the third go record by record, one in the whole process, each
+marked before it is touched. An input that was in hand alone at two ends is given up.
 """
 
 from msgspec import Struct
@@ -50,8 +50,8 @@ class Suspicion(Struct, frozen=True):
 
 
 def mark_open(before: Suspicion) -> str:
-    """Metadata while inputs are in hand."""
-    return f"open={before.ends + 1}"
+    """Metadata while inputs are in hand, or wait while others are; what is suspected of one alone is kept."""
+    return f"hand={before.in_hand}" if before.in_hand else f"open={before.ends + 1}"
 
 
 def mark_in_hand(before: Suspicion) -> str:

@@ -1,0 +1,240 @@
+"""A payload, told in words: what `beefline inspect` shows. Nothing is asked of anybody: no header service, no node."""
+
+from collections.abc import Iterator
+
+from msgspec import Struct
+from rich.markup import escape
+from rich.tree import Tree
+
+from pipeline import verify
+from pipeline.codec.tx import NULL_OUTPOINT, Tx
+from pipeline.outcome import BY_CODE, Condition, Verdict
+from pipeline.overlay.pushdrop import read_pushdrop
+from pipeline.parse import Payload, parse
+from pipeline.policy import Policy
+from pipeline.script.engine import STEPS_PER_MS, run_jobs
+from schemas.types import display
+
+FRAMINGS = {"0100beef": "BEEF V1", "0200beef": "BEEF V2", "01010101": "Atomic BEEF"}
+
+LOCKTIME_IS_TIME = 500_000_000
+"""From here up a lock time is Unix seconds, below it a block height."""
+
+
+class Input(Struct, frozen=True):
+    """An input, and what is known of the coin it spends."""
+
+    outpoint: str  # display txid, dot, index; empty for new coins
+    satoshis: int | None  # None: the transaction it spends is not in the payload
+    script: str | None  # template of the coin's locking script
+
+
+class Output(Struct, frozen=True):
+    """An output."""
+
+    satoshis: int
+    script: str
+
+
+class Transaction(Struct, frozen=True, kw_only=True):
+    """A transaction of the payload."""
+
+    place: int  # among the entries received, as messages count them: "tx 3"
+    txid: str
+    size: int  # bytes
+    proof: int | None  # which of the proofs covers it; None: un-mined
+    leaf: int | None  # its place in the block
+    inputs: tuple[Input, ...]
+    outputs: tuple[Output, ...]
+    fee_sat: int | None  # None: not all coins it spends are known
+    locktime: str  # empty: none
+
+
+class Proof(Struct, frozen=True):
+    """A Merkle path and where it leads."""
+
+    height: int
+    levels: int
+    root: str
+    transactions: tuple[str, ...]
+
+
+class Inspected(Struct, frozen=True, kw_only=True):
+    """A well-formed payload."""
+
+    framing: str
+    size: int  # bytes
+    subject: str
+    unmined: int
+    repeats: int  # entries that said again what an earlier one had said
+    pruned: int  # entries that have nothing to do with the subject
+    transactions: tuple[Transaction, ...]  # ancestors first, subject last
+    proofs: tuple[Proof, ...]
+    code: str | None  # why it would be rejected, as far as that shows without asking anybody
+    message: str | None
+    at: str | None
+
+
+def inspect(beef: bytes, policy: Policy) -> Inspected | Verdict:
+    """What a payload holds, or why it is none.
+
+    Cost: that of verifying it; scripts stop at `policy.script_budget_ms`.
+    """
+    payload = parse(beef, policy)
+    if isinstance(payload, Verdict):
+        return payload
+    refused = refusal(payload, policy)
+    roots = dict(payload.roots)
+    return Inspected(
+        framing=FRAMINGS.get(beef[:4].hex(), ""),
+        size=len(beef),
+        subject=display(payload.subject.txid),
+        unmined=len(payload.unmined),
+        repeats=payload.repeats,
+        pruned=payload.pruned,
+        transactions=tuple(_transaction(tx) for tx in payload.txs),
+        proofs=tuple(
+            Proof(
+                bump.height,
+                len(bump.levels),
+                display(roots[bump.height]),
+                tuple(display(tx.txid) for tx in payload.txs if tx.proven and payload.bumps[tx.bump] is bump),
+            )
+            for bump in payload.bumps
+        ),
+        code=refused.code if refused else None,
+        message=(refused.message or BY_CODE[refused.code].meaning) if refused else None,
+        at=refused.at if refused else None,
+    )
+
+
+def refusal(payload: Payload, policy: Policy) -> Verdict | None:
+    """Why the payload would be rejected whatever the chain is: values, double spends, scripts."""
+    planned = verify.plan(payload, policy)
+    if isinstance(planned, Verdict):
+        return planned
+    results = {each.key: each for each in run_jobs(planned.jobs, policy.script_budget_ms * STEPS_PER_MS)}
+    said = verify.verify(payload, {}, results, None, policy)
+    # Without answers about roots nothing is valid: what is left is the condition that they are unknown.
+    return None if isinstance(said, Condition | verify.Valid) else said
+
+
+def _transaction(tx: Tx) -> Transaction:
+    inputs = tuple(_inputs(tx))
+    outputs = tuple(Output(tx.satoshis(vout), template(tx.locking(vout))) for vout in range(len(tx.outs) - 1))
+    brought = [coin.satoshis for coin in inputs if coin.satoshis is not None]
+    complete = len(brought) == len(inputs) and not tx.is_coinbase()
+    return Transaction(
+        place=tx.index,
+        txid=display(tx.txid),
+        size=len(tx.raw),
+        proof=tx.bump if tx.proven else None,
+        leaf=tx.leaf if tx.proven else None,
+        inputs=inputs,
+        outputs=outputs,
+        fee_sat=sum(brought) - sum(output.satoshis for output in outputs) if complete else None,
+        locktime=_locktime(tx),
+    )
+
+
+def _inputs(tx: Tx) -> Iterator[Input]:
+    for vin in range(len(tx.ins) - 1):
+        outpoint = tx.outpoint(vin)
+        parent = tx.parents[vin] if tx.parents else None
+        name = f"{display(outpoint[:32])}.{tx.vout(vin)}" if outpoint != NULL_OUTPOINT else ""
+        if parent is None:
+            yield Input(name, None, None)
+        else:
+            yield Input(name, parent.satoshis(tx.vout(vin)), template(parent.locking(tx.vout(vin))))
+
+
+def _locktime(tx: Tx) -> str:
+    if tx.is_final(0, 0):
+        return ""
+    return f"{'time' if tx.locktime >= LOCKTIME_IS_TIME else 'height'} {tx.locktime}"
+
+
+def template(script: bytes) -> str:
+    """The name of a locking script's form, by what it begins and ends with."""
+    size = f"{len(script):,} bytes"
+    if not script:
+        return "empty: anyone can spend it"
+    if script[:2] == b"\x00\x6a" or script[:1] == b"\x6a":
+        return f"data, {size}"
+    if (pushed := read_pushdrop(script)) is not None:
+        return f"PushDrop of {len(pushed.fields)} fields, {size}"
+    for name, length, begins, ends in TEMPLATES:
+        if script.startswith(begins) and script[:length].endswith(ends) and len(script) >= length:
+            if len(script) == length:
+                return name
+            if script[length] == 0x6A:
+                return f"{name} and data, {size}"
+    if script[-1] == 0xAE and len(script) > 3 and 0x51 <= script[0] <= script[-2] <= 0x60:
+        return f"{script[0] - 0x50}-of-{script[-2] - 0x50} multisig"
+    return f"script, {size}"
+
+
+TEMPLATES = (
+    ("P2PKH", 25, b"\x76\xa9\x14", b"\x88\xac"),
+    ("P2PK", 35, b"\x21", b"\xac"),
+    ("P2PK", 67, b"\x41", b"\xac"),
+    ("P2SH", 23, b"\xa9\x14", b"\x87"),
+)
+"""Name, length in bytes, beginning, end."""
+
+
+# --- the tree
+
+
+def tree(found: Inspected, most: int) -> Tree:
+    """For a terminal.
+
+    most: proofs, transactions, and inputs or outputs of one, that are shown; of more the first ones.
+    """
+    transactions = f"{_count(len(found.transactions), 'transaction')}, {found.unmined} un-mined"
+    root = Tree(f"[bold]{found.framing}[/], {found.size:,} bytes: {transactions}", highlight=False)
+    root.add(f"subject {found.subject}")
+    if found.repeats or found.pruned:
+        root.add(f"left aside: {_count(found.repeats, 'repeat')}, {found.pruned} unrelated to the subject")
+    for number, proof in enumerate(found.proofs[:most]):
+        branch = root.add(f"[bold]proof {number}[/]  block {proof.height:,}, {_count(proof.levels, 'level')}")
+        branch.add(f"root {proof.root}")
+    _rest(root, len(found.proofs), most, "proof")
+    for transaction in found.transactions[:most]:
+        _show(root, transaction, most)
+    _rest(root, len(found.transactions), most, "transaction")
+    if found.code:
+        where = f" at {found.at}" if found.at else ""
+        root.add(f"[red]rejected[/]  {found.code}{where}: {escape(found.message or '')}")
+    else:
+        root.add("[green]values and scripts hold[/]; whether the blocks have these roots, header services must say")
+    return root
+
+
+def _show(root: Tree, transaction: Transaction, most: int) -> None:
+    about = [f"{transaction.size:,} bytes"]
+    if transaction.proof is None:
+        about.append("un-mined")
+    else:
+        about.append(f"proven by proof {transaction.proof}, leaf {transaction.leaf}")
+    if transaction.fee_sat is not None:
+        about.append(f"fee {transaction.fee_sat:,} sat ({1000 * transaction.fee_sat / transaction.size:,.0f} per kB)")
+    if transaction.locktime:
+        about.append(f"locked until {transaction.locktime}")
+    branch = root.add(f"[bold]tx {transaction.place}[/]  {transaction.txid}  {', '.join(about)}")
+    for number, coin in enumerate(transaction.inputs[:most]):
+        value = "not in the payload" if coin.satoshis is None else f"{coin.satoshis:,} sat  {coin.script}"
+        branch.add(f"[cyan]input {number}[/]  {coin.outpoint or 'new coins'}" + (f"  {value}" if coin.outpoint else ""))
+    _rest(branch, len(transaction.inputs), most, "input")
+    for number, output in enumerate(transaction.outputs[:most]):
+        branch.add(f"[cyan]output {number}[/]  {output.satoshis:,} sat  {output.script}")
+    _rest(branch, len(transaction.outputs), most, "output")
+
+
+def _rest(branch: Tree, count: int, most: int, what: str) -> None:
+    if count > most:
+        branch.add(f"… {_count(count - most, f'more {what}')}")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

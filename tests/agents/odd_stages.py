@@ -1,0 +1,158 @@
+"""Stages that only tests run: what a payload says decides what happens to it."""
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator, Sequence
+
+from agents.runtime.partition import Decided, Heads
+from agents.runtime.records import Decision, Defer, Emit, Inbound, Out, Refuse, WorldCondition
+from pipeline import state
+from pipeline.apply import Contextual
+from pipeline.outcome import Condition, Verdict
+from pipeline.results import About
+from pipeline.state import Layer, head_key
+from schemas.flow import Origin
+from topics.registry import (
+    BROADCAST,
+    DEAD_LETTERS,
+    INGEST,
+    JOURNAL,
+    OPERATIONS,
+    PARSED,
+    RESULTS,
+    RETRY_1M,
+    RETRY_10M,
+    RETRY_10S,
+    STATE,
+    Topic,
+)
+
+WAITING = (RESULTS, DEAD_LETTERS, RETRY_10S, RETRY_1M, RETRY_10M)
+
+
+def about(record: Inbound) -> About:
+    """The coordinate is all a test payload has."""
+    origin = Origin("cluster", record.topic, record.partition, record.offset, record.timestamp)
+    return About.before_contexts(origin, (record.key or b"").decode())
+
+
+class Odd:
+    """ingest -> parsed, as it is, unless the value names something else to do."""
+
+    name = "odd"
+    inputs: tuple[Topic, ...] = (INGEST,)
+    outputs: tuple[Topic, ...] = (PARSED, *WAITING)
+    begins_traces = True
+
+    def __init__(self, world: str = "") -> None:
+        """world: a file; while it exists, the world is not ready."""
+        self._world = world
+
+    async def start(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        pass
+
+    async def probe(self) -> None:
+        if self._world and os.access(self._world, os.F_OK):
+            raise WorldCondition(Condition("anchor.no-quorum", "the file says so"))
+
+    def about(self, record: Inbound) -> About:
+        return about(record)
+
+    async def gather(self, batch: Sequence[Inbound]) -> AsyncIterator[tuple[Sequence[Inbound], None]]:
+        await self.probe()
+        if any(record.value == b"gather" for record in batch):
+            raise RuntimeError("gathering fails on this record")
+        slow = [record for record in batch if (record.value or b"").startswith(b"slow")]
+        yield [record for record in batch if record not in slow], None
+        for record in slow:
+            await asyncio.sleep(float((record.value or b"slow 1").split()[1]))
+            yield [record], None
+
+    def decide(self, record: Inbound, gathered: None, now_ms: int) -> Decision:
+        value = record.value or b""
+        if value == b"raise":
+            raise RuntimeError("deciding fails on this record")
+        if value == b"abort":
+            os.abort()
+        if value == b"huge":
+            return Emit((Out(PARSED, record.key, bytes(64 << 20)),))
+        if value == b"refuse":
+            return Refuse(Verdict("script.false", "as asked"), about(record))
+        if value.startswith(b"defer"):
+            return Defer(Condition("finality.not-final", "as asked"), about(record))
+        return Emit((Out(PARSED, record.key, value),))
+
+
+class Both:
+    """Reads two topics of 32 partitions, and says who read what."""
+
+    name = "both"
+    inputs: tuple[Topic, ...] = (OPERATIONS, JOURNAL)
+    outputs: tuple[Topic, ...] = (PARSED, *WAITING)
+    begins_traces = False
+
+    async def start(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        pass
+
+    async def probe(self) -> None:
+        pass
+
+    def about(self, record: Inbound) -> About:
+        return about(record)
+
+    async def gather(self, batch: Sequence[Inbound]) -> AsyncIterator[tuple[Sequence[Inbound], None]]:
+        yield batch, None
+
+    def decide(self, record: Inbound, gathered: None, now_ms: int) -> Decision:
+        return Emit((Out(PARSED, record.key, f"{os.getpid()} {record.topic} {record.partition}".encode()),))
+
+
+class Counter:
+    """An exactly-once stage: counts each key's records in its state, and journals every step."""
+
+    name = "counter"
+    inputs: tuple[Topic, ...] = (OPERATIONS,)
+    outputs: tuple[Topic, ...] = (BROADCAST, JOURNAL, *WAITING)
+    changelog = STATE
+
+    async def start(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        pass
+
+    def about(self, record: Inbound) -> About:
+        return about(record)
+
+    def compute(self, record: Inbound, layer: Layer, heads: Heads, now_ms: int) -> Decided:
+        value = record.value or b""
+        context = (record.key or b"").decode()
+        here = Contextual(context, layer, heads.of(context), now_ms)
+        count = int(here.value(state.TX, b"count") or b"0") + 1
+        here.put(state.TX, b"count", str(count).encode())
+        here.put(state.COIN, hashlib.sha256(value).digest(), value)
+        if value == b"raise":
+            raise RuntimeError("computing fails on this record")
+        if value == b"abort":
+            os.abort()
+        entry = here.journal("apply", value.decode(), hashlib.sha256(value).digest())
+        outs = [
+            Out(JOURNAL, record.key, entry, (), record.partition),
+            Out(BROADCAST, value, f"{context} {count} {value.decode()}".encode()),
+        ]
+        if value == b"huge":
+            outs.append(Out(BROADCAST, value, bytes(64 << 20)))
+        decision: Decision = Emit(outs)
+        if value.startswith(b"defer"):
+            decision = Defer(Condition("conflict.undecided", "as asked"), about(record), outs=outs)
+        return Decided(decision, {head_key(context): here.head})
+
+
+STAGES = {"odd": Odd, "both": Both, "counter": Counter}
