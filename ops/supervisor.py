@@ -34,6 +34,7 @@ class Child:
     def __init__(self, spec: Spec, settings: SupervisorSettings, log_dir: Path | None) -> None:
         self.spec = spec
         self.process: asyncio.subprocess.Process | None = None
+        self.started = asyncio.Event()  # set at each start; for who waits for the next one
         self.restarts = 0
         self.wanted = True
         self._settings = settings
@@ -65,6 +66,7 @@ class Child:
             finally:
                 if output is not None and not isinstance(output, int):
                     output.close()
+            self.started.set()
             code = await self.process.wait()
             if not self.wanted:
                 return

@@ -1,0 +1,257 @@
+"""The fault driver: load on a whole installation, faults while it runs, and an audit at the end.
+
+Long forms by `make chaos`; the tests run short ones. Everything is on loopback, bounded, and ends by itself.
+"""
+
+import asyncio
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+from aiokafka import AIOKafkaProducer
+from msgspec import Struct
+
+from agents.runtime import crash
+from agents.runtime.connection import client_options
+from ops import broker as brokers
+from ops.home import cache, home
+from ops.installation import Installation
+from ops.instruments.audit import Report, audit
+from ops.instruments.chain import Chain
+from ops.instruments.generate import Generator
+from ops.instruments.payloads import Generated
+from ops.settings import flags_of
+from ops.stages import STAGES
+from ops.supervisor import worker_spec
+from topics.registry import INGEST
+
+Say = Callable[[str], None]
+
+MIX = {
+    "p2pkh": 0.62,
+    "chain": 0.05,
+    "hello": 0.08,
+    "data": 0.05,
+    "fan-in": 0.04,
+    "duplicate": 0.03,
+    "double-spend": 0.02,
+    "truncated": 0.02,
+    "bad-signature": 0.03,
+    "inflation": 0.02,
+    "missing-parent": 0.02,
+    "wrong-root": 0.02,
+}
+"""What is sent: mostly good payments, and everything that takes another way through the stages."""
+
+AT_POINTS = 0.5
+"""Share of the kills that happen at a named place rather than at a random moment."""
+
+SETTLED_WITHIN_S = 180.0
+
+
+class Scenario(Struct, frozen=True):
+    """A row of the table."""
+
+    says: str
+    run: Callable[["Field"], Awaitable[None]]
+    payloads: int  # of the long form
+    faults: int
+    rate: float  # payloads a second
+
+
+class Outcome(Struct, frozen=True):
+    """What a scenario came to."""
+
+    name: str
+    payloads: int
+    faults: int
+    restarts: int
+    seconds: float
+    report: Report
+
+
+class Field:
+    """An installation under load, and what can be done to it."""
+
+    def __init__(
+        self, installation: Installation, payloads: int, faults: int, rate: float, seed: int, say: Say
+    ) -> None:
+        self.installation = installation
+        self.payloads = payloads
+        self.faults = faults
+        self.rate = rate
+        self.random = random.Random(seed)
+        self.say = say
+        self.sent = 0
+        self.done = asyncio.Event()  # all payloads are sent
+        self._generator = Generator(Chain.open(home() / "simulate" / "chain"), seed=seed % 96)
+
+    @property
+    def span_s(self) -> float:
+        """How long sending takes."""
+        return self.payloads / self.rate
+
+    async def feed(self) -> None:
+        """Send the payloads, open loop. A producer waits out a broker that is away."""
+        assert self.installation.loaded is not None
+        settings = self.installation.loaded.settings
+        producer = AIOKafkaProducer(
+            **client_options(settings.kafka),
+            enable_idempotence=True,
+            linger_ms=5,
+            max_request_size=16 << 20,
+            request_timeout_ms=120_000,
+        )
+        await producer.start()
+        topic = INGEST.named(settings.topics.prefix)
+        began = time.monotonic()
+        try:
+            sent = []
+            for payload in self._made():
+                wait = self.sent / self.rate - (time.monotonic() - began)
+                if wait > 0.005:
+                    await asyncio.sleep(wait)
+                headers = [("topics", json.dumps(payload.topics).encode())]
+                key = b"%d" % self.sent
+                sent.append(await producer.send(topic, payload.beef, key=key, headers=headers))
+                self.sent += 1
+            await asyncio.gather(*sent)
+        finally:
+            await producer.stop()
+            self.done.set()
+
+    def _made(self) -> Iterator[Generated]:
+        return self._generator.mixed(self.payloads, MIX)
+
+    async def pause(self, seconds: float) -> bool:
+        """Wait; whether there is still load."""
+        try:
+            await asyncio.wait_for(self.done.wait(), seconds)
+        except TimeoutError:
+            return True
+        return False
+
+    def kill(self, stage: str) -> None:
+        """kill -9 of a stage's worker."""
+        assert self.installation.workers is not None
+        self.installation.workers.child(stage).tell(signal.SIGKILL)
+
+    async def arm(self, stage: str, point: str) -> None:
+        """Restart a stage's worker so that it ends at a named place; the one after it is not armed."""
+        assert self.installation.workers is not None
+        assert self.installation.loaded is not None
+        child = self.installation.workers.child(stage)
+        flags = flags_of(self.installation.loaded)
+        child.started.clear()
+        child.spec = worker_spec(stage, [*flags, f"worker.crash_point={point}:{self.random.randint(1, 4)}"])
+        child.tell(signal.SIGKILL)
+        await child.started.wait()
+        child.spec = worker_spec(stage, flags)
+
+    def restarts(self) -> int:
+        """How often workers were started again."""
+        assert self.installation.workers is not None
+        return sum(child.restarts for child in self.installation.workers.children)
+
+
+async def _kills(field: Field) -> None:
+    """Workers are killed at random moments and at each named place."""
+    gap = field.span_s / (field.faults + 1)
+    for number in range(field.faults):
+        await field.pause(gap * field.random.uniform(0.6, 1.4))
+        stage = field.random.choice([stage for stage in STAGES if stage != "retry"])
+        if field.random.random() < AT_POINTS:
+            point = crash.POINTS[number % len(crash.POINTS)]
+            if point in (crash.BEFORE_LOCAL_WRITE, crash.DURING_RESTORE):
+                stage = "apply"  # the others have no store
+            field.say(f"kill {stage} at {point}")
+            await field.arm(stage, point)
+        else:
+            field.say(f"kill {stage}")
+            field.kill(stage)
+
+
+async def _broker_outage(field: Field) -> None:
+    """The broker is stopped for 20 s, and started again on its data."""
+    assert field.installation.broker is not None
+    for _ in range(field.faults):
+        await field.pause(field.span_s / (field.faults + 1) * 0.5)
+        field.say("broker stopped for 20 s")
+        await asyncio.to_thread(brokers.stop_node, field.installation.broker, 1)
+        await asyncio.sleep(20)
+        # Guarded brokers end with the thread that starts them: this one lasts.
+        brokers.restart_node(field.installation.broker, 1)
+        field.say("broker back")
+
+
+async def _freeze(field: Field) -> None:
+    """A worker is stopped for longer than its session, and goes on as a zombie."""
+    assert field.installation.workers is not None
+    for _ in range(field.faults):
+        await field.pause(field.span_s / (field.faults + 1) * 0.5)
+        stage = field.random.choice(("apply", "verify"))
+        child = field.installation.workers.child(stage)
+        field.say(f"{stage} frozen for 15 s")
+        child.tell(signal.SIGSTOP)
+        await asyncio.sleep(15)
+        child.tell(signal.SIGCONT)
+        field.say(f"{stage} goes on")
+
+
+SCENARIOS = {
+    "kills": Scenario(_kills.__doc__ or "", _kills, 20_000, 20, 250),
+    "broker-outage": Scenario(_broker_outage.__doc__ or "", _broker_outage, 10_000, 1, 200),
+    "freeze": Scenario(_freeze.__doc__ or "", _freeze, 8_000, 2, 150),
+}
+
+
+async def run(
+    name: str,
+    *,
+    payloads: int | None = None,
+    faults: int | None = None,
+    rate: float | None = None,
+    seed: int = 0,
+    flags: tuple[str, ...] = (),
+    say: Say = lambda _: None,
+) -> Outcome:
+    """Run a scenario; its counts are those of the long form unless given.
+
+    Raises:
+        KeyError: no such scenario.
+        ops.installation.NotReady: the installation does not come up, before or after.
+    """
+    scenario = SCENARIOS[name]
+    installation = Installation(flags=flags, say=lambda what: say(f"starting: {what}"))
+    began = time.monotonic()
+    try:
+        loaded = await installation.start()
+        field = Field(
+            installation, payloads or scenario.payloads, scenario.faults if faults is None else faults,
+            rate or scenario.rate, seed, say,
+        )  # fmt: skip
+        feeding = asyncio.ensure_future(field.feed())
+        breaking = asyncio.ensure_future(scenario.run(field))
+        await asyncio.gather(feeding, breaking)
+        say(f"{field.sent} payloads sent; waiting until everything is decided")
+        await installation.until_ready(SETTLED_WITHIN_S)
+        assert installation.services is not None
+        report = await audit(loaded.settings, arcs=installation.services.arcs, wait_s=SETTLED_WITHIN_S, roots=True)
+        took = time.monotonic() - began
+        return Outcome(name, field.sent, field.faults, field.restarts(), took, report)
+    finally:
+        await installation.stop()
+
+
+def own_home(name: str) -> Path:
+    """A fresh home for a run, so that nothing that runs here is touched; the fetched jars are shared."""
+    os.environ["BEEFLINE_CACHE"] = str(cache())
+    folder = home() / name
+    os.environ["BEEFLINE_HOME"] = str(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder

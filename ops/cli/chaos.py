@@ -1,0 +1,56 @@
+"""`beefline chaos`."""
+
+import asyncio
+import sys
+
+import click
+
+from ops.cli.options import fail
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[SCENARIO]…")
+@click.option("--payloads", type=click.IntRange(1), help="In place of the scenario's own count.")
+@click.option("--faults", type=click.IntRange(0), help="In place of the scenario's own count.")
+@click.option("--rate", type=float, help="Payloads a second.")
+@click.option("--seed", default=0, show_default=True, help="The same seed gives the same payloads and faults.")
+@click.option("--list", "listing", is_flag=True, help="List the scenarios and end.")
+def chaos(
+    names: tuple[str, ...], payloads: int | None, faults: int | None, rate: float | None, seed: int, listing: bool
+) -> None:
+    """The long fault tests: load, faults, and an audit. Exit code 1 when anything is lost, doubled or torn."""
+    from ops.broker import BrokerError
+    from ops.chaos import SCENARIOS, own_home, run
+    from ops.cli.audit import show
+    from ops.installation import NotReady
+
+    if listing:
+        for name, scenario in SCENARIOS.items():
+            click.echo(f"{name:16} {scenario.says}")
+        return
+    if unknown := [name for name in names if name not in SCENARIOS]:
+        fail(f"no scenario {unknown[0]!r}; there are {', '.join(SCENARIOS)}")
+    clean = True
+    for name in names or SCENARIOS:
+        folder = own_home("chaos")
+        click.echo(f"--- {name}: {SCENARIOS[name].says}")
+        try:
+            outcome = asyncio.run(
+                run(
+                    name,
+                    payloads=payloads,
+                    faults=faults,
+                    rate=rate,
+                    seed=seed,
+                    say=lambda what: click.echo(f"  {what}"),
+                )
+            )
+        except (BrokerError, NotReady) as error:
+            fail(f"{name}: {error}\nlogs: {folder / 'logs'}", 1)
+        show(outcome.report)
+        click.echo(
+            f"{name}: {outcome.payloads} payloads, {outcome.faults} faults, {outcome.restarts} restarts, "
+            f"{outcome.seconds:.0f} s"
+        )
+        clean = clean and outcome.report.exit_code == 0
+    sys.exit(0 if clean else 1)
