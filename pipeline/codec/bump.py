@@ -1,0 +1,206 @@
+"""Merkle paths (BUMP, BRC-74): from transactions of a block to its root.
+
+A path is a false proof until a chain tracker says that the block at its height has its root. What is refused here is
+what no block can have, whatever trackers say: hashes missing, two values for one node, a hash paired with itself where
+a tree does not do so (CVE-2012-2459), offsets beyond the tree.
+"""
+
+from hashlib import sha256
+
+from msgspec import Struct
+
+from pipeline.codec.reader import Malformed, counted, hash256, truncated, varint, write_varint
+from schemas.types import Root, Txid
+
+MAX_HEIGHT = 2**31  # block heights; 40,000 years
+MAX_LEVELS = 32  # a block of four thousand million transactions; the format would allow 64
+
+_PLAIN, _DUPLICATE, _TXID = 0, 1, 2
+
+_SMALLEST_LEAF = 2  # offset and flags of a duplicate
+
+_SELF = b""
+"""In place of a hash: the node is its left neighbour again."""
+
+
+class Bump(Struct, gc=False):
+    """One Merkle path, of one or several transactions of a block."""
+
+    height: int  # of the block
+    levels: list[dict[int, bytes]]  # offset -> hash (wire order), level 0 first
+    flagged: list[int]  # leaves the sender marked as transactions of his
+    raw: bytes  # as it stood
+    index: int  # place among the paths of the payload: "bump 0"
+    whole: bool = False  # one level that holds every leaf of its block
+
+    def leaves(self) -> dict[Txid, int]:
+        """Transactions on level 0, and their places in the block.
+
+        Raises:
+            Malformed: one transaction at two places.
+        """
+        found = {txid: offset for offset, txid in self.levels[0].items()}
+        if len(found) != len(self.levels[0]):
+            raise Malformed("structure.bump-duplicate", f"bump {self.index} level 0", "one transaction at two places")
+        return found
+
+    def root(self, wanted: set[int]) -> Root:
+        """The root that every leaf in `wanted` (offsets on level 0, one at least) leads to.
+
+        Cost: one double hash for each pair of known neighbours.
+
+        Raises:
+            Malformed: a hash is missing, two values for one node, or a pair no tree has.
+        """
+        if self.whole:
+            return self._root_of_all()
+        if len(wanted) == 1 and (root := self._root_of_one(*wanted)):
+            return root
+        computed: dict[int, bytes] = {}
+        for level, given in enumerate(self.levels):
+            for offset in given.keys() & computed.keys():
+                if given[offset] != computed[offset]:
+                    raise self._bad("structure.bump-roots", level, f"offset {offset} has two values")
+            nodes = given | computed
+            computed = {}
+            for offset, right in nodes.items():
+                if not offset & 1:
+                    continue
+                left = nodes.get(offset - 1)
+                if left is None:
+                    continue
+                if right == _SELF:
+                    if max(nodes) != offset:
+                        raise self._bad("structure.bump-duplicate", level, f"offset {offset - 1} is not the last")
+                    right = left
+                elif right == left:
+                    raise self._bad("structure.bump-duplicate", level, f"offsets {offset - 1} and {offset} are equal")
+                computed[offset >> 1] = hash256(left + right)
+            if len(self.levels) == 1 and nodes.keys() == {0}:
+                return nodes[0]  # a block's only transaction is its root
+            wanted = {offset >> 1 for offset in wanted}
+            if not wanted <= computed.keys():
+                raise self._bad("structure.bump-missing", level, "a neighbour is missing")
+        return computed[0]
+
+    def superfluous(self) -> bool:
+        """Whether nodes are given that no leaf needs as a neighbour."""
+        line = {offset for offset, node in self.levels[0].items() if node != _SELF}
+        for nodes in self.levels[1:]:
+            line = {offset >> 1 for offset in line}
+            if not nodes.keys() <= {offset ^ 1 for offset in line}:
+                return True
+        return False
+
+    def _root_of_one(self, offset: int) -> Root | None:
+        """The root, where the path is one transaction's and holds just what that needs; None: take the long way."""
+        node = self.levels[0][offset]
+        given = 2
+        for nodes in self.levels:
+            other = nodes.get(offset ^ 1)
+            if not other or other == node or len(nodes) != given:
+                return None
+            node = sha256(sha256(other + node if offset & 1 else node + other).digest()).digest()
+            offset >>= 1
+            given = 1
+        return node
+
+    def _root_of_all(self) -> Root:
+        nodes = [self.levels[0][offset] for offset in range(len(self.levels[0]))]
+        level = 0
+        while len(nodes) > 1:
+            pairs = zip(nodes[::2], nodes[1::2], strict=False)
+            if any(left == right for left, right in pairs):
+                raise self._bad("structure.bump-duplicate", level, "equal neighbours")
+            if len(nodes) & 1:
+                nodes.append(nodes[-1])
+            nodes = [hash256(left + right) for left, right in zip(nodes[::2], nodes[1::2], strict=True)]
+            level += 1
+        return nodes[0]
+
+    def _bad(self, code: str, level: int, message: str) -> Malformed:
+        return Malformed(code, f"bump {self.index} level {level}", message)
+
+
+def read_bump(data: bytes, start: int, index: int = 0) -> tuple[Bump, int]:
+    """The path that begins at `start`, and the position behind it.
+
+    index: which path of the payload it is, for messages.
+    Cost: linear in its bytes. Nothing is hashed.
+
+    Raises:
+        Malformed: the bytes are no path, or one that no tree has.
+    """
+    height, at = varint(data, start)
+    if height >= MAX_HEIGHT:
+        raise Malformed("structure.bump-height", f"bump {index}", f"block height {height}")
+    flagged: list[int] = []
+    levels: list[dict[int, bytes]] = []
+    try:
+        count = data[at]
+        at += 1
+        if not 1 <= count <= MAX_LEVELS:
+            raise Malformed("structure.bump-height", f"bump {index}", f"{count} levels")
+        for level in range(count):
+            # One byte is the common case of a number; a call for each costs a third of the whole reading.
+            number = data[at]
+            at += 1
+            if number >= 0xFD:
+                number, at = counted(data, at - 1, _SMALLEST_LEAF)
+            nodes: dict[int, bytes] = {}
+            for _ in range(number):
+                offset = data[at]
+                at += 1
+                if offset >= 0xFD:
+                    offset, at = varint(data, at - 1)
+                flags = data[at]
+                at += 1
+                if flags == _DUPLICATE:
+                    if not offset & 1 or _SELF in nodes.values():
+                        raise Malformed("structure.bump-duplicate", f"bump {index} level {level}", f"offset {offset}")
+                    nodes[offset] = _SELF
+                    continue
+                if flags:
+                    if flags != _TXID or level:
+                        raise Malformed("structure.bump-leaf", f"bump {index} level {level}", f"flags {flags}")
+                    flagged.append(offset)
+                nodes[offset] = data[at : at + 32]
+                at += 32
+            if len(nodes) != number:
+                raise Malformed("structure.bump-leaf", f"bump {index} level {level}", "an offset twice")
+            levels.append(nodes)
+    except IndexError:
+        raise truncated(data) from None
+    if at > len(data):
+        raise truncated(data)
+    bump = Bump(height, levels, flagged, data[start:at], index)
+    _check_offsets(bump)
+    return bump, at
+
+
+def _check_offsets(bump: Bump) -> None:
+    # An offset tells left from right on every level; beyond the tree its high bits would be free to say anything.
+    width = 1 << len(bump.levels)
+    leaves = bump.levels[0]
+    if not leaves:
+        raise Malformed("structure.bump-leaf", f"bump {bump.index} level 0", "no leaf")
+    if width == 2 and len(leaves) > 2:
+        bump.whole = max(leaves) == len(leaves) - 1 and _SELF not in leaves.values()
+        if bump.whole:
+            return
+    for level, nodes in enumerate(bump.levels):
+        for offset in nodes:
+            if offset >= width:
+                raise Malformed("structure.bump-leaf", f"bump {bump.index} level {level}", f"offset {offset}")
+        width >>= 1
+
+
+def write_bump(height: int, levels: list[dict[int, bytes]], flagged: set[int]) -> bytes:
+    """A path's bytes, offsets ascending. An empty hash is written as a duplicate."""
+    parts = [write_varint(height), bytes((len(levels),))]
+    for level, nodes in enumerate(levels):
+        parts.append(write_varint(len(nodes)))
+        for offset, node in sorted(nodes.items()):
+            flags = _DUPLICATE if node == _SELF else _TXID if level == 0 and offset in flagged else _PLAIN
+            parts += (write_varint(offset), bytes((flags,)), node)
+    return b"".join(parts)

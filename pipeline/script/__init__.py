@@ -1,0 +1,1 @@
+"""Scripts: who may spend a coin (docs/decisions/scripts.md)."""

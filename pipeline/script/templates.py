@@ -1,0 +1,151 @@
+"""The scripts nearly every payment uses, judged without an interpreter.
+
+A template covers a pair of scripts only where the interpreter would do just this: check these signatures by these keys.
+Whatever looks the least unusual is left to the interpreter.
+"""
+
+from collections.abc import Sequence
+from hashlib import new, sha256
+
+from msgspec import Struct
+
+from pipeline.script.form import OP_16, PUSHDATA4, instructions, is_shortest_push
+from pipeline.script.rules import Rules, untrue
+from pipeline.script.sighash import Digests
+from pipeline.script.signature import check_form, check_key, fits
+
+_RETURN, _DROP, _2DROP, _CHECKSIG, _CHECKMULTISIG = 0x6A, 0x75, 0x6D, 0xAC, 0xAE
+
+
+class Checks(Struct, gc=False):
+    """The signatures a pair of scripts asks for."""
+
+    signatures: Sequence[bytes]
+    keys: Sequence[bytes]
+    key_hash: bytes = b""  # what the only key must hash to, where the coin names a hash
+    unspendable: bool = False
+
+
+_UNSPENDABLE = Checks((), (), b"", True)
+
+
+def match(unlocking: bytes, locking: bytes, after_genesis: bool) -> Checks | None:
+    """What the scripts ask for, or None where no template covers them.
+
+    Cost: a few comparisons; linear in the locking script where it carries data.
+    """
+    head = locking[:3]
+    if head == b"\x76\xa9\x14" and locking[23:25] == b"\x88\xac":
+        pushed = _two_pushes(unlocking)
+        if pushed and _ends_quietly(locking, 25, after_genesis):
+            return Checks(pushed[:1], pushed[1:], locking[3:23])
+        return None
+    if head[:1] == b"\x21" and locking[34:35] == b"\xac":
+        key, behind = locking[1:34], 35
+    elif head[:1] == b"\x41" and locking[66:67] == b"\xac":
+        key, behind = locking[1:66], 67
+    elif locking[-1:] == b"\xae":
+        return _multisig(unlocking, locking)
+    elif head[:2] == b"\x00\x6a":
+        return _UNSPENDABLE  # OP_FALSE OP_RETURN: data. It fails before Genesis and ends false after it.
+    else:
+        return None
+    signed = len(unlocking) > 9 and len(unlocking) == unlocking[0] + 1 <= 74
+    return Checks((unlocking[1:],), (key,)) if signed and _ends_quietly(locking, behind, after_genesis) else None
+
+
+def judge(checks: Checks, digests: Digests, vin: int, coin: bytes, locking: bytes, rules: Rules) -> None:
+    """Check what `match` found.
+
+    coin: the output spent, as it stands; locking: its script.
+    Cost: one ECDSA verification a signature, and one more for each key of a multisig that does not fit.
+
+    Raises:
+        ScriptFault: a form the network does not take, or a script that does not come out true.
+    """
+    if checks.unspendable:
+        raise untrue("the coin carries data and cannot be spent")
+    if checks.key_hash and new("ripemd160", sha256(checks.keys[0]).digest()).digest() != checks.key_hash:
+        raise untrue("the key is not the one whose hash the coin names")
+    satoshis = coin[:8]
+    made: dict[int, bytes] = {}
+
+    def digest(kind: int) -> bytes:
+        if kind not in made:
+            made[kind] = digests.digest(vin, satoshis, locking, kind)
+        return made[kind]
+
+    # OP_CHECKMULTISIG goes from the last to the first: a key that fits nothing is passed over, a signature is not.
+    keys = len(checks.keys)
+    for missing in range(len(checks.signatures), 0, -1):
+        signature = checks.signatures[missing - 1]
+        while True:
+            if keys < missing:
+                raise untrue("a signature fits no key")
+            keys -= 1
+            check_form(signature, rules)
+            check_key(checks.keys[keys])
+            if fits(signature, checks.keys[keys], digest):
+                break
+
+
+def _two_pushes(script: bytes) -> list[bytes] | None:
+    # A signature and a key, each by the shortest push: what unlocks a P2PKH coin.
+    size = len(script)
+    if size < 43:
+        return None
+    length = script[0]
+    at = length + 2
+    if 9 <= length <= 73 and at < size and script[at - 1] == size - at and script[at - 1] in (33, 65):
+        return [script[1 : at - 1], script[at:]]
+    return None
+
+
+def _multisig(unlocking: bytes, locking: bytes) -> Checks | None:
+    needed, count = locking[0] - 0x50, locking[-2] - 0x50 if len(locking) > 2 else 0
+    if not 1 <= needed <= count <= 16 or unlocking[:1] != b"\x00":
+        return None
+    keys = _pushes(locking, 1, len(locking) - 2, (33, 65))
+    signatures = _pushes(unlocking, 1, len(unlocking), range(9, 74))
+    if keys is None or signatures is None or len(keys) != count or len(signatures) != needed:
+        return None
+    return Checks(signatures, keys)
+
+
+def _pushes(script: bytes, at: int, end: int, sizes: Sequence[int]) -> list[bytes] | None:
+    found = []
+    while at < end:
+        size = script[at]
+        if size not in sizes:
+            return None
+        found.append(script[at + 1 : at + 1 + size])
+        at += 1 + size
+    return found if at == end else None
+
+
+def _ends_quietly(locking: bytes, behind: int, after_genesis: bool) -> bool:
+    """Whether nothing behind the check changes its result: data behind a RETURN, or fields that are dropped again."""
+    if len(locking) == behind:
+        return True
+    if not after_genesis:
+        return False
+    if locking[behind] == _RETURN:
+        return True
+    held = 0
+    dropping = False
+    for opcode, _, data, end in instructions(locking[behind:]):
+        if opcode <= PUSHDATA4 and not dropping:
+            field = locking[behind + data : behind + end]
+            if behind + end > len(locking) or not is_shortest_push(opcode, field):
+                return False
+            held += 1
+        elif 0x4F <= opcode <= OP_16 and opcode != 0x50 and not dropping:
+            held += 1
+        elif opcode in (_DROP, _2DROP):
+            dropping = True
+            held -= 1 if opcode == _DROP else 2
+            if held < 0:
+                return False
+        else:
+            return False
+    return held == 0
