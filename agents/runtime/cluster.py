@@ -68,18 +68,23 @@ async def look(kafka: KafkaSettings, topics: TopicSettings) -> Cluster:
 
 async def _look(client: AIOKafkaAdminClient, topics: TopicSettings) -> Cluster:
     about = await client.describe_cluster()
-    present = set(await client.list_topics())
-    names = {topic.named(topics.prefix): topic.name for topic in TOPICS if topic.named(topics.prefix) in present}
-    counts: dict[str, int] = {}
+    counts = await partition_counts(client, topics)
     configs: dict[str, dict[str, str]] = {}
-    if names:
-        for described in await client.describe_topics(list(names)):
-            counts[names[described["topic"]]] = len(described["partitions"])
+    if counts:
+        names = {topic.named(topics.prefix): topic.name for topic in TOPICS if topic.name in counts}
         resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
         for response in await client.describe_configs(resources):
             for _, _, _, name, entries in response.resources:
                 configs[names[name]] = {entry[0]: entry[1] for entry in entries}
     return Cluster(str(about["cluster_id"]), counts, configs)
+
+
+async def partition_counts(client: AIOKafkaAdminClient, topics: TopicSettings) -> dict[str, int]:
+    """Partitions of the declared topics that exist, by logical name."""
+    present = set(await client.list_topics())
+    names = {topic.named(topics.prefix): topic.name for topic in TOPICS if topic.named(topics.prefix) in present}
+    described = await client.describe_topics(list(names)) if names else []
+    return {names[topic["topic"]]: len(topic["partitions"]) for topic in described}
 
 
 def compare(cluster: Cluster, topics: TopicSettings, of: Iterable[Topic] = TOPICS) -> list[Difference]:

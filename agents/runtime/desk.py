@@ -164,12 +164,15 @@ class Desk:
             for wait in waits:
                 wait.cancel()
 
-    def deliver(self, fetched: Mapping[Any, tuple[list[Any], int]]) -> None:
-        """A fetch came back."""
+    def deliver(self, fetched: Mapping[Any, tuple[list[Any], int]]) -> int:
+        """A fetch came back; how many records it brought."""
+        count = 0
         for tp, (records, read_to) in fetched.items():
             where = (tp.topic, tp.partition)
             if where in self.board.lanes and where not in self.held:
                 self.board.put(where, records, read_to)
+                count += len(records)
+        return count
 
     # --- acknowledging
 

@@ -204,14 +204,23 @@ class Partition:
                     if not lane.gone:
                         await lane.arrived.wait()
                     continue
+                began = time.monotonic()
                 try:
                     await self._batch(store, producer, outbox)
                 except Corrupt as error:
                     store = await self._spoiled(store, error)
+                await self._pace(began)
         finally:
             if store is not None:
                 store.close()
             await producer.stop()
+
+    async def _pace(self, began: float) -> None:
+        """Let records gather while few wait: a transaction of ten costs 0.66 ms a record, one of a thousand 0.01."""
+        settings = self.lanes.settings
+        wait = began + settings.transaction_pace_ms / 1000 - time.monotonic()
+        if wait > 0 and len(self.lane.queue) < settings.batch_records and not self.lanes.desk.settling:
+            await asyncio.sleep(wait)
 
     async def _begin(self, store: Store) -> None:
         """Go on behind the applied offset, whatever the group says (TXN-2); tell of a group that was reset."""

@@ -102,12 +102,18 @@ class WorkerSettings(Struct, frozen=True):
     fault_limit: Annotated[
         int, why("Faults in a row after which it is us, not the records: the stage halts.", ge=1)
     ] = 10
-    fetch_min_bytes: Annotated[
-        int, why("With `fetch_wait_ms`: small records are fetched in groups, which saves each side a round.", ge=1)
-    ] = 16 << 10
-    fetch_wait_ms: Annotated[
-        int, why("How long a fetch waits for `fetch_min_bytes`: latency a stage may add when idle.", ge=0, le=500)
+    pace_ms: Annotated[
+        int,
+        why(
+            "Between fetches while few records come: taking them in groups saves every side a round each.", ge=0, le=500
+        ),
     ] = 10
+    transaction_pace_ms: Annotated[
+        int,
+        why(
+            "From one transaction of a partition to the next while few records wait: small ones are dear.", ge=0, le=500
+        ),
+    ] = 25
 
 
 class TraceSettings(Struct, frozen=True):

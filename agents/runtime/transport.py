@@ -58,8 +58,8 @@ class Thread(driver.AIOKafkaConsumerThread):
             max_poll_interval_ms=30 * 86_400_000,  # the watchdog is ours: aiokafka leaves the group and never rejoins
             max_partition_fetch_bytes=PARTITION_BYTES,
             fetch_max_bytes=FETCH_BYTES,
-            fetch_min_bytes=worker.fetch_min_bytes,
-            fetch_max_wait_ms=worker.fetch_wait_ms,
+            fetch_min_bytes=1,  # an idle stage asks twice a second, and hears of a record at once
+            fetch_max_wait_ms=500,
             request_timeout_ms=60_000,
             session_timeout_ms=int(worker.session_timeout_s * 1000),
             rebalance_timeout_ms=60_000,
@@ -176,6 +176,8 @@ class Consumer(driver.Consumer):
     async def _drain_messages(self, fetcher: Any) -> None:
         """Faust's fetcher task: the only place that fetches."""
         desk = self.desk
+        worker = self.app.beefline.worker
+        pace_s, few = worker.pace_ms / 1000, worker.batch_records
         try:
             while not (self.should_stop or fetcher.should_stop):
                 if not self.flow_active:
@@ -193,7 +195,10 @@ class Consumer(driver.Consumer):
                     # Fetched for an earlier generation, yet the positions moved: go back to where this one began.
                     await self.perform_seek()
                     continue
-                desk.deliver(fetched or {})
+                count = desk.deliver(fetched or {})
+                if 0 < count < few:
+                    # The next fetch is on its way already; what it brings waits, and what comes behind it is one group.
+                    await asyncio.sleep(pace_s)
         except self.consumer_stopped_errors:
             if not self.transport.app.should_stop:
                 raise
