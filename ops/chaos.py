@@ -5,13 +5,10 @@ Long forms by `make chaos`; the tests run short ones. Everything is on loopback,
 
 import asyncio
 import json
-import os
 import random
-import shutil
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
 
 from aiokafka import AIOKafkaProducer
 from msgspec import Struct
@@ -19,7 +16,7 @@ from msgspec import Struct
 from agents.runtime import crash
 from agents.runtime.connection import client_options
 from ops import broker as brokers
-from ops.home import cache, home
+from ops.home import home
 from ops.installation import Installation
 from ops.instruments.audit import Report, audit
 from ops.instruments.chain import Chain
@@ -246,12 +243,3 @@ async def run(
         return Outcome(name, field.sent, field.faults, field.restarts(), took, report)
     finally:
         await installation.stop()
-
-
-def own_home(name: str) -> Path:
-    """A fresh home for a run, so that nothing that runs here is touched; the fetched jars are shared."""
-    os.environ["BEEFLINE_CACHE"] = str(cache())
-    folder = home() / name
-    os.environ["BEEFLINE_HOME"] = str(folder)
-    shutil.rmtree(folder, ignore_errors=True)
-    return folder

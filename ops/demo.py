@@ -1,9 +1,8 @@
 """The demo's story: 500 payloads through a whole installation, with faults on the way, and every outcome foretold."""
 
 import asyncio
+import io
 import json
-import os
-import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from agents.runtime.connection import client_options
-from ops.home import cache, home
+from ops.home import home, move_to
 from ops.installation import Installation
 from ops.instruments.chain import Chain
 from ops.instruments.generate import Generator
@@ -179,12 +178,12 @@ class Scene:
         return Group(Panel(both, title=f"beefline demo, {took:.0f} s", width=78), *self.news[-6:])
 
 
-async def run(console: Console) -> bool:
-    """Play it; whether everything came as foretold."""
-    folder = home() / "demo"
-    os.environ["BEEFLINE_CACHE"] = str(cache())
-    os.environ["BEEFLINE_HOME"] = str(folder)
-    shutil.rmtree(folder, ignore_errors=True)
+async def run(console: Console, picture: Path | None = None) -> bool:
+    """Play it; whether everything came as foretold.
+
+    picture: an SVG of the last scene and the table is written there.
+    """
+    move_to(home() / "demo")
     began = time.monotonic()
     installation = Installation(say=lambda what: console.print(f"starting: {what}"))
     try:
@@ -194,6 +193,11 @@ async def run(console: Console) -> bool:
         scene = Scene(story)
         await _play(installation, loaded.settings, scene, console)
         _close(console, scene, loaded.settings)
+        if picture is not None:
+            drawn = Console(record=True, width=96, file=io.StringIO())
+            drawn.print(scene.render())
+            _close(drawn, scene, loaded.settings)
+            drawn.save_svg(str(picture), title="make demo")
         return scene.done()
     finally:
         await installation.stop()
@@ -310,9 +314,9 @@ def _close(console: Console, scene: Scene, settings: Settings) -> None:
     )
 
 
-def main(console: Console) -> bool:
+def main(console: Console, picture: Path | None = None) -> bool:
     """Play it in an event loop of its own."""
-    return asyncio.run(run(console))
+    return asyncio.run(run(console, picture))
 
 
 def log_folder() -> Path:

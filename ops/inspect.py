@@ -156,13 +156,13 @@ def _locktime(tx: Tx) -> str:
 
 def template(script: bytes) -> str:
     """The name of a locking script's form, by what it begins and ends with."""
-    size = f"{len(script):,} bytes"
+    size = _count(len(script), "byte")
     if not script:
         return "empty: anyone can spend it"
     if script[:2] == b"\x00\x6a" or script[:1] == b"\x6a":
         return f"data, {size}"
     if (pushed := read_pushdrop(script)) is not None:
-        return f"PushDrop of {len(pushed.fields)} fields, {size}"
+        return f"PushDrop of {_count(len(pushed.fields), 'field')}, {size}"
     for name, length, begins, ends in TEMPLATES:
         if script.startswith(begins) and script[:length].endswith(ends) and len(script) >= length:
             if len(script) == length:

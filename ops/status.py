@@ -9,7 +9,7 @@ from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError
 from aiokafka.structs import TopicPartition
 from msgspec import Struct
 
-from agents.runtime.cluster import Unreachable, admin
+from agents.runtime.cluster import Unreachable, admin, partition_counts
 from agents.runtime.connection import client_options
 from agents.runtime.settings import KafkaSettings, TopicSettings
 from ops.running import RunningWorker, running_workers
@@ -106,15 +106,16 @@ async def group_lags(kafka: KafkaSettings, topics: TopicSettings) -> dict[str, i
                 positions[stage] = await client.list_consumer_group_offsets(group(topics.prefix, stage))
             except GroupCoordinatorNotAvailableError:
                 positions[stage] = {}
+        counts = await partition_counts(client, topics)
     consumer = AIOKafkaConsumer(**client_options(kafka), isolation_level="read_committed", enable_auto_commit=False)
     await consumer.start()
     try:
-        present = await consumer.topics()
         lags = {}
         for stage, inputs in INPUTS.items():
-            names = [topic.named(topics.prefix) for topic in inputs if topic.named(topics.prefix) in present]
             partitions = [
-                TopicPartition(name, number) for name in names for number in consumer.partitions_for_topic(name) or ()
+                TopicPartition(topic.named(topics.prefix), number)
+                for topic in inputs
+                for number in range(counts.get(topic.name, 0))
             ]
             ends = await consumer.end_offsets(partitions)
             first = await consumer.beginning_offsets(partitions)

@@ -126,6 +126,22 @@ def moved(total: Live, entry_key: bytes, old: bytes | None, new: bytes | None) -
     return Live(total.sequence, total.entry_hash, total.state_sum, value)
 
 
+class Remembered:
+    """A view that asks the one below once for each key: for as long as nobody else writes below."""
+
+    def __init__(self, below: View) -> None:
+        self._below = below
+        self._found: dict[bytes, bytes | None] = {}
+
+    def get(self, entry_key: bytes) -> bytes | None:
+        """See `View.get`."""
+        try:
+            return self._found[entry_key]
+        except KeyError:
+            found = self._found[entry_key] = self._below.get(entry_key)
+            return found
+
+
 class Layer:
     """Writes over a view. What is not merged never happened."""
 

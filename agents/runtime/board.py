@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from agents.runtime.ledger import Ledger
 from agents.runtime.records import Inbound
-from agents.runtime.suspects import Suspicion, mark_in_hand, mark_open
+from agents.runtime.suspects import Suspicion, mark_in_hand, mark_open, mark_untouched
 
 TopicPartition = tuple[str, int]
 
@@ -52,9 +52,9 @@ class Lane:
     def position(self) -> Position:
         """Where the group may go on, and how we stand there."""
         offset = self.ledger.position
-        if not self.ledger:
-            return Position(offset, "")
         before = self.suspicion if offset == self.start else Suspicion()
+        if not self.ledger:
+            return Position(offset, mark_untouched(before))
         return Position(offset, mark_in_hand(before) if self.in_hand else mark_open(before))
 
 
@@ -86,7 +86,7 @@ class Batch:
 class Board:
     """The lanes of a worker.
 
-    max_bytes bounds what is fetched and not finished; a single record may exceed it when nothing else is in hand.
+    max_bytes bounds what is fetched and not finished; a lane of which nothing is unfinished may exceed it by one fetch.
     """
 
     def __init__(self, *, max_in_flight: int, max_bytes: int) -> None:
@@ -124,6 +124,7 @@ class Board:
         for lane in self.lanes.values():
             self.queued -= len(lane.queue)
             self.bytes -= lane.bytes
+            lane.ledger.forget([record.offset for record in lane.queue])
             lane.bytes = 0
             lane.queue.clear()
             lane.arrived.clear()
@@ -145,7 +146,7 @@ class Board:
         """Whether the transport should fetch for a lane: each has its share, so that none starves the others."""
         share = max(1, len(self.lanes))
         few = len(lane.queue) < max(1, 2 * self.max_in_flight // share)
-        return few and (not lane.queue or (lane.bytes < self.max_bytes // share and self.bytes < self.max_bytes))
+        return few and (not lane.ledger or (lane.bytes < self.max_bytes // share and self.bytes < self.max_bytes))
 
     def take(
         self,
@@ -158,7 +159,7 @@ class Board:
         due: where given, a lane yields records up to the first that is not.
         """
         lanes = [lane for lane in self.lanes.values() if lane.queue and eligible(lane)]
-        limit = min(limit, self.max_in_flight - self.in_flight)
+        limit = max(0, min(limit, self.max_in_flight - self.in_flight))
         taken: dict[TopicPartition, Lane] = {}
         records: list[Inbound] = []
         self._next += 1
@@ -202,6 +203,8 @@ class Board:
                 lane.bytes += _size(record)
                 lane.arrived.set()
                 self.queued += 1
+                if len(lane.queue) > 1 and lane.queue[1].offset < record.offset:  # another batch gave back before
+                    lane.queue = deque(sorted(lane.queue, key=_offset))
         self.changed.set()
 
     def finished(self, lanes: Mapping[TopicPartition, Lane], records: Iterable[Inbound]) -> None:
@@ -226,6 +229,10 @@ def _leading(lane: Lane, limit: int, due: Callable[[Inbound], bool]) -> int:
             break
         count += 1
     return count
+
+
+def _offset(record: Inbound) -> int:
+    return record.offset
 
 
 def _size(record: Inbound) -> int:

@@ -205,6 +205,9 @@ class Desk:
             moved = {
                 tp: at for tp, at in self.board.positions().items() if tp not in self.held and self._sent.get(tp) != at
             }
+            for lane in (self.board.lanes[tp] for tp in moved):
+                if not lane.ledger:
+                    lane.marked = False  # from here on the group takes it that nothing is in hand
             if not moved or not await self.group.commit_positions(moved):
                 return False
             self._sent.update({tp: at for tp, at in moved.items() if tp in self.board.lanes})

@@ -22,13 +22,20 @@ class Ledger:
     def position(self) -> int:
         """The next offset the group has to read after a restart."""
         for offset in self._pending:
-            return offset
+            return min(offset, self._read_to)
         return self._read_to
 
     def took(self, offsets: list[int], read_to: int) -> None:
         """Inputs were fetched, in order; the fetch ended before `read_to`."""
         self._pending.update(dict.fromkeys(offsets))
         self._read_to = read_to
+
+    def forget(self, offsets: list[int]) -> None:
+        """These inputs, in order, are not touched here: whoever comes next reads them."""
+        if offsets:
+            for offset in offsets:
+                del self._pending[offset]
+            self._read_to = min(self._read_to, offsets[0])
 
     def finished(self, offset: int) -> None:
         """Everything written for this input is acknowledged by the broker."""

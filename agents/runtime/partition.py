@@ -30,7 +30,7 @@ from agents.runtime.trace import Hop, Tracer, traceparent_of
 from agents.runtime.transport import FETCH_BYTES, PARTITION_BYTES, producer_options
 from pipeline.follow import Follower
 from pipeline.results import About
-from pipeline.state import APPLIED_KEY, Corrupt, Layer, Live, head_key, head_of, seal
+from pipeline.state import APPLIED_KEY, Corrupt, Layer, Live, Remembered, head_key, head_of, seal
 from pipeline.state import encode as pack
 from schemas.state import AppliedOffset
 from schemas.types import Context
@@ -358,7 +358,7 @@ class Partition:
     def _compute(self, store: Store, batch: Batch, outbox: Outbox, *, given_up: bool) -> "Computed":
         """Every record on its own layer: one that fails leaves nothing (FAULT-1)."""
         now_ms = int(time.time() * 1000)
-        layer = Layer(store)
+        layer = Layer(Remembered(store))  # a rule reads a key, and the sums read it again
         heads = Heads(layer)
         computed = Computed(layer, heads)
         for record in batch.records:

@@ -3,12 +3,13 @@
 The marks travel in the metadata of the group's commits, so that whoever gets the partition next, on whatever machine,
 knows how the last owner ended:
 
-    ""          nothing was in hand
+    ""          nothing was in hand, and nothing is suspected
     "open=N"    inputs were in hand; the N-th process in a row that began at this offset
     "hand=N"    this very input was in hand, alone, for the N-th time
 
 Two processes that ended uncleanly at one offset make the third go record by record, one in the whole process, each
-marked before it is touched. An input that was in hand alone at two ends is given up.
+marked before it is touched. An input that was in hand alone at two ends is given up. A process that stops in order
+leaves the marks of what it did not touch as it found them.
 """
 
 from msgspec import Struct
@@ -52,6 +53,13 @@ class Suspicion(Struct, frozen=True):
 def mark_open(before: Suspicion) -> str:
     """Metadata while inputs are in hand, or wait while others are; what is suspected of one alone is kept."""
     return f"hand={before.in_hand}" if before.in_hand else f"open={before.ends + 1}"
+
+
+def mark_untouched(before: Suspicion) -> str:
+    """Metadata while nothing is in hand: what is suspected of the next input stays as it was."""
+    if before.in_hand:
+        return f"hand={before.in_hand}"
+    return f"open={before.ends}" if before.ends else ""
 
 
 def mark_in_hand(before: Suspicion) -> str:

@@ -20,8 +20,9 @@ def chaos(
 ) -> None:
     """The long fault tests: load, faults, and an audit. Exit code 1 when anything is lost, doubled or torn."""
     from ops.broker import BrokerError
-    from ops.chaos import SCENARIOS, own_home, run
+    from ops.chaos import SCENARIOS, run
     from ops.cli.audit import show
+    from ops.home import home, move_to
     from ops.installation import NotReady
 
     if listing:
@@ -30,9 +31,9 @@ def chaos(
         return
     if unknown := [name for name in names if name not in SCENARIOS]:
         fail(f"no scenario {unknown[0]!r}; there are {', '.join(SCENARIOS)}")
-    clean = True
+    clean, folder = True, home() / "chaos"
     for name in names or SCENARIOS:
-        folder = own_home("chaos")
+        move_to(folder)
         click.echo(f"--- {name}: {SCENARIOS[name].says}")
         try:
             outcome = asyncio.run(

@@ -1,6 +1,7 @@
 """The `beefline` command. Each group or command is a module of its own, imported when it is called."""
 
 import importlib
+import logging
 import sys
 from typing import Any
 
@@ -53,6 +54,8 @@ class Lazy(click.Group):
 @click.version_option(package_name="beefline")
 def main(**_: Any) -> None:
     """beefline: BEEF in, verified, applied once, broadcast in Extended Format."""
+    # Commands say in words what is wrong; the client library's own lines, a hundred at each start, say nothing more.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
 
 if __name__ == "__main__":

@@ -79,11 +79,13 @@ class Network:
         """
         self.refresh()
         together = {tx.txid: tx for tx in txs}
-        refused = {txid: self._judge(tx, together, policy) for txid, tx in together.items()}
+        # Whoever took it has judged it: endpoints of one network need not do it twice.
+        new = {txid: tx for txid, tx in together.items() if txid not in self._raws}
+        refused = {txid: self._judge(tx, together, policy) for txid, tx in new.items()}
         decisions: list[Decision] = []
         with self._locked():
             for tx in txs:
-                decisions.append(refused[tx.txid] or self._decide_truthful(tx))
+                decisions.append(refused.get(tx.txid) or self._decide_truthful(tx))
                 if isinstance(decisions[-1], Taken):
                     self._adopt([tx.txid])
         return decisions

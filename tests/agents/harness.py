@@ -13,10 +13,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from agents.runtime.cluster import admin, create, look
+from agents.runtime.connection import client_options
 from agents.runtime.settings import KafkaSettings, TopicSettings
 from topics.registry import BY_NAME, Topic, group
 
@@ -98,8 +100,8 @@ def get_json(url: str) -> dict[str, Any]:
 class Bench:
     """One installation's topics on the test broker, and what is done with them."""
 
-    def __init__(self, bootstrap: str, prefix: str, folder: Path) -> None:
-        self.kafka = KafkaSettings(bootstrap=bootstrap)
+    def __init__(self, bootstrap: str, prefix: str, folder: Path, kafka: KafkaSettings | None = None) -> None:
+        self.kafka = kafka or KafkaSettings(bootstrap=bootstrap)
         self.topics = TopicSettings(prefix=prefix, replication=1, min_isr=1)
         self.prefix = prefix
         self.home = folder
@@ -110,7 +112,7 @@ class Bench:
     async def __aenter__(self) -> "Bench":
         await create(self.kafka, self.topics)
         self.producer = AIOKafkaProducer(
-            bootstrap_servers=self.kafka.bootstrap, enable_idempotence=True, max_request_size=100 << 20, linger_ms=2
+            **client_options(self.kafka), enable_idempotence=True, max_request_size=100 << 20, linger_ms=2
         )
         await self.producer.start()
         return self
@@ -131,7 +133,7 @@ class Bench:
     def flags(self, *more: str) -> list[str]:
         """Settings of a worker here."""
         return [
-            f"kafka.bootstrap={self.kafka.bootstrap}",
+            *(f"kafka.{name}={value}" for name, value in msgspec.structs.asdict(self.kafka).items()),
             f"topics.prefix={self.prefix}",
             f"worker.data_dir={self.home / 'data'}",
             "worker.session_timeout_s=6",
@@ -167,7 +169,7 @@ class Bench:
     async def reader(self) -> AsyncIterator[AIOKafkaConsumer]:
         """A read-committed consumer without a group."""
         consumer = AIOKafkaConsumer(
-            bootstrap_servers=self.kafka.bootstrap,
+            **client_options(self.kafka),
             isolation_level="read_committed",
             auto_offset_reset="earliest",
             enable_auto_commit=False,

@@ -1,0 +1,273 @@
+"""Benchmarks, as ratios within one run: machines are shared and noisy. They name the hardware and the versions."""
+
+import asyncio
+import importlib.metadata
+import os
+import platform
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from msgspec import Struct
+
+from agents.runtime.cluster import create
+from agents.runtime.connection import client_options
+from ops import broker as brokers
+from ops.broker.record import KAFKA_VERSION
+from ops.home import home
+from ops.installation import Installation
+from ops.instruments.chain import Chain
+from ops.instruments.generate import Generator
+from ops.instruments.load import LoadReport, run_load
+from ops.running import broker_settings
+from ops.settings import Settings, load
+from ops.status import group_lags
+from topics.registry import INGEST, PARSED
+
+Say = Callable[[str], None]
+
+RECORD_BYTES = 1000
+RECORDS = 100_000
+ROUNDS = 3
+"""Each way is measured so often, in turn; the median counts."""
+
+PAYLOADS = 10_000
+WARM_UP = 1_500
+"""The broker's compiler and the workers' caches settle."""
+
+LATENCY_S = 20.0
+DRAINED_WITHIN_S = 120.0
+
+
+class Passed(Struct, frozen=True):
+    """One run of the yardstick."""
+
+    records_s: float
+    cpu_us: float  # of the process, a record
+
+
+class RuntimeReport(Struct, frozen=True):
+    """The runtime alone."""
+
+    stage: tuple[Passed, ...]
+    plain: tuple[Passed, ...]
+
+    @property
+    def ratio(self) -> float:
+        """CPU a record of a stage, over that of plain aiokafka: medians."""
+        return _median(self.stage) / _median(self.plain)
+
+
+def _median(runs: tuple[Passed, ...]) -> float:
+    return statistics.median(run.cpu_us for run in runs)
+
+
+class PathReport(Struct, frozen=True):
+    """The whole path."""
+
+    payloads_s: float
+    cpu_us: dict[str, float]  # microseconds a payload, by process
+    busy: dict[str, float]  # cores used while it drained, by process
+    half: LoadReport
+
+    @property
+    def bottleneck(self) -> str:
+        """The stage that used most of a core while all were at work."""
+        stages = {name: cores for name, cores in self.busy.items() if name in ("parse", "verify", "apply", "broadcast")}
+        return max(stages, key=lambda name: stages[name])
+
+
+def cpu_s(pid: int) -> float:
+    """Processor seconds a process has used, its ended children aside."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def runtime(say: Say) -> RuntimeReport:
+    """1 kB records through a pass-through stage, and by plain aiokafka, at default settings, in turn."""
+    broker = brokers.start(1, guarded=True, fresh=True)
+    try:
+        stage: list[Passed] = []
+        plain: list[Passed] = []
+        for number in range(ROUNDS):
+            for kind, runs in (("plain", plain), ("stage", stage)):
+                flags = [*broker_settings(broker.bootstrap, 1), f"topics.prefix=bench{number}{kind}."]
+                settings = load(network="dev", flags=flags, environment={}).settings
+                await _fill(settings)
+                runs.append(await _pass(kind, flags, settings))
+                say(f"{kind:6} {runs[-1].records_s:8,.0f} records/s  {runs[-1].cpu_us:5.1f} us of CPU a record")
+        return RuntimeReport(tuple(stage), tuple(plain))
+    finally:
+        broker.stop()
+
+
+async def _fill(settings: Settings) -> None:
+    await create(settings.kafka, settings.topics)
+    producer = AIOKafkaProducer(**client_options(settings.kafka), linger_ms=20, max_batch_size=256 << 10)
+    await producer.start()
+    noise = random.Random(5).randbytes(1 << 20)
+    headers = [("request-id", b"bench"), ("topics", b'["tm_anytx"]')]
+    sent = []
+    for number in range(RECORDS):
+        at = number * 7919 % (len(noise) - RECORD_BYTES)
+        value = noise[at : at + RECORD_BYTES]
+        sent.append(
+            await producer.send(INGEST.named(settings.topics.prefix), value, key=b"%d" % number, headers=headers)
+        )
+    await asyncio.gather(*sent)
+    await producer.stop()
+
+
+async def _pass(kind: str, flags: list[str], settings: Settings) -> Passed:
+    argv = [sys.executable, "-m", "ops.instruments.passing", kind, str(os.getpid()), *flags]
+    argv.append(f"worker.data_dir={home() / 'data'}")
+    consumer = AIOKafkaConsumer(**client_options(settings.kafka))
+    await consumer.start()
+    partitions = [TopicPartition(PARSED.named(settings.topics.prefix), p) for p in range(PARSED.partitions)]
+
+    async def passed() -> int:
+        return sum((await consumer.end_offsets(partitions)).values())
+
+    process = await asyncio.create_subprocess_exec(
+        *argv, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + DRAINED_WITHIN_S
+        while not (first := await passed()):
+            await asyncio.sleep(0.02)
+        began, used = time.monotonic(), cpu_s(process.pid)
+        while (last := await passed()) < RECORDS and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+        took, used = time.monotonic() - began, cpu_s(process.pid) - used
+        return Passed((last - first) / took, used / (last - first) * 1e6)
+    finally:
+        process.kill()
+        await process.wait()
+        await consumer.stop()
+
+
+async def path(say: Say) -> PathReport:
+    """Payloads through the whole installation: all at once, then at half the rate that came of it."""
+    installation = Installation(say=lambda what: say(f"starting: {what}"))
+    try:
+        loaded = await installation.start()
+        settings = loaded.settings
+        generator = Generator(Chain.open(home() / "simulate" / "chain"), seed=0, first=0)
+        say("warming up")
+        await run_load(settings, generator.valid(WARM_UP), WARM_UP / 3)
+        pids = _pids(installation)
+        before = {name: cpu_s(pid) for name, pid in pids.items()}
+        took = await _drain(settings, generator)
+        used = {name: cpu_s(pid) - before[name] for name, pid in pids.items()}
+        rate = PAYLOADS / took
+        say(f"{rate:,.0f} payloads/s")
+        half = await run_load(settings, generator.valid(int(rate / 2 * LATENCY_S)), rate / 2)
+        return PathReport(
+            rate,
+            {name: seconds / PAYLOADS * 1e6 for name, seconds in used.items()},
+            {name: seconds / took for name, seconds in used.items()},
+            half,
+        )
+    finally:
+        await installation.stop()
+
+
+def _pids(installation: Installation) -> dict[str, int]:
+    assert installation.workers is not None
+    assert installation.simulated is not None
+    assert installation.broker is not None
+    pids = {child.spec.name: child.pid for child in (*installation.workers.children, *installation.simulated.children)}
+    pids |= {"broker": installation.broker.nodes[0].pid}
+    return {name: pid for name, pid in pids.items() if pid is not None}
+
+
+async def _drain(settings: Settings, generator: Generator) -> float:
+    """Seconds from the first payload to the last outcome, all sent as fast as the broker takes them."""
+    payloads = list(generator.valid(PAYLOADS))
+    producer = AIOKafkaProducer(**client_options(settings.kafka), linger_ms=10, max_batch_size=256 << 10)
+    await producer.start()
+    topic = INGEST.named(settings.topics.prefix)
+    began = time.monotonic()
+    sent = [await producer.send(topic, payload.beef, key=b"%d" % n) for n, payload in enumerate(payloads)]
+    await asyncio.gather(*sent)
+    while any((await group_lags(settings.kafka, settings.topics)).values()):
+        await asyncio.sleep(0.1)
+    took = time.monotonic() - began
+    await producer.stop()
+    return took
+
+
+def machine() -> str:
+    """Hardware and versions, a line each."""
+    model = next(
+        (line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
+        platform.processor() or "unknown",
+    )
+    memory = next((line.split(":")[1].strip() for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), "?")
+    versions = ", ".join(
+        f"{name} {importlib.metadata.version(name)}"
+        for name in ("aiokafka", "faust-streaming", "msgspec", "rocksdict", "bsv-sdk")
+    )
+    return (
+        f"- {os.cpu_count()} cores of {model}, {memory}; broker, workers, simulated network and load together on it\n"
+        f"- Python {platform.python_version()}, {versions}; Kafka {KAFKA_VERSION}\n"
+        f"- load average when it ended: {os.getloadavg()[0]:.1f}"
+    )
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+
+
+def page(alone: RuntimeReport | None, whole: PathReport | None) -> str:
+    """The results as a page."""
+    parts = [
+        "# Benchmarks: the foundation\n",
+        f"Made by `make bench`. Ratios within one run are what counts.\n\n{machine()}\n",
+    ]
+    if alone is not None:
+        parts.append(
+            f"\n## The runtime alone\n\n{RECORDS:,} records of {RECORD_BYTES} bytes from 8 partitions to 8, default "
+            f"settings, CPU of the process; {ROUNDS} rounds in turn, median counts.\n\n"
+            "| | records/s | CPU us a record |\n|---|---|---|\n"
+            + "".join(_row("pass-through stage", run) for run in alone.stage)
+            + "".join(_row("plain aiokafka (getmany, send_batch, commit)", run) for run in alone.plain)
+            + f"\nA stage costs **{alone.ratio:.2f}** times the CPU of plain aiokafka (target: at most 2.5).\n"
+        )
+    if whole is not None:
+        parts.append(_path_page(whole))
+    return "".join(parts)
+
+
+def _row(name: str, run: Passed) -> str:
+    return f"| {name} | {run.records_s:,.0f} | {run.cpu_us:.1f} |\n"
+
+
+def _path_page(whole: PathReport) -> str:
+    rows = "".join(
+        f"| {name} | {us:,.0f} | {whole.busy[name]:.2f} |\n"
+        for name, us in sorted(whole.cpu_us.items(), key=lambda item: -item[1])
+    )
+    half = whole.half
+    applied, accepted = half.applied_ms, half.accepted_ms
+    latency = "no outcome in time"
+    if applied is not None and accepted is not None:
+        latency = (
+            f"applied p50 {applied.p50:.0f} ms, p99 {applied.p99:.0f} ms; "
+            f"accepted by the network p50 {accepted.p50:.0f} ms, p99 {accepted.p99:.0f} ms"
+        )
+    return (
+        f"\n## The whole path\n\n{PAYLOADS:,} payloads (one un-mined P2PKH over 12 levels, one context), sent at "
+        f"once, until the network's answer is written: **{whole.payloads_s:,.0f} payloads/s** (target: 1,000).\n\n"
+        f"At half that rate for {half.seconds:.0f} s ({half.sent:,} payloads): {latency} "
+        "(target: p99 under 500 ms).\n\n"
+        "| process | CPU us a payload | cores while draining |\n|---|---|---|\n" + rows +
+        f"\nThe bottleneck among the stages is **{whole.bottleneck}**.\n"
+    )  # fmt: skip

@@ -1,0 +1,31 @@
+"""`beefline bench`."""
+
+import asyncio
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("parts", nargs=-1, type=click.Choice(["runtime", "path"]))
+@click.option("--write", type=click.Path(path_type=Path, dir_okay=False), help="Write the page here too.")
+def bench(parts: tuple[str, ...], write: Path | None) -> None:
+    """Measure the runtime alone and the whole path; prints a page."""
+    from ops import bench as benchmarks
+    from ops.home import home, move_to
+
+    chosen = parts or ("runtime", "path")
+
+    def say(what: str) -> None:
+        click.echo(what, err=True)
+
+    folder = home() / "bench"
+    move_to(folder)
+    alone = asyncio.run(benchmarks.runtime(say)) if "runtime" in chosen else None
+    move_to(folder)
+    whole = asyncio.run(benchmarks.path(say)) if "path" in chosen else None
+    text = benchmarks.page(alone, whole)
+    click.echo(text)
+    if write is not None:
+        write.parent.mkdir(parents=True, exist_ok=True)
+        write.write_text(text, encoding="utf-8")

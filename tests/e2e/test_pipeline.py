@@ -1,0 +1,184 @@
+"""The whole path: what goes in, what must come out, whatever goes in."""
+
+import json
+import os
+import random
+import urllib.request
+from collections.abc import AsyncIterator
+
+import pytest
+
+from ops.home import home
+from ops.installation import Installation
+from ops.instruments.chain import Chain
+from ops.instruments.generate import Generator
+from ops.running import running_workers
+from tests.e2e.asking import Talk, until
+from topics.registry import DEAD_LETTERS, OPERATIONS, PARSED, TRANSACTIONS
+
+pytestmark = pytest.mark.broker
+
+LIMIT = 8 << 20
+
+
+@pytest.fixture(scope="module")
+def generator(installation: Installation) -> Generator:
+    return Generator(Chain.open(home() / "simulate" / "chain"), seed=17)
+
+
+@pytest.fixture
+async def talk(installation: Installation) -> AsyncIterator[Talk]:
+    async with Talk(installation) as talk:
+        yield talk
+
+
+def topics(*names: str) -> tuple[str, bytes]:
+    return ("topics", json.dumps(names).encode())
+
+
+async def test_a_payload_is_applied_in_each_context_and_accepted_once(talk: Talk, generator: Generator) -> None:
+    (payload,) = generator.make("hello")
+    request = await talk.send(payload.beef, [topics("tm_helloworld", "tm_anytx")])
+    decided = await talk.decisions(request, 2)
+    assert {(r.outcome, r.context, r.contexts) for r in decided} == {
+        ("applied", "topic:tm_helloworld", 2),
+        ("applied", "topic:tm_anytx", 2),
+    }
+    said = await talk.network(request)
+    assert said.outcome == "accepted"
+    efs = [record.value for record in await talk.read_end(TRANSACTIONS, 50) if record.key == payload.txid]
+    assert efs
+    assert efs[0][4:10] == bytes.fromhex("0000000000ef")
+
+
+async def test_a_topic_named_twice_is_applied_once(talk: Talk, generator: Generator) -> None:
+    (payload,) = generator.make("p2pkh")
+    request = await talk.send(payload.beef, [topics("tm_anytx", "tm_anytx")])
+    (decided,) = await talk.decisions(request)
+    assert (decided.outcome, decided.contexts) == ("applied", 1)
+
+
+async def test_the_same_payload_again_gets_the_stored_answer(talk: Talk, generator: Generator) -> None:
+    (payload,) = generator.make("p2pkh")
+    (first,) = await talk.decisions(await talk.send(payload.beef))
+    (again,) = await talk.decisions(await talk.send(payload.beef))
+    assert (again.outcome, again.repeat, again.sequence) == ("applied", True, first.sequence)
+    assert (again.admittance, again.state_root) == (first.admittance, first.state_root)
+
+
+@pytest.mark.parametrize(
+    ("value", "headers", "code"),
+    [
+        (random.Random(7).randbytes(1000), [], "malformed.magic"),
+        (b"", [], "malformed.empty"),
+        (None, [], "malformed.empty"),
+        (b'{"rawTx": "00"}', [], "malformed.magic"),
+        (b"\x01\x00\xbe\xef" + b"\xff" * 9, [], "malformed.count"),
+        (b"x", [("topics", b"tm_anytx")], "malformed.contexts"),
+        (b"x", [("topics", b'["TM_Any7"]')], "malformed.contexts"),
+        (b"x", [("topics", b"\xff\xfe")], "malformed.contexts"),
+        (b"x", [topics()], "admission.no-context"),
+        (b"x", [topics(*[f"tm_{a}{b}" for a in "abcdef" for b in "abcdef"][:33])], "policy.contexts"),
+        (b"x", [("baskets", b'[{"basket": "b"}]')], "admission.not-offered"),
+        (b"x", [("atomicity", b"all")], "admission.not-offered"),
+        (b"x", [("atomicity", b"some")], "malformed.headers"),
+        (bytes(LIMIT), [], "malformed.magic"),
+        (bytes(LIMIT + 1), [], "malformed.too-large"),
+    ],
+)
+async def test_whatever_goes_in_gets_a_result_with_a_code(
+    talk: Talk, value: bytes | None, headers: list[tuple[str, bytes]], code: str
+) -> None:
+    request = await talk.send(value, headers)
+    (decided,) = await talk.decisions(request)
+    assert (decided.outcome, decided.code, decided.context, decided.contexts) == ("rejected", code, None, 0)
+
+
+async def test_an_unknown_topic_is_refused_and_the_others_go_on(talk: Talk, generator: Generator) -> None:
+    (payload,) = generator.make("p2pkh")
+    request = await talk.send(payload.beef, [topics("tm_nowhere", "tm_anytx")])
+    decided = await talk.decisions(request, 2)
+    assert {(r.context, r.outcome, r.code) for r in decided} == {
+        ("topic:tm_nowhere", "rejected", "admission.unknown-topic"),
+        ("topic:tm_anytx", "applied", None),
+    }
+
+
+@pytest.mark.setting("topics.max_payload_bytes")
+async def test_a_payload_near_the_limit_goes_all_the_way_and_back(talk: Talk, generator: Generator) -> None:
+    (payload,) = generator.make("data", LIMIT - 4000)
+    assert LIMIT - 4000 < len(payload.beef) <= LIMIT
+    request = await talk.send(payload.beef)
+    (decided,) = await talk.decisions(request)
+    assert decided.outcome == "applied"
+    said = await talk.network(request)
+    assert (said.outcome, said.code) == ("refused", "network.too-large")  # endpoints take scripts of 500 kB
+    gone = await talk.wait(lambda results: any(r.outcome == "evicted" for r in results))
+    assert next(r for r in gone if r.outcome == "evicted").context == "topic:tm_anytx"
+
+
+@pytest.mark.parametrize("topic", [PARSED, OPERATIONS], ids=lambda topic: topic.name)
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [([], b"internal.undecodable"), ([("schema", b"parsed/99")], b"internal.unknown-version")],
+    ids=["bytes", "version"],
+)
+async def test_an_undecodable_internal_record_is_a_dead_letter(
+    talk: Talk, generator: Generator, topic: object, headers: list[tuple[str, bytes]], code: bytes
+) -> None:
+    mark = os.urandom(16)
+    await talk.send(mark, headers, topic, key=b"topic:tm_anytx")  # type: ignore[arg-type]
+    (payload,) = generator.make("p2pkh")
+    await talk.decisions(await talk.send(payload.beef))  # the stage goes on
+    letters: list[bytes] = []
+
+    async def found() -> bool:
+        records = await talk.read_end(DEAD_LETTERS, 40)
+        letters[:] = [dict(record.headers)["code"] for record in records if record.value == mark]
+        return bool(letters)
+
+    for _ in range(50):
+        if await found():
+            break
+    assert letters == [code]
+
+
+@pytest.mark.setting("trace.file")
+async def test_a_sampled_payload_is_one_trace_over_every_hop(talk: Talk, generator: Generator) -> None:
+    trace = os.urandom(16).hex()
+    (payload,) = generator.make("p2pkh")
+    sent = f"00-{trace}-{os.urandom(8).hex()}-01".encode()
+    request = await talk.send(payload.beef, [("traceparent", sent)])
+    await talk.network(request)
+    file = home() / "trace.jsonl"
+
+    def spans() -> list[dict[str, object]]:
+        lines = file.read_text().splitlines() if file.exists() else []
+        return [span for span in map(json.loads, lines) if span["trace_id"] == trace]
+
+    hops = {"beefline-parse", "beefline-verify", "beefline-apply", "beefline-broadcast"}
+    await until(lambda: {str(span["service"]) for span in spans()} >= hops and len(spans()) >= 5, "all hops")
+    found = spans()
+    ids = {span["span_id"] for span in found} | {sent.split(b"-")[2].decode()}
+    assert all(span["parent_id"] in ids for span in found)
+    accepted = {
+        dict(record.headers).get("traceparent", b"").split(b"-")[1]
+        for record in await talk.read_end(TRANSACTIONS, 5)
+        if record.key == payload.txid
+    }
+    assert accepted == {trace.encode()}
+
+
+async def test_metrics_of_each_stage(talk: Talk, generator: Generator) -> None:
+    (payload,) = generator.make("p2pkh")
+    await talk.network(await talk.send(payload.beef))
+    for worker in running_workers():
+        text = urllib.request.urlopen(f"{worker.http}/metrics", timeout=5).read().decode()  # noqa: ASYNC210 - a test
+        for name in (
+            "records_in_total", "records_out_total", "outcomes_total", "batch_seconds_count",
+            "time_in_topic_seconds_count", "in_flight_records", "lag_records",
+        ):  # fmt: skip
+            assert f"beefline_{name}{{" in text, (worker.stage, name)
+            assert f'stage="{worker.stage}"' in text
+        assert "txid=" not in text
+        assert payload.txid[::-1].hex() not in text
