@@ -48,6 +48,8 @@ MIX = {
 AT_POINTS = 0.5
 """Share of the kills that happen at a named place rather than at a random moment."""
 
+OUTAGE_S = 20.0
+
 SETTLED_WITHIN_S = 180.0
 
 
@@ -174,13 +176,13 @@ async def _kills(field: Field) -> None:
 
 
 async def _broker_outage(field: Field) -> None:
-    """The broker is stopped for 20 s, and started again on its data."""
+    """The broker is stopped for a while under load, and started again on its data."""
     assert field.installation.broker is not None
     for _ in range(field.faults):
         await field.pause(field.span_s / (field.faults + 1) * 0.5)
-        field.say("broker stopped for 20 s")
+        field.say(f"broker stopped for {OUTAGE_S:.0f} s")
         await asyncio.to_thread(brokers.stop_node, field.installation.broker, 1)
-        await asyncio.sleep(20)
+        await asyncio.sleep(OUTAGE_S)
         # Guarded brokers end with the thread that starts them: this one lasts.
         brokers.restart_node(field.installation.broker, 1)
         field.say("broker back")

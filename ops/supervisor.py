@@ -37,6 +37,8 @@ class Child:
         self.started = asyncio.Event()  # set at each start; for who waits for the next one
         self.restarts = 0
         self.wanted = True
+        self.may_run = asyncio.Event()  # set while it may run
+        self.may_run.set()
         self._settings = settings
         self._log_dir = log_dir
 
@@ -70,12 +72,26 @@ class Child:
             code = await self.process.wait()
             if not self.wanted:
                 return
+            if not self.may_run.is_set():
+                await self.may_run.wait()
+                continue
             self.restarts += 1
             if time.monotonic() - began >= self._settings.healthy_after_s:
                 wait_s = self._settings.backoff_s
             log.warning("%s ended with %d: started again in %.1f s", self.spec.name, code, wait_s)
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, self._settings.backoff_max_s)
+
+    async def rest(self) -> None:
+        """End it, and do not start it again before `wake`."""
+        self.may_run.clear()
+        self.tell(signal.SIGTERM)
+        while self.pid is not None:
+            await asyncio.sleep(0.05)
+
+    def wake(self) -> None:
+        """Start it again."""
+        self.may_run.set()
 
     def tell(self, what: signal.Signals) -> None:
         """Pass a signal on."""

@@ -75,7 +75,11 @@ async def all_counted(bench: Bench, values: list[bytes], within_s: float = 60) -
 @pytest.mark.setting("worker.crash_point")
 @pytest.mark.parametrize("point", crash.POINTS)
 async def test_killed_at_a_named_place_nothing_is_lost_or_doubled(bench: Bench, point: str) -> None:
+    """Nor is what goes to a retry tier or to the dead letters: it stands in the same transaction."""
     values = await feed(bench, 300)
+    waiting, letters = [b"defer-%d" % n for n in range(12)], [b"raise"] * 3
+    await bench.send(OPERATIONS, waiting + letters, keys=[CONTEXTS[0]] * 15)
+    values += waiting
     worker = bench.worker("counter", "worker.batch_records=20", "worker.instance=one", f"worker.crash_point={point}:3")
 
     async def ended() -> bool:
@@ -87,6 +91,8 @@ async def test_killed_at_a_named_place_nothing_is_lost_or_doubled(bench: Bench, 
     bench.worker("counter", "worker.instance=one")
     await all_counted(bench, values)
     assert await journal_is_whole(bench) == len(values)
+    assert sorted(record.value for record in await bench.wait_for(RETRY_10S, len(waiting))) == sorted(waiting)
+    assert [record.value for record in await bench.wait_for(DEAD_LETTERS, len(letters))] == letters
 
 
 @pytest.mark.invariant("FAULT-1")

@@ -1,0 +1,35 @@
+"""Short forms of `make chaos`: load, faults, and an audit that finds nothing."""
+
+from pathlib import Path
+
+import pytest
+
+from ops import chaos
+from tests.conftest import CACHE
+
+pytestmark = pytest.mark.broker
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("BEEFLINE_HOME", str(tmp_path))
+    monkeypatch.setenv("BEEFLINE_CACHE", str(CACHE))
+    return tmp_path
+
+
+async def test_workers_killed_at_random_moments_and_named_places() -> None:
+    """`make chaos` kills 20 times during 20,000 payloads."""
+    outcome = await chaos.run("kills", payloads=700, faults=6, rate=35, seed=3)
+    assert outcome.report.findings == ()
+    assert outcome.report.pending == ()
+    assert outcome.restarts >= 6
+    assert outcome.report.counts["ingest records"] == 700
+
+
+async def test_a_broker_outage_under_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    """20 s in `make chaos`, 6 s here: workers recover by themselves, or end and are started again."""
+    monkeypatch.setattr(chaos, "OUTAGE_S", 6.0)
+    outcome = await chaos.run("broker-outage", payloads=500, faults=1, rate=30, seed=4)
+    assert outcome.report.findings == ()
+    assert outcome.report.pending == ()
+    assert outcome.report.counts["ingest records"] == 500
