@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--arc", "arcs", multiple=True, metavar="URL", help="Ask a simulated ARC too what it got.")
+@click.option(
+    "--arc",
+    "arcs",
+    multiple=True,
+    metavar="URL",
+    help="Ask a simulated ARC too what it got; it must be as old as the topics.",
+)
 @click.option("--wait", "wait_s", default=0.0, metavar="SECONDS", help="Look again until nothing is under way.")
 @click.option("--roots", is_flag=True, help="Replay the journals' effects into their roots.")
 @click.option("--first", default=10, show_default=True, help="How many ids to show of each finding.")
