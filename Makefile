@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+FUZZ_S ?= 600
 STAMP := $(VENV)/.installed
 UV := --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11
 
@@ -40,14 +41,20 @@ bench: setup
 chaos: setup
 	$(BIN)/beefline chaos
 
+# atheris is bound to its platform: a lock of its own, installed only here.
+fuzz: setup
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-fuzz.lock
+	$(BIN)/python -m tests.fuzz.target parse .beefline/fuzz/parse -max_total_time=$(FUZZ_S) -max_len=20000 -rss_limit_mb=2000
+	$(BIN)/python -m tests.fuzz.target verify .beefline/fuzz/verify -max_total_time=$(FUZZ_S) -max_len=20000 -rss_limit_mb=2000
+
 docs: setup
 	$(BIN)/beefline topics docs --write
-	$(BIN)/beefline settings --docs --write
 
 lock:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip compile $(UV) --output-file requirements.lock pyproject.toml
+	$(BIN)/uv pip compile $(UV) --output-file requirements-fuzz.lock requirements-fuzz.in
 	$(BIN)/uv pip compile $(UV) --extra dev --constraint requirements.lock --output-file requirements-dev.lock pyproject.toml
 
 clean:

@@ -123,7 +123,7 @@ class Broadcast:
             )
             operations = [Out(OPERATIONS, context.encode(), OPERATION.encode(word)) for context in request.contexts]
             return Refuse(step.verdict, about, 0, step.competing, operations, step.endpoint)
-        return Defer(step.condition, about, network=True)
+        return Defer(step.condition, about)
 
 
 def _accepted(request: BroadcastRequest, step: Success, about: About, now_ms: int) -> list[Out]:

@@ -78,7 +78,7 @@ class Parse:
 
     def _asked(self, record: Inbound) -> Asked | Verdict:
         origin = self._origin(record)
-        headers = dict(record.headers)
+        headers = {name: value for name, value in record.headers if value is not None}  # senders may write nulls
         atomicity = headers.get(h.ATOMICITY, b"each")
         if atomicity not in (b"each", b"all"):
             return Verdict("malformed.headers", f"{h.ATOMICITY} is `each` or `all`", h.ATOMICITY)

@@ -18,6 +18,9 @@ from topics.registry import (
     Topic,
 )
 
+ORIGINS = (PARSED, OPERATIONS, BROADCAST)
+"""Inputs of the stages whose records wait."""
+
 _DROPPED = frozenset({"schema", h.TRACEPARENT})
 
 
@@ -26,7 +29,7 @@ class Retry:
 
     name = "retry"
     inputs: tuple[Topic, ...] = (RETRY_10S, RETRY_1M, RETRY_10M)
-    outputs: tuple[Topic, ...] = (PARSED, OPERATIONS, BROADCAST, DEAD_LETTERS)
+    outputs: tuple[Topic, ...] = (*ORIGINS, DEAD_LETTERS)
     begins_traces = False
 
     def due(self, record: Inbound) -> int:
@@ -55,6 +58,6 @@ class Retry:
         """The record as it was, to its origin, by its key."""
         waited = waiting(record)
         origin = BY_NAME.get(waited.origin_topic) if waited is not None else None
-        if waited is None or origin not in self.outputs:
+        if waited is None or origin not in ORIGINS:
             return Fault("internal.undecodable", "its headers do not say where it came from")
         return Emit((Out(origin, record.key, record.value, h.without(record.headers, _DROPPED)),), waited.code)

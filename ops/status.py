@@ -109,7 +109,15 @@ async def group_lags(kafka: KafkaSettings, topics: TopicSettings) -> dict[str, i
         counts = await partition_counts(client, topics)
     consumer = AIOKafkaConsumer(**client_options(kafka), isolation_level="read_committed", enable_auto_commit=False)
     await consumer.start()
+    every = [
+        TopicPartition(topic.named(topics.prefix), n)
+        for of in INPUTS.values()
+        for topic in of
+        for n in range(counts.get(topic.name, 0))
+    ]
     try:
+        consumer.assign(every)  # asks for all leaders at once, where each question would ask for its own
+        consumer.pause(*every)
         lags = {}
         for stage, inputs in INPUTS.items():
             partitions = [

@@ -233,21 +233,25 @@ def _judge(here: Contextual, operation: Apply, topic: str, manager: TopicManager
     verified = operation.verified
     asked = verified.asked
     spent = list(outpoints(verified.spends))
-    coins = {index: coin for index, point in enumerate(spent) if (coin := here.value(state.COIN, point)) is not None}
+    coins = _coins_spent(here, verified.txid, spent)
     subject = Subject(verified.txid, verified.raw, verified.beef, tuple(coins), asked.off_chain)
     admittance = admit(manager, topic, subject)
 
     for tx in verified.unmined:
         if tx.txid != verified.txid:
             _make_known(here, tx.txid, tx.spends, tx.outputs)
-    _make_known(here, verified.txid, verified.spends, subject.output_count)
+    # Proven, it is in a block: nobody broadcasts it, and no endpoint's acceptance will follow.
+    _make_known(here, verified.txid, verified.spends, subject.output_count, accepted=not verified.unmined)
     for index in admittance.coins_to_retain:
-        here.put(state.HISTORY, spent[index], Retained(_coin(coins[index]), verified.txid))
+        here.put(state.HISTORY, spent[index], Retained(coins[index], verified.txid))
     sequence = here.head.sequence + 1
     for vout in admittance.outputs_to_admit:
         point = outpoint(verified.txid, vout)
-        if here.value(state.SPEND, point) is None:  # a child that came first spends it already
-            here.put(state.COIN, point, Coin(subject.tx.satoshis(vout), subject.tx.locking(vout), sequence))
+        coin = Coin(subject.tx.satoshis(vout), subject.tx.locking(vout), sequence)
+        if (spender := here.value(state.SPEND, point)) is None:
+            here.put(state.COIN, point, coin)
+        else:
+            _consumed_before(here, spender, point, coin)
     here.fold()  # the answer to a repeat holds the state root, which the entry that keeps it does not touch
     here.put(state.TX, verified.txid, _remember(here, asked, sequence, admittance, f"{topic}/{manager.version}"))
     entry = here.journal(
@@ -271,9 +275,32 @@ def _remember(here: Contextual, asked: Asked, sequence: int, admittance: Admitta
     )
 
 
-def _make_known(here: Contextual, txid: Txid, spends: bytes, outputs: int) -> None:
+def _coins_spent(here: Contextual, txid: Txid, spent: list[Outpoint]) -> dict[int, Coin]:
+    """Coins of this context by input of the subject: live ones, and those it spends since it came as an ancestor."""
+    stored = here.value(state.KNOWN, txid)
+    before = dict(_known(stored).consumed) if stored is not None else {}
+    found: dict[int, Coin] = {}
+    for index, point in enumerate(spent):
+        if (live := here.value(state.COIN, point)) is not None:
+            found[index] = _coin(live)
+        elif point in before:
+            found[index] = before[point]
+    return found
+
+
+def _consumed_before(here: Contextual, spender: Txid, point: Outpoint, coin: Coin) -> None:
+    """A child that came first spends the coin already: it has it to give back."""
+    known = _known(here.value(state.KNOWN, spender) or b"")
+    coins = {**dict(known.consumed), point: coin}
+    consumed = tuple((spent, coins[spent]) for spent in outpoints(known.spends) if spent in coins)
+    here.put(state.KNOWN, spender, msgspec.structs.replace(known, consumed=consumed))
+
+
+def _make_known(here: Contextual, txid: Txid, spends: bytes, outputs: int, *, accepted: bool = False) -> None:
     """Its spends count from here on: coins it spends are no longer live."""
-    if here.value(state.KNOWN, txid) is not None:
+    if (stored := here.value(state.KNOWN, txid)) is not None:
+        if accepted and not _known(stored).accepted:
+            here.put(state.KNOWN, txid, msgspec.structs.replace(_known(stored), accepted=True))
         return
     consumed = []
     for spent in outpoints(spends):
@@ -281,7 +308,7 @@ def _make_known(here: Contextual, txid: Txid, spends: bytes, outputs: int) -> No
             consumed.append((spent, _coin(coin)))
             here.delete(state.COIN, spent)
         here.put(state.SPEND, spent, txid)
-    here.put(state.KNOWN, txid, Known(spends, outputs, tuple(consumed)))
+    here.put(state.KNOWN, txid, Known(spends, outputs, tuple(consumed), accepted))
 
 
 def accept(layer: Layer, head: Live, context: Context, operation: Accept, now_ms: int) -> Change:

@@ -10,6 +10,9 @@ from schemas.external import Admittance, Outcome, Result, ResultOrigin
 from schemas.flow import Asked, Origin
 from schemas.types import Context, Txid, display
 
+AFTER_PARKED = 1
+"""Revision of the network's answer: it stands in place of `parked` under the same id, when a parked one is replayed."""
+
 
 class About(Struct, frozen=True):
     """What a decision concerns."""
@@ -87,11 +90,12 @@ def rejected(
     )  # fmt: skip
 
 
-def parked(about: About, cause: Condition | Verdict, now_ms: int, *, network: bool = False) -> Result:
+def parked(about: About, cause: Condition | Verdict, now_ms: int) -> Result:
     """A condition outlasted `retry.give_up_after_s`, or a fault was ours: the payload waits in the dead letters.
 
-    network: what is parked is the network's answer, not a decision on a context.
+    Where a request has contexts and none is named, what is parked is the network's answer.
     """
+    network = about.txid is not None and about.context is None and about.contexts > 0
     name = network_id(about.txid) if network and about.txid else decision_id(about.origin, about.context, parked=True)
     return _result(name, "parked", about, now_ms, code=cause.code, message=cause.message, at=cause.at)
 
@@ -99,14 +103,14 @@ def parked(about: About, cause: Condition | Verdict, now_ms: int, *, network: bo
 def accepted(about: About, endpoint: str, now_ms: int) -> Result:
     """The network took the transaction."""
     assert about.txid is not None
-    return _result(network_id(about.txid), "accepted", about, now_ms, endpoint=endpoint)
+    return _result(network_id(about.txid), "accepted", about, now_ms, revision=AFTER_PARKED, endpoint=endpoint)
 
 
 def refused(about: About, verdict: Verdict, endpoint: str, now_ms: int, competing: tuple[Txid, ...] = ()) -> Result:
     """The network refused the transaction."""
     assert about.txid is not None
     return _result(
-        network_id(about.txid), "refused", about, now_ms,
+        network_id(about.txid), "refused", about, now_ms, revision=AFTER_PARKED,
         code=verdict.code, message=verdict.message, endpoint=endpoint, competing=competing,
     )  # fmt: skip
 

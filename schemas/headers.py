@@ -48,10 +48,10 @@ class RetryHeaders(Struct, frozen=True, kw_only=True):
     """What a record carries through a retry tier, and keeps when it returns to its origin."""
 
     origin_topic: str  # logical name, without prefix
-    origin_partition: int
-    origin_offset: int
+    origin_partition: int  # where it was read there
+    origin_offset: int  # where it was read there
     attempt: int  # 1 for the first return
-    first_failed: int  # Unix milliseconds: `retry.give_up_after` counts from here
+    first_failed: int  # Unix milliseconds: `retry.give_up_after_s` counts from here
     not_before: int  # Unix milliseconds
     code: str  # the condition
 
@@ -60,12 +60,12 @@ class DeadLetterHeaders(Struct, frozen=True, kw_only=True):
     """The cause of a dead letter. Key, value and the other headers are the record's own."""
 
     class_: str = msgspec.field(name="class")  # verdict | exhausted | fault
-    code: str
-    message: str
-    stage: str
+    code: str  # a row of the codes
+    message: str  # for people; cut at 2,000 characters
+    stage: str  # that gave it up
     origin_topic: str  # where the record was read: logical name, without prefix
-    origin_partition: int
-    origin_offset: int
+    origin_partition: int  # where it was read last
+    origin_offset: int  # where it was read last
     failed_at: int  # Unix milliseconds
 
 

@@ -124,7 +124,7 @@ JOURNAL = Topic(
     growth=5.0,
     growth_why="The payload once, and an effect (70 bytes) for each output it makes (9 bytes at least) and coin it spends.",
     writers=("apply",),
-    readers=("replica", "audit"),
+    readers=("audit",),
 )
 STATE = Topic(
     name="state",
@@ -139,7 +139,7 @@ STATE = Topic(
     growth=5.0,
     growth_why="One transaction's entry: its bytes and its consumed coins.",
     writers=("apply",),
-    readers=("apply", "replica"),
+    readers=("apply",),
     segment_bytes=64 << 20,  # small: compaction passes over closed segments only
     config=(
         ("delete.retention.ms", str(WEEK * 3_600_000)),  # a copy that was away shorter still sees deletions
@@ -181,7 +181,7 @@ RESULTS = Topic(
     partitions_why="One reader can follow all of them, and what concerns one txid keeps its order.",
     growth=1.0,
     growth_why="An admittance may name every output of a payload.",
-    writers=("parse", "verify", "apply", "broadcast", "retry"),
+    writers=("parse", "verify", "apply", "broadcast"),
     readers=("anyone",),
     external=True,
 )

@@ -28,6 +28,7 @@ class Lane:
         self.ledger = Ledger(start)
         self.queue: deque[Inbound] = deque()
         self.bytes = 0  # of the queue
+        self.unfinished = 0  # bytes of the queue and in hand
         self.suspicion = suspicion
         self.start = start
         self.careful_until = start + careful_for if suspicion.one_by_one else start
@@ -124,6 +125,7 @@ class Board:
         for lane in self.lanes.values():
             self.queued -= len(lane.queue)
             self.bytes -= lane.bytes
+            lane.unfinished -= lane.bytes
             lane.ledger.forget([record.offset for record in lane.queue])
             lane.bytes = 0
             lane.queue.clear()
@@ -137,16 +139,25 @@ class Board:
             lane.queue.extend(records)
             size = sum(map(_size, records))
             lane.bytes += size
+            lane.unfinished += size
             self.queued += len(records)
             self.bytes += size
             lane.arrived.set()
             self.changed.set()
 
     def wants_more(self, lane: Lane) -> bool:
-        """Whether the transport should fetch for a lane: each has its share, so that none starves the others."""
-        share = max(1, len(self.lanes))
-        few = len(lane.queue) < max(1, 2 * self.max_in_flight // share)
-        return few and (not lane.ledger or (lane.bytes < self.max_bytes // share and self.bytes < self.max_bytes))
+        """Whether the transport should fetch for a lane.
+
+        Each lane has a share that nobody can take (half the bytes, dealt evenly); beyond it a busy one may have up to a
+        quarter of all out of the other half. Idle lanes beside a busy one are the rule: one context is one partition.
+        What is in hand counts: while the world is slow, everything that was fetched is in hand.
+        """
+        if not lane.ledger:
+            return True
+        if len(lane.queue) >= self.max_in_flight:
+            return False
+        own = self.max_bytes // (2 * max(1, len(self.lanes)))
+        return lane.unfinished < own or (lane.unfinished < self.max_bytes // 4 and self.bytes < self.max_bytes // 2)
 
     def take(
         self,
@@ -210,10 +221,12 @@ class Board:
     def finished(self, lanes: Mapping[TopicPartition, Lane], records: Iterable[Inbound]) -> None:
         """See `Batch.finished`."""
         for record in records:
-            lanes[(record.topic, record.partition)].ledger.finished(record.offset)
+            lane, size = lanes[(record.topic, record.partition)], _size(record)
+            lane.ledger.finished(record.offset)
+            lane.unfinished -= size
             self.in_flight -= 1
             self.finished_count += 1
-            self.bytes -= _size(record)
+            self.bytes -= size
         self.drained.set()
         self.changed.set()
 

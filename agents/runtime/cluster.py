@@ -12,9 +12,12 @@ from msgspec import Struct
 
 from agents.runtime.connection import client_options
 from agents.runtime.settings import KafkaSettings, TopicSettings
-from topics.registry import TOPICS, Topic
+from topics.registry import JOURNAL, OPERATIONS, STATE, TOPICS, Topic
 
 CREATE_TIMEOUT_MS = 30_000
+
+HOMES = frozenset(topic.name for topic in (OPERATIONS, JOURNAL, STATE))
+"""Set A: a context's key, by the number of partitions, says where its operations, journal and state are."""
 
 
 class Unreachable(Exception):  # noqa: N818 - the cluster's state
@@ -88,7 +91,10 @@ async def partition_counts(client: AIOKafkaAdminClient, topics: TopicSettings) -
 
 
 def compare(cluster: Cluster, topics: TopicSettings, of: Iterable[Topic] = TOPICS) -> list[Difference]:
-    """How the topics differ from their declarations. Wider and longer is no difference."""
+    """How the topics differ from their declarations.
+
+    Longer is no difference. Wider is one only where a partition's number is a context's home.
+    """
     found = []
     for topic in of:
         name = topic.named(topics.prefix)
@@ -98,6 +104,10 @@ def compare(cluster: Cluster, topics: TopicSettings, of: Iterable[Topic] = TOPIC
             continue
         if count < topic.partitions:
             found.append(Difference(name, f"has {count} partitions, {topic.partitions} are declared", True))
+        elif count > topic.partitions and topic.name in HOMES:
+            found.append(
+                Difference(name, f"has {count} partitions, {topic.partitions} are declared: contexts moved", True)
+            )
         config = cluster.configs[topic.name]
         for key, value in topic.settings(topics.max_payload_bytes, topics.min_isr).items():
             if found_difference := _differs(key, value, config.get(key, "")):

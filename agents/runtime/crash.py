@@ -22,12 +22,14 @@ def arm(spec: str) -> None:
     """Arm one point: `name` or `name:nth`.
 
     Raises:
-        ValueError: no such point.
+        ValueError: no such point, or no such passage.
     """
     global _armed
     name, _, nth = spec.partition(":")
     if name not in POINTS:
         raise ValueError(f"no crash point {name!r}; there are {', '.join(POINTS)}")
+    if int(nth or 1) < 1:
+        raise ValueError(f"{spec}: passages are counted from 1")
     _armed = (name, int(nth or 1))
 
 

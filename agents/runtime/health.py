@@ -36,14 +36,25 @@ def token(settings: WorkerSettings) -> str | None:
     """The bearer token that requests must carry, None on loopback without one.
 
     Raises:
-        NeedsToken: bound wider, without a token.
+        NeedsToken: bound wider, without a token, or the token's file is empty.
         OSError: the token's file cannot be read.
     """
     if settings.http_token_file:
-        return Path(settings.http_token_file).read_text(encoding="utf-8").strip()
-    if settings.http_host != "localhost" and not ipaddress.ip_address(settings.http_host).is_loopback:
+        found = Path(settings.http_token_file).read_text(encoding="utf-8").strip()
+        if not found:
+            raise NeedsToken(f"{settings.http_token_file} is empty: worker.http_token_file holds the token")
+        return found
+    if not _is_loopback(settings.http_host):
         raise NeedsToken(f"worker.http_host is {settings.http_host}: set worker.http_token_file, or bind to loopback")
     return None
+
+
+def _is_loopback(host: str) -> bool:
+    """A name may lead anywhere, and no name is every address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 class Port:
@@ -72,7 +83,7 @@ class Port:
         site = web.TCPSite(self._runner, self._settings.http_host, self._settings.http_port)
         await site.start()
         host, port = self._runner.addresses[0][:2]
-        self.url = f"http://{host}:{port}"
+        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     async def stop(self) -> None:
         """Close the port."""
@@ -86,7 +97,8 @@ class Port:
         # Probes of an orchestrator carry no token; they tell nothing but up or down.
         if self._token is not None and request.path not in ("/livez", "/readyz"):
             given = request.headers.get("Authorization", "")
-            if not hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
+            # aiohttp keeps bytes that are no text as lone surrogates
+            if not hmac.compare_digest(given.encode("utf-8", "surrogateescape"), f"Bearer {self._token}".encode()):
                 return web.json_response({"error": "a bearer token is required"}, status=401)
         return await handler(request)
 

@@ -1,5 +1,6 @@
 """Structured logs: one JSON object a line on standard error, the client libraries' rate-limited."""
 
+import json
 import logging
 import sys
 import time
@@ -33,7 +34,12 @@ class Json(logging.Formatter):
         fields |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(fields, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+        try:
+            return orjson.dumps(fields, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+        except TypeError:  # half a surrogate pair, a number of more than 64 bits, a key of bytes: said in other words
+            return json.dumps(
+                {name: value if isinstance(value, str) else repr(value) for name, value in fields.items()}
+            )
 
 
 class Limited(logging.Filter):

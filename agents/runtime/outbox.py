@@ -8,8 +8,9 @@ from agents.runtime.partitioner import partition_for
 from agents.runtime.records import Out
 from topics.registry import Topic
 
-FRAME = 100
-"""Bytes a record and its batch take beyond key, value and headers, at most."""
+FRAME = 256
+"""Bytes a record takes beyond its key, value and own headers, at most: batch header 61, lengths and counts 36, the
+schema's header 40, a traceparent 113."""
 
 FLUSH_BYTES = 32 << 20
 """Sent at once: brokers refuse requests over 100 MiB by default, and one request carries a batch for each partition."""
@@ -101,5 +102,5 @@ class Outbox:
 
 def size_of(out: Out) -> int:
     """Bytes a record takes on the wire, at most."""
-    headers = sum(len(name) + len(value) + 10 for name, value in out.headers)
+    headers = sum(len(name.encode()) + len(value or b"") + 10 for name, value in out.headers)  # senders may send nulls
     return len(out.key or b"") + len(out.value or b"") + headers + FRAME

@@ -15,6 +15,10 @@ TIERS = (registry.RETRY_10S, registry.RETRY_1M, registry.RETRY_10M)
 _DROPPED = h.RETRY_NAMES | h.DEAD_LETTER_NAMES | {"schema", h.TRACEPARENT}
 
 
+MESSAGE_CHARS = 2000
+"""Of a cause: an exception may quote the payload it failed on."""
+
+
 def result_key(result: Result) -> bytes:
     """Key of a result: its txid, or the ingest coordinate where there is none."""
     if result.txid is not None:
@@ -48,8 +52,8 @@ class Router:
                     result = results.refused(about, verdict, endpoint, now_ms, competing)
                 letter = self.dead_letter(record, "verdict", verdict.code, verdict.message, now_ms)
                 return [*outs, result_out(result), letter]
-            case Defer(condition, about, network, outs):
-                return [*outs, *self._wait(record, condition, about, now_ms, network=network)]
+            case Defer(condition, about, outs):
+                return [*outs, *self._wait(record, condition, about, now_ms)]
             case Fault(code, message, fault_about):
                 return self._fault(record, code, message, fault_about, now_ms)
 
@@ -65,13 +69,13 @@ class Router:
             case Fault(code):
                 return ("fault", code)
 
-    def _wait(self, record: Inbound, condition: Condition, about: About, now_ms: int, *, network: bool) -> list[Out]:
+    def _wait(self, record: Inbound, condition: Condition, about: About, now_ms: int) -> list[Out]:
         waited = waiting(record)
         step = retry.after(
             waited.attempt if waited else 0, waited.first_failed if waited else None, now_ms, self._give_up_after_ms
         )
         if isinstance(step, retry.GiveUp):
-            result = results.parked(about, condition, now_ms, network=network)
+            result = results.parked(about, condition, now_ms)
             return [
                 result_out(result),
                 self.dead_letter(record, "exhausted", condition.code, condition.message, now_ms),
@@ -92,23 +96,31 @@ class Router:
         letter = self.dead_letter(record, "fault", code, message, now_ms)
         if about is None:
             return [letter]
-        return [result_out(results.parked(about, Verdict(code, message), now_ms)), letter]
+        return [result_out(results.parked(about, Verdict(code, message[:MESSAGE_CHARS]), now_ms)), letter]
 
     def dead_letter(self, record: Inbound, class_: str, code: str, message: str, now_ms: int) -> Out:
         """The record as it was, its cause in the headers."""
-        waited = waiting(record)
+        topic, partition, offset = self._origin(record)
         cause = h.DeadLetterHeaders(
             class_=class_,
             code=code,
-            message=message[:2000],  # an exception may quote the payload it failed on
+            message=message[:MESSAGE_CHARS],
             stage=self.stage,
-            origin_topic=waited.origin_topic if waited else self._logical(record),
-            origin_partition=record.partition,
-            origin_offset=record.offset,
+            origin_topic=topic,
+            origin_partition=partition,
+            origin_offset=offset,
             failed_at=now_ms,
         )
         headers = [*h.without(record.headers, _DROPPED), *h.to_pairs(cause)]
         return Out(registry.DEAD_LETTERS, record.key, record.value or b"", headers)
+
+    def _origin(self, record: Inbound) -> tuple[str, int, int]:
+        """Where a record stands, or stood before it waited. Only in a tier are its headers ours for certain."""
+        topic = self._logical(record)
+        waited = waiting(record) if topic in registry.TIERS else None
+        if waited is None:
+            return topic, record.partition, record.offset
+        return waited.origin_topic, waited.origin_partition, waited.origin_offset
 
     def _logical(self, record: Inbound) -> str:
         return record.topic[self._cut :]
@@ -117,6 +129,6 @@ class Router:
 def waiting(record: Inbound) -> h.RetryHeaders | None:
     """The record's retry headers, or None where it never waited (or carries something else by these names)."""
     try:
-        return h.retry_headers(record.headers)
+        return h.retry_headers([pair for pair in record.headers if pair[1] is not None])  # senders may write nulls
     except ValueError:
         return None

@@ -1,4 +1,4 @@
-"""The exactly-once stage: each partition with its own producer, store and loop (TXN-1 to TXN-4).
+"""The exactly-once stage: each partition with its own producer, store and loop (TXN-1 to TXN-4, STORE-1).
 
 assigned -> InitProducerId (fences the predecessor) -> changelog read to its end, store checked -> input sought to the
 applied offset -> batches. A batch is computed first, each record on its own layer; one short transaction then takes

@@ -56,7 +56,6 @@ class Defer(NamedTuple):
 
     condition: Condition
     about: About
-    network: bool = False  # what would be parked is the network's answer
     outs: Sequence[Out] = ()
 
 

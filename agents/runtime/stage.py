@@ -26,6 +26,9 @@ G_co = TypeVar("G_co")
 CONCURRENT_FLUSHES = 2
 """Batches being written while another computes: more only makes batches smaller."""
 
+ALONE_LOOK_S = 0.1
+"""How often a lane that goes record by record looks whether it may go on: rare, and in no hurry."""
+
 PROBE_S = (1.0, 2.0, 5.0)
 """Waits between probes while the stage is paused; the last repeats."""
 
@@ -120,7 +123,7 @@ class Runner(Generic[G]):
             while True:
                 await self._something_to_do()
                 await self._mark_new_lanes()
-                batch = self.board.take(self._batch_records, lambda lane: lane not in self._alone, self._is_due())
+                batch = self.board.take(self._batch_records, self._may_batch, self._is_due())
                 if batch.records:
                     self._spawn(self._handle(batch))
                 # Computing a batch blocks this loop anyway; what arrives while two are being written is one batch.
@@ -155,8 +158,7 @@ class Runner(Generic[G]):
         assert self._failed is not None
         while True:
             board.changed.clear()
-            blocked = self.paused is not None or self.desk.halted is not None or self.desk.settling
-            wait_s = None if blocked or board.in_flight >= board.max_in_flight else self._wait_s()
+            wait_s = None if self._blocked or board.in_flight >= board.max_in_flight else self._wait_s()
             if wait_s == 0:
                 return
             changed = asyncio.ensure_future(board.changed.wait())
@@ -166,6 +168,15 @@ class Runner(Generic[G]):
                 changed.cancel()
             if self._failed.done():
                 self._failed.result()
+
+    def _may_batch(self, lane: Lane) -> bool:
+        # One that was fetched while others were being marked is not marked yet.
+        return lane.marked and lane not in self._alone
+
+    @property
+    def _blocked(self) -> bool:
+        """Whether nothing may be touched for now."""
+        return self.paused is not None or self.desk.halted is not None or self.desk.settling
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
@@ -182,7 +193,8 @@ class Runner(Generic[G]):
     # --- finding a record that kills the process (FAULT-2)
 
     async def _mark_new_lanes(self) -> None:
-        fresh = [lane for lane in self.board.lanes.values() if lane.queue and not lane.marked]
+        lanes = self.board.lanes.values()
+        fresh = [lane for lane in lanes if lane.queue and not lane.marked and lane not in self._alone]
         for lane in fresh:
             lane.marked = True
             if lane.one_by_one:
@@ -198,7 +210,13 @@ class Runner(Generic[G]):
             if not lane.queue:
                 await lane.arrived.wait()
                 continue
+            due = self._is_due()
+            if self._blocked or (due is not None and not due(lane.queue[0])):
+                await asyncio.sleep(ALONE_LOOK_S)
+                continue
             async with self.desk.alone(lane):
+                if self._blocked or not lane.queue:  # while it waited for its turn
+                    continue
                 batch = self.board.take_from(lane, 1, 0)
                 if lane.suspicion.given_up and lane.ledger.position == lane.start:
                     message = "it was in hand alone when its process ended, more than once"

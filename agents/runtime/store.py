@@ -45,6 +45,7 @@ class Store:
         table.set_bloom_filter(10, False)  # most reads ask for what is not there
         options.set_block_based_table_factory(table)
         self._db = Rdict(str(path), options)
+        self._open = True
 
     @property
     def position(self) -> int:
@@ -89,8 +90,10 @@ class Store:
         self._db.write(batch)
 
     def close(self) -> None:
-        """Flush and close."""
-        self._db.close()
+        """Flush and close; a second time does nothing."""
+        if self._open:
+            self._open = False
+            self._db.close()
 
 
 def discard(path: Path) -> None:

@@ -20,6 +20,12 @@ from agents.runtime.records import Headers
 from agents.runtime.settings import TraceSettings
 from schemas.headers import TRACEPARENT
 
+LONGEST = 100
+"""Bytes of a traceparent: 55 in version 00; later versions may add to it."""
+
+_SAMPLED = frozenset(b"13579bdf")
+"""Last digit of the flags where their lowest bit is set; others may be set beside it."""
+
 
 class Tracer:
     """Spans of one stage."""
@@ -45,7 +51,7 @@ class Tracer:
             if not (first and self.enabled and self._random.random() < self._ratio):
                 return None
             return Hop(self._tracer.start_span(self._stage))
-        if not self.enabled or not traceparent.endswith(b"1"):
+        if not self.enabled or not traceparent or traceparent[-1] not in _SAMPLED:
             return None
         parent = read_traceparent(traceparent)
         if parent is None:
@@ -83,10 +89,13 @@ class Hop:
 
 
 def traceparent_of(headers: Headers) -> bytes | None:
-    """The header's bytes, unread."""
+    """The header's bytes, unread; None where it is missing or longer than any traceparent.
+
+    It travels with every record that follows: a long one would make many of them large.
+    """
     for name, value in headers:
         if name == TRACEPARENT:
-            return value
+            return value if value and len(value) <= LONGEST else None
     return None
 
 

@@ -5,6 +5,7 @@ What it changes, and why (figures: docs/decisions/runtime.md):
 - read-committed, always; the committed position is the fetch position once all before it is acknowledged (ACK-3);
 - commits happen before partitions are given back; fetches of an earlier generation are dropped and sought back;
 - a position outside the log stops everything instead of jumping (ACK-4);
+- a header name that is no text does not end the process;
 - our own assignor (ASSIGN-1) and an idempotent producer.
 """
 
@@ -17,11 +18,14 @@ from aiokafka.errors import CommitFailedError, IllegalStateError
 from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers import aiokafka as driver
 
+from agents.runtime import lenient
 from agents.runtime.assignor import SameNumberAssignor
 from agents.runtime.board import Position, TopicPartition
 from agents.runtime.connection import client_options
 from agents.runtime.desk import Desk
 from agents.runtime.settings import KafkaSettings, WorkerSettings
+
+lenient.install()
 
 FETCH_TIMEOUT_S = 0.5
 FETCH_BYTES = 16 << 20

@@ -30,7 +30,10 @@ class Standing:
             self.by_id[result.id] = result
 
     def decisions(self) -> Iterator[Result]:
-        """Decisions, each once: a later one under the other id replaces `parked`."""
+        """Decisions, each once: a later one under the other id replaces `parked`.
+
+        A record that was parked before its contexts and then replayed is decided in each of them.
+        """
         found: dict[tuple[object, str | None], Result] = {}
         for result in self.by_id.values():
             if result.outcome not in DECISIONS or (result.context is None and result.contexts):
@@ -38,7 +41,10 @@ class Standing:
             key = (result.origin, result.context)
             if key not in found or found[key].outcome == "parked":
                 found[key] = result
-        yield from found.values()
+        reached = {origin for origin, context in found if context is not None}
+        for (origin, context), result in found.items():
+            if context is not None or result.outcome != "parked" or origin not in reached:
+                yield result
 
     def network(self) -> Iterator[Result]:
         """Network outcomes, one for each transaction."""

@@ -127,9 +127,12 @@ def admit(manager: TopicManager, topic: str, subject: Subject) -> Admittance:
     """
     said = manager.admit(subject)
     outputs = subject.output_count
+    # True equals 1 and 1.0 does too, but neither is read again from what is stored.
+    if kinds := {type(index).__name__ for index in (*said.outputs_to_admit, *said.coins_to_retain)} - {"int"}:
+        raise BadManager(f"{topic} names outputs or inputs by {', '.join(sorted(kinds))}, not by whole numbers")
     admitted = sorted(set(said.outputs_to_admit))
-    if admitted and not 0 <= admitted[0] <= admitted[-1] < outputs:
-        raise BadManager(f"{topic} admits output {admitted[-1]} of {outputs}")
+    if strange := [vout for vout in admitted[:1] + admitted[-1:] if not 0 <= vout < outputs]:
+        raise BadManager(f"{topic} admits output {strange[0]} of {outputs}")
     retained = sorted(set(said.coins_to_retain))
     strangers = set(retained) - set(subject.previous_coins)
     if strangers:

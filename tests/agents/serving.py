@@ -51,7 +51,7 @@ def nobody() -> str:
 async def until(true: Callable[[], bool], within_s: float = 5.0) -> None:
     """Wait for something another task brings about."""
     async with asyncio.timeout(within_s):
-        while not true():  # noqa: ASYNC110 - what is waited for tells nobody
+        while not true():
             await asyncio.sleep(0.002)
 
 

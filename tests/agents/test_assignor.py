@@ -62,7 +62,7 @@ def test_the_group_protocol_carries_it() -> None:
     """What members send when they join, and what each gets back; the order in which they joined does not count."""
     cluster = ClusterMetadata()
     for topic, count in (("beef.retry.10s", 3), ("beef.retry.1m", 3)):
-        cluster._partitions[topic] = {n: None for n in range(count)}
+        cluster._partitions[topic] = dict.fromkeys(range(count))
     topics = ["beef.retry.10s", "beef.retry.1m", "beef.not-there"]
     said = {name: SameNumberAssignor.metadata(topics) for name in ("b", "a")}
     assigned = SameNumberAssignor.assign(cluster, said)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.runtime.board import Batch, Board, Position, TopicPartition
+from agents.runtime.records import Inbound
 from agents.runtime.suspects import Suspicion
 from tests.fakes import Record
 from tests.profiles import CHEAP
@@ -54,7 +55,7 @@ class World:
         self.generation = 0
         self.word: dict[Id, str] = {}
         self.size: dict[Id, int] = {}
-        self.hands: list[tuple[int, Batch, list[Record]]] = []  # generation, batch, what is left of it
+        self.hands: list[tuple[int, Batch, list[Inbound]]] = []  # generation, batch, what is left of it
         self.read_to = dict.fromkeys(range(self.LANES), 0)
         self.finished = 0
         self.assign()
@@ -66,7 +67,7 @@ class World:
             if said == word and partition in (None, each[1]) and generation in (None, each[0])
         )
 
-    def say(self, word: str, generation: int, found: Sequence[Record]) -> None:
+    def say(self, word: str, generation: int, found: Sequence[Inbound]) -> None:
         for record in found:
             self.word[generation, record.partition, record.offset] = word
 
@@ -101,7 +102,7 @@ class World:
         if found:
             self.hands.append((self.generation, batch, found))
 
-    def part(self, chance: random.Random) -> tuple[int, Batch, list[Record]] | None:
+    def part(self, chance: random.Random) -> tuple[int, Batch, list[Inbound]] | None:
         """Some records of some batch in hand, which are then no longer ours."""
         if not self.hands:
             return None
@@ -141,6 +142,8 @@ class World:
             queued = self.ids("queued", partition, self.generation)
             assert [record.offset for record in lane.queue] == [offset for _, _, offset in queued]
             assert lane.bytes == sum(self.size[each] for each in queued)
+            held = queued + self.ids("in hand", partition, self.generation)
+            assert lane.unfinished == sum(self.size[each] for each in held)
             unfinished = [
                 each for word in ("queued", "in hand", "dropped") for each in self.ids(word, partition, self.generation)
             ]
@@ -154,7 +157,7 @@ class World:
 @settings(CHEAP, max_examples=150)
 @given(st.integers(0, 2**32), st.lists(st.sampled_from("ppppttttaffffggrd"), min_size=5, max_size=60))
 def test_any_interleaving_keeps_the_books(seed: int, todo: list[str]) -> None:
-    """Counts and bytes match, positions never pass an unfinished record, nothing is taken twice; at the end all is 0."""
+    """Counts and bytes match, positions pass nothing unfinished, nothing is taken twice; at the end all is 0."""
     chance = random.Random(seed)
     world = World()
     for what in todo:
@@ -263,16 +266,33 @@ def test_a_lane_alone_yields_records_up_to_a_size() -> None:
 
 
 def test_a_lane_is_fetched_for_until_it_has_its_share() -> None:
-    board = board_of(4, max_in_flight=8, max_bytes=4000)
-    lane = board.lanes[tp(0)]
-    put(board, 0, range(3), size=0)
-    assert board.wants_more(lane)
-    put(board, 0, [3], size=0)
-    assert not board.wants_more(lane)  # 2 * 8 / 4 records wait
-    other = board.lanes[tp(1)]
-    put(board, 1, [0], size=2000)
-    assert not board.wants_more(other)  # a quarter of the bytes
-    assert all(board.wants_more(board.lanes[tp(n)]) for n in (2, 3))
+    """An eighth of the bytes is each one's own; a busy lane may have a quarter of all while half of all is free."""
+    board = board_of(4, max_bytes=8000)
+    busy, other = board.lanes[tp(0)], board.lanes[tp(1)]
+    put(board, 0, [0], size=1500 - OVERHEAD)
+    assert board.wants_more(busy)
+    put(board, 0, [1], size=500 - OVERHEAD)
+    assert not board.wants_more(busy)
+    for partition in (1, 2):
+        put(board, partition, [0], size=999 - OVERHEAD)
+        assert board.wants_more(board.lanes[tp(partition)])
+    put(board, 3, [0], size=1500 - OVERHEAD)
+    put(board, 1, [1], size=1 + OVERHEAD)
+    assert board.bytes > board.max_bytes // 2
+    assert not board.wants_more(other)
+    assert board.wants_more(board.lanes[tp(2)])
+    batch = board.take_from(other, 2, 10_000)
+    assert not board.wants_more(other)  # in hand, it is its share all the same
+    batch.finished(batch.records)
+    assert board.wants_more(other)
+
+
+def test_a_lane_is_not_fetched_for_beyond_what_may_be_in_hand() -> None:
+    board = board_of(4, max_in_flight=5)
+    put(board, 0, range(4), size=0)
+    assert board.wants_more(board.lanes[tp(0)])
+    put(board, 0, [4], size=0)
+    assert not board.wants_more(board.lanes[tp(0)])
 
 
 def test_an_empty_lane_is_fetched_for_however_full_the_others_are() -> None:

@@ -129,6 +129,17 @@ async def test_a_lane_that_is_gone_is_not_released() -> None:
     assert group.sought == []
 
 
+@pytest.mark.invariant("TXN-2")
+async def test_the_group_is_told_nothing_of_a_lane_whose_state_is_not_there() -> None:
+    """What the group said lies below the log; where the lane goes on is not known yet."""
+    desk, group, _ = desk_of(restores=True)
+    await desk.begin({P0: Start(3, first=5)}, 1)
+    assert not await desk.commit()
+    await desk.release(lane(desk), 40)
+    await desk.commit()
+    assert group.log == [{P0: Position(40, "")}]
+
+
 # --- what the group is told
 
 
@@ -166,7 +177,7 @@ async def test_without_a_group_nothing_is_sent() -> None:
 
 @pytest.mark.invariant("FAULT-2")
 async def test_a_lane_is_marked_before_it_is_touched_and_again_after_it_was_idle() -> None:
-    """Else a process that is killed after an idle moment would leave no mark, and look as if an operator had reset it."""
+    """Else a process that is killed after an idle moment leaves no mark, and looks like an operator's reset."""
     desk, group, _ = desk_of()
     await desk.begin({P0: Start(5)}, 1)
     desk.deliver(fetched(0, 5))
@@ -231,6 +242,15 @@ async def test_a_stop_in_order_finishes_what_is_in_hand_and_leaves_no_mark() -> 
     batch.finished(batch.records)
     await settling
     assert group.committed == {P0: Position(1, ""), P1: Position(0, "")}
+
+
+async def test_after_a_rebalance_it_goes_on() -> None:
+    desk, _, _ = desk_of()
+    await desk.begin({P0: Start(0)}, 1)
+    await desk.settle()
+    desk.revoked()
+    await desk.begin({P1: Start(0)}, 2)
+    assert desk.wanted({Tp(*P0), Tp(*P1)}) == {Tp(*P1)}
 
 
 async def test_a_stop_that_cannot_wait_longer_leaves_the_mark() -> None:

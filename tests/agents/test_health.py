@@ -108,7 +108,9 @@ async def test_a_token_of_strange_bytes_is_a_wrong_one(secret: Path) -> None:
     async with served(WorkerSettings(http_token_file=str(secret))) as (_, url, _):
         host, port = url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=5) as raw:
-            raw.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \xff\xfe\r\nConnection: close\r\n\r\n")
+            raw.sendall(
+                b"GET /metrics HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \xff\xfe\r\nConnection: close\r\n\r\n"
+            )
             answer = await asyncio.to_thread(raw.recv, 100)
         assert answer.startswith(b"HTTP/1.1 401")
 

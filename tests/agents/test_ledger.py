@@ -1,5 +1,7 @@
 """What of a partition is in hand, and where its group may commit."""
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,7 +30,7 @@ def fetches(draw: st.DrawFn) -> list[tuple[list[int], int]]:
 @CHEAP
 @given(fetches(), st.randoms(use_true_random=False))
 def test_the_position_is_the_first_unfinished_offset_or_the_end_of_the_fetch(
-    fetched: list[tuple[list[int], int]], chance: "st.Random"
+    fetched: list[tuple[list[int], int]], chance: random.Random
 ) -> None:
     """Whatever finishes in whatever order; when nothing is left, markers and gaps behind are passed too."""
     ledger = Ledger(0)

@@ -3,7 +3,6 @@
 import json
 import logging
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -72,10 +71,10 @@ def test_whatever_is_added_makes_a_line(strange: Any) -> None:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [100.0]
     monkeypatch.setattr("agents.runtime.logs.time.monotonic", lambda: now[0])
-    yield now
+    return now
 
 
 @pytest.mark.setting("log.client_lines_per_s")

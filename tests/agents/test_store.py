@@ -109,7 +109,9 @@ def test_the_stores_own_keys_are_nobodys_entries(store: Store) -> None:
         max_size=8,
     )
 )
-def test_writes_add_up_as_in_memory(tmp_path_factory: pytest.TempPathFactory, batches: list[dict[bytes, bytes | None]]) -> None:
+def test_writes_add_up_as_in_memory(
+    tmp_path_factory: pytest.TempPathFactory, batches: list[dict[bytes, bytes | None]]
+) -> None:
     store, memory = Store(tmp_path_factory.mktemp("store") / "s"), state.Memory()
     for number, batch in enumerate(batches):
         sealed = {key: None if value is None else state.seal(value) for key, value in batch.items()}

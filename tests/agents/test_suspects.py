@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 
-from agents.runtime.board import Board, Position, TopicPartition
+from agents.runtime.board import Board, Position
 from agents.runtime.desk import Desk, Halt
 from agents.runtime.outbox import Outbox
 from agents.runtime.outcomes import Router
@@ -219,7 +219,7 @@ async def test_a_record_that_kills_is_found_and_costs_itself_alone() -> None:
     """Four processes end; the fifth gives it up. The partition beside it, in hand at each end, loses nothing."""
     group = Group()
     logs = {0: [b"a", b"poison", b"b"], 1: [b"c", b"d", b"e"]}
-    lives = []
+    lives: list[Life] = []
     while len(lives) < 10:
         lives.append(await live(group, logs))
         if not lives[-1].died or lives[-1].idle:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from agents.runtime.settings import TraceSettings
 from agents.runtime.trace import LONGEST, Tracer, read_traceparent, traceparent_of
-from tests.fakes import Record
+from tests.fakes import NULL, Record
 from tests.profiles import CHEAP
 
 TRACE_ID, SPAN_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -121,5 +121,5 @@ def test_the_header_is_found_unread_and_a_long_one_left_out() -> None:
     assert traceparent_of([("a", b"1")]) is None
     assert traceparent_of([("traceparent", b"x" * LONGEST)]) == b"x" * LONGEST
     assert traceparent_of([("traceparent", b"x" * (LONGEST + 1))]) is None
-    assert traceparent_of([("traceparent", None)]) is None  # type: ignore[list-item]
+    assert traceparent_of([("traceparent", NULL)]) is None
     assert len(parent()) <= LONGEST

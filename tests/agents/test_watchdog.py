@@ -4,7 +4,6 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 
@@ -20,10 +19,10 @@ TP = ("beef.ingest", 0)
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [1000.0]
     monkeypatch.setattr("agents.runtime.watchdog.time.monotonic", lambda: now[0])
-    yield now
+    return now
 
 
 class Stage:

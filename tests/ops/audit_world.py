@@ -152,7 +152,7 @@ class World:
             outs = [Out(OPERATIONS, context.encode(), OPERATION.encode(word)) for context in request.contexts]
             return Refuse(Verdict("network.rejected", "no"), about, 0, (), outs, "arc@there")
         if fate == "cast-parked":
-            return Defer(Condition("network.undecided"), about, network=True)
+            return Defer(Condition("network.undecided"), about)
         accepted = Success(tuple((member.txid, "arc@there") for member in request.unmined))
         return Emit(_accepted(request, accepted, about, self.now_ms))
 

@@ -1,0 +1,601 @@
+"""What each stage decides about a record, without a broker."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from agents.apply import ApplySettings, ApplyStage
+from agents.broadcast import Asked as Answered
+from agents.broadcast import Broadcast
+from agents.parse import MAX_CONTEXTS, Parse, ParseSettings
+from agents.retry import Retry
+from agents.runtime.endpoints import BroadcastSettings, Outcome
+from agents.runtime.http import HttpSettings
+from agents.runtime.outbox import Outbox
+from agents.runtime.outcomes import Router
+from agents.runtime.partition import Decided, Heads
+from agents.runtime.records import Decision, Defer, Emit, Fault, Inbound, Out, Refuse
+from agents.runtime.sandbox import SandboxSettings
+from agents.runtime.trackers import TrackerSettings
+from agents.verify import Gathered, Verify
+from pipeline import results, state
+from pipeline.broadcast import Refused, Success, Waits
+from pipeline.chain.answer import Answer
+from pipeline.outcome import BY_CODE, Condition, Verdict
+from pipeline.overlay.manager import BadManager
+from pipeline.policy import Policy
+from pipeline.results import About
+from pipeline.state import Layer, Memory, encode, head_key
+from schemas import headers as h
+from schemas.external import RESULT, Admittance, Result
+from schemas.flow import (
+    BROADCAST_REQUEST,
+    OPERATION,
+    PARSED,
+    Accept,
+    Apply,
+    Asked,
+    BroadcastRequest,
+    Evict,
+    Operation,
+    Origin,
+    Parsed,
+)
+from schemas.journal import JOURNAL
+from schemas.types import display, outpoint
+from tests import builders
+from tests.fakes import NOW_MS, NULL, Producer, Record, apply_of, coin_of_others, made_tx, origin_at, unmined, verified
+from topics import registry
+from topics.registry import BY_NAME, DEAD_LETTERS, OPERATIONS, RESULTS, RETRY_10S, TRANSACTIONS, Topic
+
+# --- parse
+
+PAYMENT = builders.payment()
+BEEF = PAYMENT.v1()
+SUBJECT = PAYMENT.txs[-1]
+
+Pairs = Sequence[tuple[str, bytes]]
+
+
+def parse_stage(*default: str) -> Parse:
+    return Parse(ParseSettings(default_topics=default or ("tm_anytx",)), Policy(), "cluster")
+
+
+def parsed(headers: Pairs = (), *, key: bytes | None = b"key", default: Sequence[str] = ("tm_anytx",)) -> Decision:
+    record = Record("beef.ingest", 2, 9, key, BEEF, headers)
+    return parse_stage(*default).decide(record, None, NOW_MS)
+
+
+def asked(headers: Pairs = (), **more: Any) -> Asked:
+    """The request of a payload that was taken."""
+    decision = parsed(headers, **more)
+    assert isinstance(decision, Emit), decision
+    (out,) = decision.outs
+    return PARSED.decode(out.value).asked
+
+
+def refused(headers: Pairs, **more: Any) -> Verdict:
+    decision = parsed(headers, **more)
+    assert isinstance(decision, Refuse)
+    assert decision.about.contexts == 0
+    assert BY_CODE[decision.verdict.code].kind == "verdict"
+    return decision.verdict
+
+
+def topics(*names: str) -> Pairs:
+    return [("topics", json.dumps(names).encode())]
+
+
+def names(count: int) -> list[str]:
+    """So many overlay topics."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    return [f"tm_{letters[n // 26]}{letters[n % 26]}" for n in range(count)]
+
+
+def test_a_payload_goes_on_in_canonical_form_with_its_request() -> None:
+    decision = parsed([*topics("tm_x"), ("request-id", b"r1"), ("off-chain-values", b"\x00values")])
+    assert isinstance(decision, Emit)
+    (out,) = decision.outs
+    assert (out.topic, out.key) == (registry.PARSED, SUBJECT.txid)
+    origin = Origin("cluster", "beef.ingest", 2, 9, NOW_MS)
+    expected = Asked(origin, "r1", ("topic:tm_x",), "each", b"\x00values")
+    assert PARSED.decode(out.value) == Parsed(expected, SUBJECT.txid, BEEF, 1)
+
+
+def test_the_same_record_makes_the_same_output() -> None:
+    """At least once is harmless only because the second time gives the first time's bytes."""
+    assert parsed(topics("tm_x")) == parsed(topics("tm_x"))
+
+
+@pytest.mark.parametrize(
+    ("headers", "code", "at"),
+    [
+        ([("topics", b"tm_x")], "malformed.contexts", "topics"),
+        ([("topics", b"")], "malformed.contexts", "topics"),
+        ([("topics", b'"tm_x"')], "malformed.contexts", "topics"),
+        ([("topics", b'{"tm_x": 1}')], "malformed.contexts", "topics"),
+        ([("topics", b"[1]")], "malformed.contexts", "topics"),
+        ([("topics", b"[null]")], "malformed.contexts", "topics"),
+        ([("topics", b'["tm_x"')], "malformed.contexts", "topics"),
+        ([("topics", b'["tm_x"] ]')], "malformed.contexts", "topics"),
+        ([("topics", b"\xff")], "malformed.contexts", "topics"),
+        ([("topics", b'["\xff"]')], "malformed.contexts", "topics"),
+        ([("topics", b'["\\ud800"]')], "malformed.contexts", "topics"),
+        ([("topics", b"[" * 100_000)], "malformed.contexts", "topics"),
+        (topics("tm_x", "hello"), "malformed.contexts", "topics"),
+        (topics("tm_X"), "malformed.contexts", "topics"),
+        (topics("tm_x1"), "malformed.contexts", "topics"),
+        (topics("tm_x\n"), "malformed.contexts", "topics"),
+        (topics("tm_" + "a" * 48), "malformed.contexts", "topics"),
+        (topics(""), "malformed.contexts", "topics"),
+        (topics(), "admission.no-context", "topics"),
+        (topics(*names(33)), "policy.contexts", "topics"),
+        ([("atomicity", b"some")], "malformed.headers", "atomicity"),
+        ([("atomicity", b"")], "malformed.headers", "atomicity"),
+        ([("atomicity", b"EACH")], "malformed.headers", "atomicity"),
+        ([("atomicity", b"all")], "admission.not-offered", "atomicity"),
+        ([("baskets", b'[{"basket": "x"}]')], "admission.not-offered", "baskets"),
+        ([("baskets", b"x")], "admission.not-offered", "baskets"),
+    ],
+)
+def test_a_header_that_cannot_be_followed_is_named(headers: Pairs, code: str, at: str) -> None:
+    verdict = refused(headers)
+    assert (verdict.code, verdict.at) == (code, at)
+    assert (
+        at in verdict.message or code == "admission.no-context" or "tm" in verdict.message or "topic" in verdict.message
+    )
+    assert len(verdict.message) < 300
+
+
+def test_a_header_is_judged_before_the_payload() -> None:
+    """The sender learns first what costs least to tell."""
+    record = Record(value=b"no payload at all", headers=topics("hello"))
+    decision = parse_stage().decide(record, None, NOW_MS)
+    assert isinstance(decision, Refuse)
+    assert decision.verdict.code == "malformed.contexts"
+
+
+@pytest.mark.setting("parse.default_topics")
+def test_who_names_nothing_gets_the_defaults() -> None:
+    assert asked().contexts == ("topic:tm_anytx",)
+    assert asked(default=("tm_b", "tm_a", "tm_b")).contexts == ("topic:tm_b", "topic:tm_a")
+    assert refused((), default=("nonsense",)).code == "malformed.contexts"
+
+
+def test_duplicates_collapse_and_the_senders_order_stays() -> None:
+    assert asked(topics("tm_b", "tm_a", "tm_b", "tm_a")).contexts == ("topic:tm_b", "topic:tm_a")
+
+
+def test_32_contexts_are_taken() -> None:
+    assert MAX_CONTEXTS == 32
+    assert len(asked(topics(*names(32))).contexts) == 32
+    assert len(asked(topics(*names(32), *names(32))).contexts) == 32  # collapsed before they are counted
+
+
+@pytest.mark.parametrize("headers", [[("baskets", b"[]")], [("baskets", b"")], [("atomicity", b"each")]])
+def test_asking_for_nothing_special_is_offered(headers: Pairs) -> None:
+    assert asked(headers).atomicity == "each"
+
+
+@pytest.mark.parametrize("name", ["topics", "baskets", "atomicity", "off-chain-values", "request-id", "traceparent"])
+def test_a_header_without_a_value_is_no_header(name: str) -> None:
+    """Kafka lets a header's value be null. What parse makes of it must be readable for verify."""
+    assert asked([(name, NULL)]) == asked()
+
+
+@pytest.mark.parametrize(
+    ("headers", "key", "request_id"),
+    [
+        ([("request-id", b"mine")], b"key", "mine"),
+        ([("request-id", b"first"), ("request-id", b"second")], b"key", "first"),
+        ([], b"key", "key"),
+        ([("request-id", b"")], b"key", "key"),
+        ([], b"", "beef.ingest/2/9"),
+        ([], None, "beef.ingest/2/9"),
+        ([("request-id", "größe".encode())], None, "größe"),
+        ([("request-id", b"\xff\xfe")], None, "\ufffd\ufffd"),
+        ([("request-id", b"x" * 1000)], None, "x" * 200),
+    ],
+)
+def test_what_a_request_is_called(headers: Pairs, key: bytes | None, request_id: str) -> None:
+    assert asked(headers, key=key).request_id == request_id
+
+
+@pytest.mark.parametrize("value", [None, b"", b"\x01\x02", BEEF + b"\x00", BEEF[:-1], b"\x01\x00\xbe\xef\x00\x00"])
+def test_a_payload_that_is_none_is_refused_before_any_context(value: bytes | None) -> None:
+    stage = parse_stage()
+    record = Record("beef.ingest", 2, 9, b"key", value)
+    decision = stage.decide(record, None, NOW_MS)
+    assert isinstance(decision, Refuse)
+    assert decision.about == stage.about(record)
+    assert decision.about == About.before_contexts(Origin("cluster", "beef.ingest", 2, 9, NOW_MS), "key")
+    assert decision.verdict.code.split(".")[0] in ("malformed", "structure")
+
+
+async def test_gathering_waits_for_nothing() -> None:
+    batch = [Record(offset=n) for n in range(3)]
+    assert [records async for records, _ in parse_stage().gather(batch)] == [batch]
+
+
+# --- verify
+
+
+def verify_stage() -> Verify:
+    return Verify(Policy(), TrackerSettings(), HttpSettings(), SandboxSettings())
+
+
+def parsed_record(headers: Pairs = (), **more: Any) -> Record:
+    request = Asked(origin_at(5), "r1", ("topic:tm_x", "topic:tm_y"))
+    value = PARSED.encode(Parsed(request, SUBJECT.txid, BEEF, 1))
+    return Record("beef.parsed", 0, 0, SUBJECT.txid, **{"value": value, **more}, headers=headers)
+
+
+def judged(record: Record, answers: Mapping[Any, Answer] | None = None) -> Decision:
+    """As `gather` prepares it, with what trackers say."""
+    stage = verify_stage()
+    prepared = {id(record): stage._prepare(record, builders.TIP)}
+    return stage.decide(record, Gathered(prepared, answers or {}, builders.TIP, {}), NOW_MS)
+
+
+def test_a_valid_payload_is_an_operation_for_each_of_its_contexts() -> None:
+    decision = judged(parsed_record(), PAYMENT.answers())
+    assert isinstance(decision, Emit)
+    assert [(out.topic, out.key) for out in decision.outs] == [(OPERATIONS, b"topic:tm_x"), (OPERATIONS, b"topic:tm_y")]
+    for out, context in zip(decision.outs, ("topic:tm_x", "topic:tm_y"), strict=True):
+        operation = OPERATION.decode(out.value)
+        assert isinstance(operation, Apply)
+        assert operation.id == results.decision_id(origin_at(5), context)
+        found = operation.verified
+        assert (found.txid, found.raw, found.spends) == (SUBJECT.txid, SUBJECT.raw, SUBJECT.spends())
+        assert [(member.txid, member.outputs) for member in found.unmined] == [(SUBJECT.txid, 1)]
+
+
+def test_what_trackers_deny_is_refused_and_what_they_do_not_know_waits() -> None:
+    about = About.before_contexts(origin_at(5), "r1", SUBJECT.txid)
+    denied = judged(parsed_record(), PAYMENT.answers(Answer.NO))
+    assert isinstance(denied, Refuse)
+    assert (denied.verdict.code, denied.about) == ("anchor.wrong-root", about)
+    unknown = judged(parsed_record())
+    assert isinstance(unknown, Defer)
+    assert (unknown.condition.code, unknown.about) == ("anchor.unknown", about)
+
+
+@pytest.mark.parametrize(
+    ("more", "headers", "code"),
+    [
+        ({"value": b"\xc1"}, (), "internal.undecodable"),
+        ({"value": b""}, (), "internal.undecodable"),
+        ({"value": None}, (), "internal.undecodable"),
+        ({}, [("schema", b"parsed/2")], "internal.unknown-version"),
+        ({}, [("schema", b"operation/1")], "internal.unknown-version"),
+    ],
+)
+def test_what_cannot_be_read_is_our_fault(more: dict[str, Any], headers: Pairs, code: str) -> None:
+    decision = judged(parsed_record(headers, **more))
+    assert isinstance(decision, Fault)
+    assert decision.code == code
+
+
+def test_a_payload_that_the_policy_no_longer_takes_is_refused() -> None:
+    request = Asked(origin_at(5), "r1", ("topic:tm_x",))
+    value = PARSED.encode(Parsed(request, SUBJECT.txid, BEEF + b"\x00", 1))
+    decision = judged(parsed_record(value=value))
+    assert isinstance(decision, Refuse)
+    assert decision.verdict.code == "malformed.trailing-bytes"
+
+
+# --- apply
+
+CONTEXT = "topic:tm_mine"
+HERE = "tests.fakes"
+
+
+class Applying:
+    """An apply stage over a store in memory, a batch for each record."""
+
+    def __init__(self, *always: str) -> None:
+        managers = ("tm_anytx", f"tm_mine={HERE}:Keep", f"tm_odd={HERE}:Odd", "tm_helloworld")
+        self.stage = ApplyStage(ApplySettings(topics=managers, broadcast_always=always))
+        self.store = Memory()
+        self.offset = -1
+
+    def record(self, operation: Operation, context: str = CONTEXT) -> Record:
+        self.offset += 1
+        return Record("beef.operations", 17, self.offset, context.encode(), OPERATION.encode(operation))
+
+    def do(self, operation: Operation, context: str = CONTEXT) -> Decision:
+        return self.decided(self.record(operation, context)).decision
+
+    def decided(self, record: Inbound) -> Decided:
+        layer = Layer(self.store)
+        heads = Heads(layer)
+        decided = self.stage.compute(record, layer, heads, NOW_MS)
+        for key, live in decided.heads.items():
+            layer.put(key, encode(live.stored()))
+        self.store.write(layer.writes)
+        return decided
+
+
+def outs_to(decision: Decision, topic: Topic) -> list[Out]:
+    return [out for out in getattr(decision, "outs", ()) if out.topic is topic]
+
+
+def result(decision: Decision) -> Result:
+    (out,) = outs_to(decision, RESULTS)
+    return RESULT.decode(out.value)
+
+
+def test_an_applied_payload_is_journaled_told_and_broadcast() -> None:
+    world = Applying()
+    parent = made_tx([coin_of_others(1)], 1, 1)
+    subject = made_tx([outpoint(parent.txid, 0)], 2, 2)
+    payload = verified(subject, [parent], offset=4, contexts=(CONTEXT, "topic:tm_anytx"))
+    record = world.record(apply_of(payload))
+    decided = world.decided(record)
+    assert isinstance(decided.decision, Emit)
+    assert decided.decision.code == "applied"
+    assert set(decided.heads) == {head_key(CONTEXT)}
+    journal, told, request = decided.decision.outs
+    assert (journal.topic, journal.key, journal.partition) == (registry.JOURNAL, CONTEXT.encode(), 17)
+    entry = JOURNAL.decode(journal.value)
+    assert (entry.kind, entry.txid, entry.sequence, entry.time_ms) == ("apply", subject.txid, 1, NOW_MS)
+    said = RESULT.decode(told.value)
+    assert said.id == results.decision_id(origin_at(4), CONTEXT)
+    assert (said.outcome, said.context, said.contexts, said.request_ids) == ("applied", CONTEXT, 2, ("request-4",))
+    assert (said.admittance, said.sequence, said.revision) == (Admittance((0, 1)), 1, 1)
+    assert said.state_root == entry.state_root.hex()
+    assert (request.topic, request.key) == (registry.BROADCAST, subject.txid)
+    assert BROADCAST_REQUEST.decode(request.value) == BroadcastRequest(
+        subject.txid, (unmined(parent), unmined(subject)), (CONTEXT,), ("request-4",), origin_at(4)
+    )
+
+
+@pytest.mark.setting("apply.broadcast_always")
+@pytest.mark.parametrize(
+    ("context", "always", "proven", "requested"),
+    [
+        ("topic:tm_anytx", (), False, True),
+        ("topic:tm_anytx", (), True, False),  # it is in a block
+        ("topic:tm_helloworld", (), False, False),  # nothing was admitted
+        ("topic:tm_helloworld", ("tm_helloworld",), False, True),
+        ("topic:tm_helloworld", ("tm_helloworld",), True, False),
+        ("topic:tm_helloworld", ("tm_anytx",), False, False),
+    ],
+)
+def test_who_is_broadcast(context: str, always: tuple[str, ...], proven: bool, requested: bool) -> None:
+    decision = Applying(*always).do(apply_of(verified(made_tx([coin_of_others(1)]), proven=proven)), context)
+    assert result(decision).outcome == "applied"
+    assert bool(outs_to(decision, registry.BROADCAST)) is requested
+
+
+def test_what_only_removes_coins_is_broadcast_too() -> None:
+    """The odd manager admits nothing when told so; the coin it does not retain leaves."""
+    world = Applying()
+    parent = made_tx([coin_of_others(1)], 1, 1)
+    world.do(apply_of(verified(parent)), "topic:tm_odd")
+    child = made_tx([outpoint(parent.txid, 0)], 1, 2)
+    decision = world.do(apply_of(verified(child, [parent], offset=1, off_chain=b"nothing")), "topic:tm_odd")
+    assert result(decision).admittance == Admittance((), (), (0,))
+    assert outs_to(decision, registry.BROADCAST)
+
+
+@pytest.mark.invariant("APPLY-1")
+def test_a_repeat_is_told_and_neither_journaled_nor_broadcast() -> None:
+    world = Applying()
+    subject = made_tx([coin_of_others(1)])
+    first = world.do(apply_of(verified(subject, offset=1)))
+    again = world.decided(world.record(apply_of(verified(subject, offset=1))))
+    other = world.do(apply_of(verified(subject, offset=2)))
+    assert (again.heads, outs_to(again.decision, registry.JOURNAL), outs_to(other, registry.BROADCAST)) == ({}, [], [])
+    assert result(again.decision) == result(first)
+    assert (result(other).repeat, result(other).sequence) == (True, result(first).sequence)
+    assert result(other).id != result(first).id
+    assert getattr(other, "code", None) == "repeat"
+
+
+def test_a_condition_waits_and_a_lost_conflict_is_refused_with_its_rival() -> None:
+    world = Applying()
+    point = coin_of_others(1)
+    first, second = made_tx([point], 1, 1), made_tx([point], 1, 2)
+    world.do(apply_of(verified(first, offset=1)))
+    waits = world.do(apply_of(verified(second, offset=2)))
+    about = About(origin_at(2), ("request-2",), second.txid, CONTEXT, 1)
+    assert isinstance(waits, Defer)
+    assert (waits.condition.code, waits.about, waits.outs) == ("conflict.undecided", about, [])
+    accepted = world.do(Accept("accept", (first.txid,), "arc@a"))
+    assert isinstance(accepted, Emit)
+    assert [out.topic for out in accepted.outs] == [registry.JOURNAL]
+    lost = world.do(apply_of(verified(second, offset=2)))
+    assert isinstance(lost, Refuse)
+    assert (lost.verdict.code, lost.about, lost.competing) == ("conflict.double-spend", about, (first.txid,))
+    assert lost.revision == 3
+    assert [JOURNAL.decode(out.value).kind for out in lost.outs] == ["dismiss"]
+
+
+def test_who_is_evicted_hears_of_it() -> None:
+    """An ancestor that nobody submitted leaves too, and there is nobody to tell."""
+    world = Applying()
+    grand = made_tx([coin_of_others(1)], 1, 1)
+    parent = made_tx([outpoint(grand.txid, 0)], 1, 2)
+    child = made_tx([outpoint(parent.txid, 0)], 1, 3)
+    world.do(apply_of(verified(parent, [grand], offset=1)))
+    world.do(apply_of(verified(child, [grand, parent], offset=2)))
+    evict = Evict("evict", grand.txid, "network.double-spend", "lost", (b"\x09" * 32,))
+    decision = world.do(evict)
+    assert [out.topic for out in getattr(decision, "outs", ())] == [registry.JOURNAL] * 3 + [RESULTS] * 2
+    told = [RESULT.decode(out.value) for out in outs_to(decision, RESULTS)]
+    assert [(each.txid, each.request_ids, each.revision) for each in told] == [
+        (display(child.txid), ("request-2",), 3), (display(parent.txid), ("request-1",), 4),
+    ]  # fmt: skip
+    assert {(each.outcome, each.code, each.competing) for each in told} == {
+        ("evicted", "network.double-spend", ("09" * 32,))
+    }
+    again = world.decided(world.record(evict))
+    assert (again.heads, getattr(again.decision, "outs", None)) == ({}, [])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "headers", "code"),
+    [
+        (CONTEXT.encode(), b"\xc1", (), "internal.undecodable"),
+        (CONTEXT.encode(), None, (), "internal.undecodable"),
+        (CONTEXT.encode(), b"\x90", [("schema", b"operation/2")], "internal.unknown-version"),
+    ],
+)
+def test_an_operation_that_cannot_be_read_is_our_fault(
+    key: bytes, value: bytes | None, headers: Pairs, code: str
+) -> None:
+    decided = Applying().decided(Record("beef.operations", 17, 0, key, value, headers))
+    assert isinstance(decided.decision, Fault)
+    assert (decided.decision.code, decided.heads) == (code, {})
+
+
+@pytest.mark.invariant("FAULT-1")
+def test_a_record_that_raises_tells_whom_it_concerns() -> None:
+    world = Applying()
+    record = world.record(
+        apply_of(verified(made_tx([coin_of_others(1)]), offset=3, off_chain=b"raise")), "topic:tm_odd"
+    )
+    with pytest.raises(RuntimeError):
+        world.decided(record)
+    assert world.store.entries == {}
+    about = world.stage.about(record)
+    assert about is not None
+    assert (about.origin, about.context) == (origin_at(3), "topic:tm_odd")
+    assert world.stage.about(world.record(Accept("a", (), ""))) is None
+
+
+@pytest.mark.setting("apply.topics")
+def test_topics_that_cannot_be_hosted_stop_the_start() -> None:
+    with pytest.raises(BadManager, match="tm_nowhere"):
+        ApplyStage(ApplySettings(topics=("tm_nowhere",)))
+    decision = Applying().do(apply_of(verified(made_tx([coin_of_others(1)]))), "topic:tm_nowhere")
+    assert isinstance(decision, Refuse)
+    assert decision.verdict.code == "admission.unknown-topic"
+
+
+def test_heads_of_a_batch_go_on_from_each_other() -> None:
+    """Two records of one context in one batch: the second follows the first, which no store holds yet."""
+    world = Applying()
+    layer = Layer(world.store)
+    heads = Heads(layer)
+    sequences = []
+    for salt in range(3):
+        own = Layer(layer)
+        record = world.record(apply_of(verified(made_tx([coin_of_others(salt)], 1, salt), offset=salt)))
+        decided = world.stage.compute(record, own, heads, NOW_MS)
+        own.merge_into(layer)
+        heads.live |= decided.heads
+        entry = JOURNAL.decode(outs_to(decided.decision, registry.JOURNAL)[0].value)
+        sequences.append((entry.sequence, entry.previous == bytes(32)))
+    assert sequences == [(1, True), (2, False), (3, False)]
+    assert head_key(CONTEXT) not in layer.writes
+    assert state.TX in {key[len(CONTEXT) + 1 :][:1] for key in layer.writes}
+
+
+# --- broadcast
+
+PARENT = made_tx([coin_of_others(1)], 1, 1)
+CHILD = made_tx([outpoint(PARENT.txid, 0)], 1, 2)
+REQUEST = BroadcastRequest(
+    CHILD.txid, (unmined(PARENT), unmined(CHILD)), ("topic:tm_x", "topic:tm_y"), ("r1", "r2"), origin_at(8)
+)
+ABOUT = About(origin_at(8), ("r1", "r2"), CHILD.txid, None, 2)
+
+
+def cast(step: Success | Refused | Waits) -> Decision:
+    record = Record("beef.broadcast", 0, 0, CHILD.txid, BROADCAST_REQUEST.encode(REQUEST))
+    stage = Broadcast(BroadcastSettings(), HttpSettings())
+    assert stage.about(record) == ABOUT
+    return stage.decide(record, Answered({id(record): Outcome(REQUEST, step, ())}), NOW_MS)
+
+
+@pytest.mark.invariant("CAST-2")
+def test_what_the_network_took_is_handed_on_told_and_noted_in_its_contexts() -> None:
+    """Ancestors first; one that is not accepted anywhere is not handed on."""
+    decision = cast(Success(((PARENT.txid, "arc@a"), (CHILD.txid, "arc@b"))))
+    assert isinstance(decision, Emit)
+    handed = outs_to(decision, TRANSACTIONS)
+    assert [(out.key, out.value) for out in handed] == [(tx.txid, b"EF" + tx.raw) for tx in (PARENT, CHILD)]
+    assert dict(handed[1].headers) == {
+        "endpoint": b"arc@b", "status": b"accepted", "contexts": b"topic:tm_x,topic:tm_y", "request-ids": b"r1,r2",
+    }  # fmt: skip
+    assert result(decision) == results.accepted(ABOUT, "arc@b", NOW_MS)
+    words = outs_to(decision, OPERATIONS)
+    assert [out.key for out in words] == [b"topic:tm_x", b"topic:tm_y"]
+    assert {OPERATION.decode(out.value) for out in words} == {
+        Accept(f"accept:{results.network_id(CHILD.txid)}", (PARENT.txid, CHILD.txid), "arc@b")
+    }
+    seen = cast(Success(((CHILD.txid, "arc@b"),)))
+    assert [out.key for out in outs_to(seen, TRANSACTIONS)] == [CHILD.txid]
+
+
+def test_what_the_network_refused_leaves_its_contexts() -> None:
+    decision = cast(Refused(Verdict("network.fee", "too little"), "arc@a", (b"\x09" * 32,)))
+    assert isinstance(decision, Refuse)
+    assert (decision.verdict.code, decision.about, decision.endpoint) == ("network.fee", ABOUT, "arc@a")
+    assert [out.key for out in decision.outs] == [b"topic:tm_x", b"topic:tm_y"]
+    assert {OPERATION.decode(out.value) for out in decision.outs} == {
+        Evict(f"evict:{results.network_id(CHILD.txid)}", CHILD.txid, "network.fee", "too little", (b"\x09" * 32,))
+    }
+
+
+def test_what_nobody_decided_waits_as_the_networks_answer() -> None:
+    decision = cast(Waits(Condition("network.undecided")))
+    assert decision == Defer(Condition("network.undecided"), ABOUT)
+
+
+async def test_a_request_that_cannot_be_read_costs_itself_alone() -> None:
+    stage = Broadcast(BroadcastSettings(), HttpSettings())
+    broken = [Record(value=b"\xc1"), Record(value=None, offset=1)]
+    (first,) = [found async for found in stage.gather(broken)]
+    records, gathered = first
+    assert records == broken
+    faults = [stage.decide(record, gathered, NOW_MS) for record in records]
+    assert [fault.code for fault in faults if isinstance(fault, Fault)] == ["internal.undecodable"] * 2
+
+
+# --- retry
+
+
+@pytest.mark.parametrize("topic", ["ingest", "results", "dead-letters", "retry.10s", "journal", "state", "nowhere", ""])
+def test_a_waiting_record_returns_only_where_stages_wait(topic: str) -> None:
+    """Nobody else's topic is written to, whatever the headers say."""
+    kept = h.RetryHeaders(
+        origin_topic=topic, origin_partition=0, origin_offset=0, attempt=1, first_failed=1, not_before=5, code="x.y"
+    )
+    record = Record("beef.retry.10s", headers=h.to_pairs(kept))
+    decision = Retry().decide(record, None, NOW_MS)
+    assert isinstance(decision, Fault)
+    assert decision.code == "internal.undecodable"
+
+
+def test_a_record_that_does_not_say_when_returns_at_once() -> None:
+    assert Retry().due(Record("beef.retry.10s")) == 0
+    assert isinstance(Retry().decide(Record("beef.retry.10s"), None, NOW_MS), Fault)
+    assert Retry().about(Record()) is None
+
+
+# --- all of them
+
+
+async def test_what_stages_make_of_strange_records_can_be_written() -> None:
+    """Null key, null value, null headers: decided, routed and sent by every stage that reads them from outside."""
+    record = Record("beef.ingest", 0, 0, None, None, [("a", NULL), ("traceparent", NULL), ("topics", NULL)])
+    producer = Producer()
+    outbox = Outbox(producer, "beef.", {name: topic.partitions for name, topic in BY_NAME.items()}, 1 << 20)
+    outs = Router("parse", "beef.", 1000).outs(record, parse_stage().decide(record, None, NOW_MS), NOW_MS)
+    outbox.check(outs)
+    await outbox.send([(out, None) for out in outs])
+    assert [out.topic for out in outs] == [RESULTS, DEAD_LETTERS]
+    assert producer.values("beef.dead-letters") == [b""]
+
+
+def test_stages_write_where_they_say() -> None:
+    """The declarations of a stage and of its topics agree: what is checked at the start is what is used."""
+    for name, outputs in (("parse", Parse.outputs), ("apply", ApplyStage.outputs), ("retry", Retry.outputs)):
+        for topic in outputs:
+            assert {name, "all", "anyone"} & set(topic.writers), f"{name} -> {topic.name}"
+    assert RETRY_10S in ApplyStage.outputs

@@ -1,0 +1,585 @@
+"""Applying: one context against a model that keeps the set of known transactions and derives all else from it."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline import lthash, state
+from pipeline.apply import Answer, Change
+from pipeline.codec.tx import Tx
+from pipeline.outcome import BY_CODE, Condition, Verdict
+from pipeline.overlay.manager import BadManager
+from pipeline.state import IN_STATE_ROOT, Layer, Memory, head_of
+from schemas.external import Admittance
+from schemas.flow import Accept, Apply, Evict, Origin
+from schemas.journal import JOURNAL, JournalEntry
+from schemas.state import Applied, Coin, Known, Losers, Retained, Tombstone
+from schemas.types import Context, Outpoint, Txid, display, outpoint
+from tests.fakes import MANAGERS, Owner, apply_of, coin_of_others, decide, made_tx, origin_at, verified
+from tests.profiles import CHEAP
+
+ALL, KEEP, ODD = "topic:tm_all", "topic:tm_keep", "topic:tm_odd"
+
+KINDS: dict[bytes, Any] = {
+    state.COIN: Coin, state.HISTORY: Retained, state.TX: Applied, state.KNOWN: Known, state.TOMBSTONE: Tombstone,
+    state.LOSER: Losers,
+}  # fmt: skip
+
+Entries = dict[tuple[bytes, bytes], object]
+
+
+def entries_of(store: Memory, context: Context) -> Entries:
+    """What a store holds of a context, by kind and rest of the key, less its head."""
+    prefix = context.encode() + b"\0"
+    found: Entries = {}
+    for key, stored in store.entries.items():
+        if key.startswith(prefix):
+            kind, rest = key[len(prefix) :][:1], key[len(prefix) + 1 :]
+            found[kind, rest] = msgspec.msgpack.decode(stored[32:], type=KINDS[kind]) if kind in KINDS else stored[32:]
+    return found
+
+
+def points(tx: Tx) -> list[Outpoint]:
+    return [tx.outpoint(vin) for vin in range(len(tx.ins) - 1)]
+
+
+def outputs(tx: Tx) -> int:
+    return len(tx.outs) - 1
+
+
+# --- the model
+
+
+class Judged(msgspec.Struct):
+    """A transaction that was submitted to the context."""
+
+    tx: Tx
+    sequence: int
+    origin: Origin
+    off_chain: bytes
+    admittance: Admittance
+
+
+class Model:
+    """A context as a set: what is known, what was judged, who lost, who was refused."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.topic = context.removeprefix("topic:")
+        self.known: dict[Txid, Tx] = {}
+        self.accepted: set[Txid] = set()
+        self.judged: dict[Txid, Judged] = {}
+        self.stones: dict[Txid, Tombstone] = {}
+        self.losers: dict[Outpoint, list[Origin]] = {}
+
+    def spenders(self) -> dict[Outpoint, Txid]:
+        """Who spends what, of the known ones."""
+        return {point: txid for txid, tx in self.known.items() for point in points(tx)}
+
+    def admitted(self) -> dict[Outpoint, Coin]:
+        """What judged transactions brought in, spent or not."""
+        return {
+            outpoint(txid, vout): Coin(judged.tx.satoshis(vout), judged.tx.locking(vout), judged.sequence)
+            for txid, judged in self.judged.items()
+            for vout in judged.admittance.outputs_to_admit
+        }
+
+    def entries(self, stored: Mapping[tuple[bytes, bytes], object]) -> Entries:
+        """The whole state. Root and manager of an answer are taken from `stored`: they are looked at elsewhere."""
+        spenders, admitted = self.spenders(), self.admitted()
+        found: Entries = {(state.COIN, point): coin for point, coin in admitted.items() if point not in spenders}
+        found |= {(state.SPEND, point): txid for point, txid in spenders.items()}
+        for txid, tx in self.known.items():
+            consumed = tuple((point, admitted[point]) for point in points(tx) if point in admitted)
+            found[state.KNOWN, txid] = Known(tx.spends(), outputs(tx), consumed, txid in self.accepted)
+        for txid, judged in self.judged.items():
+            applied = stored.get((state.TX, txid))
+            assert isinstance(applied, Applied)
+            digest = hashlib.sha256(judged.off_chain).digest() if judged.off_chain else b""
+            found[state.TX, txid] = Applied(
+                judged.sequence, applied.state_root, judged.origin, f"request-{judged.origin.offset}", 1, digest,
+                judged.admittance, f"{self.topic}/{MANAGERS[self.topic].version}",
+            )  # fmt: skip
+            for vin in judged.admittance.coins_to_retain:
+                point = points(judged.tx)[vin]
+                found[state.HISTORY, point] = Retained(admitted[point], txid)
+        found |= {(state.TOMBSTONE, txid): stone for txid, stone in self.stones.items()}
+        found |= {(state.LOSER, point): Losers(tuple(lost)) for point, lost in self.losers.items()}
+        return found
+
+    # --- what each operation must say
+
+    def apply(self, subject: Tx, ancestors: Sequence[Tx], proven: bool, change: Change, operation: Apply) -> None:
+        """Check what was said of a payload, and take it in."""
+        asked = operation.verified.asked
+        members = [subject] if proven else [*ancestors, subject]
+        spenders = self.spenders()
+        rivals = {spenders[p] for tx in members for p in points(tx) if spenders.get(p, tx.txid) != tx.txid}
+        refused = [tx.txid for tx in members if tx.txid in self.stones]
+        if refused:
+            assert isinstance(change.said, Verdict)
+            assert (change.said.code, change.entries) == ("conflict.evicted", ())
+            assert change.competing == self.stones[refused[0]].competing
+        elif subject.txid in self.judged:
+            self._repeated(subject, change, operation)
+        elif rivals & self.accepted:
+            self._lost(members, rivals, change, asked.origin)
+        elif rivals:
+            assert isinstance(change.said, Condition)
+            assert (change.said.code, change.entries) == ("conflict.undecided", ())
+            assert change.competing == tuple(sorted(rivals))
+        else:
+            self._judge(subject, members, proven, change, operation)
+
+    def _repeated(self, subject: Tx, change: Change, operation: Apply) -> None:
+        judged, asked = self.judged[subject.txid], operation.verified.asked
+        assert change.entries == ()
+        if judged.off_chain != asked.off_chain:
+            assert isinstance(change.said, Verdict)
+            assert change.said.code == "conflict.already-applied"
+            return
+        assert isinstance(change.said, Answer)
+        assert (change.said.admittance, change.said.sequence) == (judged.admittance, judged.sequence)
+        assert (change.said.repeat, change.said.fresh) == (asked.origin != judged.origin, False)
+
+    def _lost(self, members: Sequence[Tx], rivals: set[Txid], change: Change, origin: Origin) -> None:
+        assert isinstance(change.said, Verdict)
+        assert change.said.code == "conflict.double-spend"
+        assert change.competing == tuple(sorted(rivals))
+        assert all(display(txid) in change.said.message for txid in sorted(rivals)[:3])
+        noted = False
+        spenders = self.spenders()
+        for point in (p for tx in members for p in points(tx) if spenders.get(p) in rivals & self.accepted):
+            lost = self.losers.get(point, [])
+            if origin not in lost and len(lost) < 8:
+                self.losers[point] = [*lost, origin]
+                noted = True
+        assert len(change.entries) == noted
+
+    def _judge(self, subject: Tx, members: Sequence[Tx], proven: bool, change: Change, operation: Apply) -> None:
+        admitted = self.admitted()
+        previous = [vin for vin, point in enumerate(points(subject)) if point in admitted]
+        kept = [vin for vin in previous if self.context == KEEP and vin % 2 == 0]
+        removed = [vin for vin in previous if vin not in kept]
+        expected = Admittance(tuple(range(outputs(subject))), tuple(kept), tuple(removed))
+        assert isinstance(change.said, Answer)
+        assert change.said.admittance == expected
+        assert (change.said.repeat, change.said.fresh) == (False, True)
+        assert change.said.state_root == change.head.state_root
+        assert len(change.entries) == 1
+        self.known |= {tx.txid: tx for tx in members}
+        self.accepted |= {subject.txid} if proven else set()
+        asked = operation.verified.asked
+        self.judged[subject.txid] = Judged(subject, change.said.sequence, asked.origin, asked.off_chain, expected)
+
+    def accept(self, change: Change, operation: Accept) -> None:
+        """Check an acceptance, and take it in."""
+        new = [txid for txid in operation.txids if txid in self.known and txid not in self.accepted]
+        assert len(change.entries) == len(new)
+        self.accepted |= set(new)
+
+    def evict(self, change: Change, operation: Evict) -> None:
+        """Check an eviction, and take it in: whoever left left before what it descends from."""
+        gone: set[Txid] = set()
+        if operation.txid in self.known:
+            gone = {operation.txid}
+            while more := {
+                txid
+                for txid, tx in self.known.items()
+                if txid not in gone and any(point[:32] in gone for point in points(tx))
+            }:
+                gone |= more
+            self.stones[operation.txid] = Tombstone(operation.code, operation.message, operation.competing, b"")
+        order = [evicted.txid for evicted in change.evicted]
+        assert (set(order), len(order), len(change.entries)) == (gone, len(gone), len(gone))
+        for place, txid in enumerate(order):
+            assert not {point[:32] for point in points(self.known[txid])} & set(order[:place])
+        for evicted in change.evicted:
+            judged = self.judged.get(evicted.txid)
+            assert (evicted.applied.origin if evicted.applied else None) == (judged.origin if judged else None)
+        for txid in gone:
+            del self.known[txid]
+            self.judged.pop(txid, None)
+            self.accepted.discard(txid)
+
+
+# --- random families
+
+
+class Step(msgspec.Struct):
+    """Something a context is asked to do."""
+
+    what: str  # apply | again | accept | evict
+    tx: int
+    proven: int = 0  # how many of the ancestors' generations the payload leaves out: they are proven
+    off_chain: bytes = b""
+
+
+@st.composite
+def families(draw: st.DrawFn) -> list[Tx]:
+    """Transactions, parents first, that spend each other's outputs and others': conflicts come of themselves."""
+    found: list[Tx] = []
+    for salt in range(draw(st.integers(3, 8))):
+        made = [outpoint(tx.txid, vout) for tx in found for vout in range(outputs(tx))]
+        pool = [*made[-4:], *made, coin_of_others(salt % 2), coin_of_others(2)]  # deep and forked; some conflicts
+        spends = draw(st.lists(st.sampled_from(pool), min_size=1, max_size=3, unique=True))
+        found.append(made_tx(spends, draw(st.integers(1, 3)), salt))
+    return found
+
+
+steps = st.lists(
+    st.builds(
+        Step,
+        st.sampled_from(["apply", "apply", "apply", "again", "accept", "evict"]),
+        st.integers(0, 7),
+        st.integers(0, 2),
+        st.sampled_from([b"", b"", b"", b"values"]),
+    ),
+    min_size=5,
+    max_size=20,
+)
+
+
+def ancestors_of(tx: Tx, family: Sequence[Tx], proven: int) -> list[Tx] | None:
+    """The un-mined ancestors a payload would hold, parents first: those less than `2 - proven` generations up.
+
+    None where two of them spend one output: verify lets no such payload through.
+    """
+    by_txid = {each.txid: each for each in family}
+    near = {tx.txid}
+    for _ in range(2 - proven):
+        near |= {p[:32] for txid in near for p in points(by_txid[txid]) if p[:32] in by_txid}
+    members = [each for each in family if each.txid in near]
+    spent = [point for each in members for point in points(each)]
+    return members[:-1] if len(spent) == len(set(spent)) else None
+
+
+def run(family: Sequence[Tx], todo: Sequence[Step], context: Context, look: Callable[[Owner, Model], None]) -> Owner:
+    """Do what is asked, the model beside it; look after every step."""
+    owner, model = Owner(), Model(context)
+    for number, step in enumerate(todo):
+        tx = family[step.tx % len(family)]
+        match step.what:
+            case "accept":
+                accept = Accept(f"accept:{number}", (tx.txid, bytes(32)), "arc@a")
+                model.accept(owner.do(context, accept), accept)
+            case "evict":
+                evict = Evict(f"evict:{number}", tx.txid, "network.rejected", "no", (b"\x09" * 32,))
+                model.evict(owner.do(context, evict), evict)
+            case _:
+                proven = step.proven == 2
+                ancestors = [] if proven else ancestors_of(tx, family, step.proven)
+                if ancestors is None:
+                    continue
+                offset = tx.raw[40] if step.what == "again" else number  # the same coordinate comes again
+                operation = apply_of(verified(tx, ancestors, proven=proven, offset=offset, off_chain=step.off_chain))
+                model.apply(tx, ancestors, proven, owner.do(context, operation), operation)
+        look(owner, model)
+    return owner
+
+
+def holds_what_the_model_says(owner: Owner, model: Model) -> None:
+    stored = entries_of(owner.store, model.context)
+    assert stored == model.entries(stored)
+
+
+@pytest.mark.invariant("APPLY-1")
+@pytest.mark.invariant("APPLY-2")
+@settings(CHEAP, max_examples=250)
+@given(families(), steps, st.sampled_from([ALL, KEEP]))
+def test_the_state_follows_from_the_set(family: list[Tx], todo: list[Step], context: Context) -> None:
+    """Coins, history, spends and answers are what the known and judged transactions give, whatever came before."""
+    run(family, todo, context, holds_what_the_model_says)
+
+
+def replayed(journal: Sequence[bytes]) -> tuple[dict[bytes, bytes], JournalEntry | None]:
+    """A context's entries by key and hash, from its journal alone; the chain is checked on the way."""
+    held: dict[bytes, bytes] = {}
+    entry, previous = None, bytes(32)
+    for number, encoded in enumerate(journal, 1):
+        entry = JOURNAL.decode(encoded)
+        assert (entry.sequence, entry.previous) == (number, previous)
+        previous = hashlib.sha256(encoded).digest()
+        for key, digest in entry.effects.removed:
+            assert held.pop(key) == digest
+        for key, digest in entry.effects.added:
+            assert key not in held
+            held[key] = digest
+        assert (entry.state_root, entry.store_root) == roots_of(held)
+    return held, entry
+
+
+def roots_of(held: Mapping[bytes, bytes]) -> tuple[bytes, bytes]:
+    """Both roots, from entries by key and hash."""
+    sums = {True: lthash.EMPTY, False: lthash.EMPTY}
+    for key, digest in held.items():
+        in_state = key[key.index(b"\0") + 1] in IN_STATE_ROOT
+        sums[in_state] = lthash.add(sums[in_state], lthash.element(key + digest))
+    return lthash.root(sums[True]), lthash.root(sums[False])
+
+
+@pytest.mark.invariant("JOURNAL-1")
+@settings(CHEAP, max_examples=60)
+@given(families(), steps, st.sampled_from([ALL, KEEP]))
+def test_the_journal_replayed_gives_the_state_and_both_roots(
+    family: list[Tx], todo: list[Step], context: Context
+) -> None:
+    owner = run(family, todo, context, lambda *_: None)
+    held, last = replayed(owner.journal.get(context, ()))
+    prefix = context.encode() + b"\0"
+    assert held == {key: stored[:32] for key, stored in owner.store.entries.items() if key.startswith(prefix)}
+    if last is not None:
+        head = head_of(owner.store, context)
+        assert (head.sequence, head.state_root, head.store_root) == (last.sequence, last.state_root, last.store_root)
+        assert head.entry_hash == hashlib.sha256(owner.journal[context][-1]).digest()
+
+
+@settings(CHEAP, max_examples=60)
+@given(families(), steps, st.integers(0, 7))
+def test_an_evicted_family_leaves_its_tombstone_alone(family: list[Tx], todo: list[Step], which: int) -> None:
+    """Applied on top of anything and evicted at once, a new transaction leaves the entries that were there before."""
+    owner = run(family, todo, KEEP, lambda *_: None)
+    made = [outpoint(tx.txid, vout) for tx in family for vout in range(outputs(tx))]
+    spent = {rest for kind, rest in entries_of(owner.store, KEEP) if kind == state.SPEND}
+    free = [point for point in made if point not in spent]
+    if not free:
+        return
+    before = entries_of(owner.store, KEEP)
+    parent = made_tx([free[which % len(free)], coin_of_others(9)], 2, 90)
+    child = made_tx([outpoint(parent.txid, 0), coin_of_others(10)], 1, 91)
+    owner.do(KEEP, apply_of(verified(parent, offset=90)))
+    owner.do(KEEP, apply_of(verified(child, [parent], offset=91)))
+    assert entries_of(owner.store, KEEP) != before
+    owner.do(KEEP, Evict("evict", parent.txid, "network.rejected", "no"))
+    stone = Tombstone("network.rejected", "no", (), b"")
+    assert entries_of(owner.store, KEEP) == {**before, (state.TOMBSTONE, parent.txid): stone}
+
+
+# --- single cases
+
+
+def family_of_two() -> tuple[Tx, Tx]:
+    parent = made_tx([coin_of_others(1)], 2, 1)
+    return parent, made_tx([outpoint(parent.txid, 0)], 1, 2)
+
+
+@pytest.mark.invariant("APPLY-1")
+def test_a_repeat_writes_nothing_and_gives_the_stored_answer() -> None:
+    owner = Owner()
+    parent, _ = family_of_two()
+    first = owner.do(ALL, apply_of(verified(parent, offset=1)))
+    before = dict(owner.store.entries)
+    again, elsewhere = (owner.do(ALL, apply_of(verified(parent, offset=offset))) for offset in (1, 2))
+    assert isinstance(first.said, Answer)
+    assert again.said == msgspec.structs.replace(first.said, fresh=False)
+    assert elsewhere.said == msgspec.structs.replace(first.said, fresh=False, repeat=True)
+    assert (again.entries, elsewhere.entries) == ((), ())
+    after = {key: value for key, value in owner.store.entries.items() if key != state.APPLIED_KEY}
+    assert after == {key: value for key, value in before.items() if key != state.APPLIED_KEY}
+
+
+def test_the_second_spender_waits_then_loses_once_and_its_coordinate_stays() -> None:
+    owner = Owner()
+    point = coin_of_others(1)
+    first, second = made_tx([point], 1, 1), made_tx([point], 1, 2)
+    owner.do(ALL, apply_of(verified(first, offset=1)))
+    waits = owner.do(ALL, apply_of(verified(second, offset=2)))
+    assert isinstance(waits.said, Condition)
+    assert (waits.said.code, waits.competing, waits.entries) == ("conflict.undecided", (first.txid,), ())
+    owner.do(ALL, Accept("accept", (first.txid,), "arc@a"))
+    lost = [owner.do(ALL, apply_of(verified(second, offset=2))) for _ in range(2)]
+    for change in lost:
+        assert isinstance(change.said, Verdict)
+        assert (change.said.code, change.competing) == ("conflict.double-spend", (first.txid,))
+    assert [len(change.entries) for change in lost] == [1, 0]
+    entry = JOURNAL.decode(lost[0].entries[0])
+    assert (entry.kind, entry.txid, entry.origin) == ("dismiss", second.txid, origin_at(2))
+    assert entries_of(owner.store, ALL)[state.LOSER, point] == Losers((origin_at(2),))
+
+
+def test_eight_losers_of_an_outpoint_are_remembered() -> None:
+    owner = Owner()
+    point = coin_of_others(1)
+    holder = made_tx([point], 1, 0)
+    owner.do(ALL, apply_of(verified(holder)))
+    owner.do(ALL, Accept("accept", (holder.txid,), "arc@a"))
+    entries = [
+        len(owner.do(ALL, apply_of(verified(made_tx([point], 1, salt), offset=salt))).entries) for salt in range(1, 11)
+    ]
+    assert entries == [1] * 8 + [0] * 2
+    assert entries_of(owner.store, ALL)[state.LOSER, point] == Losers(tuple(map(origin_at, range(1, 9))))
+
+
+def test_a_proven_subject_counts_as_accepted() -> None:
+    """It is in a block: nobody broadcasts it, so nobody else will ever say so, and who competes has lost."""
+    owner = Owner()
+    point = coin_of_others(1)
+    mined, rival = made_tx([point], 1, 1), made_tx([point], 1, 2)
+    owner.do(ALL, apply_of(verified(mined, proven=True)))
+    change = owner.do(ALL, apply_of(verified(rival, offset=2)))
+    assert isinstance(change.said, Verdict)
+    assert change.said.code == "conflict.double-spend"
+
+
+def test_an_ancestor_that_is_submitted_proven_counts_as_accepted() -> None:
+    owner = Owner()
+    parent, child = family_of_two()
+    owner.do(ALL, apply_of(verified(child, [parent])))
+    owner.do(ALL, apply_of(verified(parent, proven=True, offset=1)))
+    rival = made_tx([coin_of_others(1)], 1, 9)
+    change = owner.do(ALL, apply_of(verified(rival, offset=2)))
+    assert isinstance(change.said, Verdict)
+
+
+def test_a_parent_judged_after_its_child_gives_its_coin_back_when_the_child_leaves() -> None:
+    owner = Owner()
+    parent, child = family_of_two()
+    owner.do(ALL, apply_of(verified(child, [parent])))
+    owner.do(ALL, apply_of(verified(parent, offset=1)))
+    spent, kept = (outpoint(parent.txid, vout) for vout in (0, 1))
+    held = entries_of(owner.store, ALL)
+    assert (state.COIN, kept) in held
+    assert (state.COIN, spent) not in held
+    owner.do(ALL, Evict("evict", child.txid, "network.rejected", "no"))
+    held = entries_of(owner.store, ALL)
+    assert {rest for kind, rest in held if kind == state.COIN} == {spent, kept}
+
+
+def test_a_known_ancestor_is_judged_with_the_coins_it_spends() -> None:
+    """Its spends count since its child came, yet the coins are still what its own judgement is about."""
+    owner = Owner()
+    grand = made_tx([coin_of_others(1)], 1, 0)
+    parent = made_tx([outpoint(grand.txid, 0)], 1, 1)
+    child = made_tx([outpoint(parent.txid, 0)], 1, 2)
+    owner.do(KEEP, apply_of(verified(grand)))
+    owner.do(KEEP, apply_of(verified(child, [grand, parent], offset=1)))
+    change = owner.do(KEEP, apply_of(verified(parent, [grand], offset=2)))
+    assert isinstance(change.said, Answer)
+    assert change.said.admittance == Admittance((0,), (0,))
+
+
+@pytest.mark.invariant("APPLY-2")
+def test_an_ancestor_nobody_submitted_holds_what_it_spends() -> None:
+    owner = Owner()
+    parent, child = family_of_two()
+    owner.do(ALL, apply_of(verified(child, [parent])))
+    change = owner.do(ALL, apply_of(verified(made_tx([coin_of_others(1)], 1, 9), offset=2)))
+    assert isinstance(change.said, Condition)
+    assert change.competing == (parent.txid,)
+
+
+def test_a_refused_family_stays_out_until_its_ancestor_is_proven() -> None:
+    owner = Owner()
+    parent, child = family_of_two()
+    owner.do(ALL, apply_of(verified(child, [parent])))
+    owner.do(ALL, Evict("evict", parent.txid, "network.double-spend", "", (b"\x07" * 32,)))
+    for payload in (verified(parent, offset=2), verified(child, [parent], offset=3)):
+        change = owner.do(ALL, apply_of(payload))
+        assert isinstance(change.said, Verdict)
+        assert (change.said.code, change.competing) == ("conflict.evicted", (b"\x07" * 32,))
+        assert "network.double-spend" in change.said.message
+    assert isinstance(owner.do(ALL, apply_of(verified(child, offset=4))).said, Answer)
+
+
+@pytest.mark.parametrize(
+    "operation", [Evict("e", b"\x05" * 32, "network.rejected", ""), Accept("a", (b"\x05" * 32,), "")]
+)
+def test_the_networks_word_about_a_stranger_changes_nothing(operation: Evict | Accept) -> None:
+    owner = Owner()
+    change = owner.do(ALL, operation)
+    assert (change.entries, change.evicted) == ((), ())
+    assert set(owner.store.entries) == {state.APPLIED_KEY}
+
+
+def test_a_second_eviction_keeps_the_first_word() -> None:
+    owner = Owner()
+    parent, _ = family_of_two()
+    owner.do(ALL, apply_of(verified(parent)))
+    owner.do(ALL, Evict("e", parent.txid, "network.fee", "first"))
+    assert owner.do(ALL, Evict("e", parent.txid, "network.script", "second")).entries == ()
+    stone = entries_of(owner.store, ALL)[state.TOMBSTONE, parent.txid]
+    assert stone == Tombstone("network.fee", "first", (), b"")
+
+
+def test_contexts_do_not_touch() -> None:
+    """One outpoint, two contexts: each has its own first spender."""
+    owner = Owner()
+    point = coin_of_others(1)
+    first, second = made_tx([point], 1, 1), made_tx([point], 1, 2)
+    assert isinstance(owner.do(ALL, apply_of(verified(first))).said, Answer)
+    assert isinstance(owner.do(KEEP, apply_of(verified(second))).said, Answer)
+    assert {display(tx.txid) for tx in (first, second)} == {
+        display(rest) for context in (ALL, KEEP) for kind, rest in entries_of(owner.store, context) if kind == state.TX
+    }
+
+
+def test_a_topic_that_is_not_hosted_is_named() -> None:
+    owner = Owner()
+    change = owner.do("topic:tm_elsewhere", apply_of(verified(family_of_two()[0])))
+    assert isinstance(change.said, Verdict)
+    assert change.said.code == "admission.unknown-topic"
+    assert "tm_elsewhere" in change.said.message
+
+
+@pytest.mark.invariant("FAULT-1")
+@pytest.mark.parametrize(
+    ("what", "raised"),
+    [
+        (b"raise", RuntimeError), (b"output", BadManager), (b"below", BadManager), (b"stranger", BadManager),
+        (b"truth", BadManager), (b"part", BadManager), (b"none", AttributeError),
+    ],
+)  # fmt: skip
+def test_a_manager_that_fails_leaves_its_layer_and_the_store_as_they_were(what: bytes, raised: type[Exception]) -> None:
+    owner = Owner()
+    parent, _ = family_of_two()
+    owner.do(ODD, apply_of(verified(parent)))
+    layer = Layer(owner.store)
+    subject = made_tx([coin_of_others(4)], 2, 5)
+    with pytest.raises(raised):
+        decide(layer, ODD, apply_of(verified(subject, [made_tx([coin_of_others(5)], 1, 6)], off_chain=what)))
+    assert layer.writes == {}
+    assert isinstance(owner.do(ODD, apply_of(verified(subject))).said, Answer)
+
+
+def test_every_code_said_here_is_in_the_table() -> None:
+    codes = ("admission.unknown-topic", "conflict.evicted", "conflict.already-applied", "conflict.double-spend")
+    assert {BY_CODE[code].kind for code in codes} == {"verdict"}
+    assert BY_CODE["conflict.undecided"].kind == "condition"
+
+
+def test_a_long_line_is_evicted_without_recursion() -> None:
+    owner = Owner()
+    line = [made_tx([coin_of_others(1)], 1, 0)]
+    for salt in range(1, 1500):
+        line.append(made_tx([outpoint(line[-1].txid, 0)], 1, salt))
+    owner.do(ALL, apply_of(verified(line[-1], line[:-1])))
+    change = owner.do(ALL, Evict("evict", line[0].txid, "network.rejected", "no"))
+    assert [evicted.txid for evicted in change.evicted] == [tx.txid for tx in reversed(line)]
+    assert [kind for kind, _ in entries_of(owner.store, ALL)] == [state.TOMBSTONE]
+
+
+def kinds_of(journal: Sequence[bytes]) -> Iterator[str]:
+    return (JOURNAL.decode(entry).kind for entry in journal)
+
+
+def test_the_journal_names_what_happened() -> None:
+    owner = Owner()
+    parent, child = family_of_two()
+    rival = made_tx([coin_of_others(1)], 1, 9)
+    owner.do(KEEP, apply_of(verified(parent)))
+    owner.do(KEEP, apply_of(verified(child, [parent], offset=1)))
+    owner.do(KEEP, Accept("accept", (parent.txid, child.txid), "arc@a"))
+    owner.do(KEEP, apply_of(verified(rival, offset=2)))
+    owner.do(KEEP, Evict("evict", parent.txid, "network.rejected", "no"))
+    assert list(kinds_of(owner.journal[KEEP])) == ["apply", "apply", "accept", "accept", "dismiss", "evict", "evict"]
+    entries = [JOURNAL.decode(entry) for entry in owner.journal[KEEP]]
+    assert [(entry.manager, entry.origin, entry.beef) for entry in entries[:2]] == [
+        ("tm_keep/7", origin_at(0), b"BEEF" + parent.raw),
+        ("tm_keep/7", origin_at(1), b"BEEF" + child.raw),
+    ]
+    assert {entry.beef for entry in entries[2:]} == {b""}

@@ -1,0 +1,203 @@
+"""Following a changelog: the copy becomes the owner's store, or the changelog is refused."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from itertools import chain
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline import state
+from pipeline.follow import Follower
+from pipeline.state import APPLIED_KEY, Corrupt, Memory, head_key, head_of
+from schemas.flow import Accept, Evict
+from schemas.types import outpoint
+from tests.fakes import Owner, apply_of, coin_of_others, made_tx, verified
+from tests.profiles import CHEAP
+
+CONTEXTS = ("topic:tm_all", "topic:tm_keep")
+
+Changelog = list[tuple[bytes, bytes | None]]
+
+
+def owner_of(numbers: Sequence[int]) -> Owner:
+    """An owner of two contexts that did what the numbers say: lines of transactions, acceptances, evictions."""
+    owner = Owner()
+    tips = {context: [coin_of_others(index)] for index, context in enumerate(CONTEXTS)}
+    for salt, number in enumerate(numbers):
+        context = CONTEXTS[number % 2]
+        line = tips[context]
+        if number % 7 == 5 and len(line) > 1:
+            owner.do(context, Evict(f"evict:{salt}", line.pop()[:32], "network.rejected", "no"))
+        elif number % 7 == 6 and len(line) > 1:
+            owner.do(context, Accept(f"accept:{salt}", (line[-1][:32],), "arc@a"))
+        else:
+            tx = made_tx([line[-1]], 1 + number % 3, salt)
+            owner.do(context, apply_of(verified(tx, offset=salt)))
+            line.append(outpoint(tx.txid, 0))
+    return owner
+
+
+def follow(changelog: Iterable[tuple[bytes, bytes | None]], copy: Memory | None = None) -> tuple[Memory, Follower]:
+    """A copy that took all of it and compared at the end."""
+    copy = copy or Memory()
+    follower = Follower(copy)
+    for key, stored in changelog:
+        follower.take(key, stored)
+    follower.compare()
+    copy.write(follower.writes())
+    return copy, follower
+
+
+def flat(owner: Owner) -> Changelog:
+    return list(chain.from_iterable(owner.changelog))
+
+
+DONE = owner_of([0, 1, 0, 6, 5, 2, 3, 4, 8, 12, 13, 19, 20, 21, 5])
+"""Both contexts hold coins, history, an accepted and an evicted transaction."""
+
+CHANGELOG = flat(DONE)
+
+numbers = st.lists(st.integers(0, 40), min_size=1, max_size=12)
+
+
+@pytest.mark.invariant("STORE-1")
+@settings(CHEAP, max_examples=40)
+@given(numbers, st.data())
+def test_a_copy_fed_in_pieces_equals_the_owners_store(numbers: list[int], data: st.DataObject) -> None:
+    """Pieces end anywhere; what each gives is written before the next comes."""
+    owner = owner_of(numbers)
+    changelog = flat(owner)
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(changelog)), max_size=4)))
+    copy = Memory()
+    follower = Follower(copy)
+    for begin, end in zip([0, *cuts], [*cuts, len(changelog)], strict=True):
+        for key, stored in changelog[begin:end]:
+            follower.take(key, stored)
+        assert len(follower) == len({key for key, _ in changelog[begin:end]})
+        copy.write(follower.writes())
+    follower.compare()
+    assert copy.entries == owner.store.entries
+    assert follower.applied is not None
+    assert follower.applied.offset == owner.offset
+
+
+@pytest.mark.invariant("STORE-1")
+@settings(CHEAP, max_examples=40)
+@given(numbers, numbers)
+def test_a_copy_that_was_behind_catches_up(before: list[int], after: list[int]) -> None:
+    """Follower after follower, each beginning at the end of a batch, with the store that the one before left."""
+    owner = owner_of([*before, *after])
+    copy = Memory()
+    for batch in owner.changelog:
+        follow(batch, copy)
+    assert copy.entries == owner.store.entries
+    begun, _ = follow(chain.from_iterable(owner.changelog[: len(before)]))
+    follow(chain.from_iterable(owner.changelog[len(before) :]), begun)
+    assert begun.entries == owner.store.entries
+
+
+def compacted(changelog: Changelog, dropped: Sequence[bool]) -> Changelog:
+    """What is left when the broker has dropped some records that later ones replace."""
+    last = {key: place for place, (key, _) in enumerate(changelog)}
+    return [
+        record
+        for place, record in enumerate(changelog)
+        if last[record[0]] == place or not dropped[place % len(dropped)]
+    ]
+
+
+@pytest.mark.invariant("STORE-1")
+@settings(CHEAP, max_examples=40)
+@given(numbers, st.lists(st.booleans(), min_size=1, max_size=20))
+def test_compaction_is_no_difference(numbers: list[int], dropped: list[bool]) -> None:
+    owner = owner_of(numbers)
+    copy, _ = follow(compacted(flat(owner), dropped))
+    assert copy.entries == owner.store.entries
+
+
+@pytest.mark.invariant("STORE-1")
+@settings(CHEAP, max_examples=40)
+@given(numbers, numbers, st.lists(st.booleans(), min_size=1, max_size=20))
+def test_compaction_behind_a_copy_is_no_difference(before: list[int], after: list[int], dropped: list[bool]) -> None:
+    """A copy that stands where records have since been dropped."""
+    owner = owner_of([*before, *after])
+    stands = len(flat(owner_of(before)))
+    copy, _ = follow(flat(owner)[:stands])
+    left = compacted(flat(owner), dropped)
+    behind = [record for record in left if record in flat(owner)[stands:]]
+    follow(behind, copy)
+    assert copy.entries == owner.store.entries
+
+
+def last_places() -> list[int]:
+    """Places of the newest record of each key: no later one replaces what is spoiled there."""
+    return sorted({key: place for place, (key, _) in enumerate(CHANGELOG)}.values())
+
+
+def places(spare: tuple[bytes, ...] = ()) -> list[int]:
+    return [place for place in last_places() if CHANGELOG[place][0] not in spare]
+
+
+@pytest.mark.invariant("STORE-2")
+@pytest.mark.parametrize("place", [place for place in last_places() if CHANGELOG[place][1] is not None])
+def test_a_value_that_changed_on_its_way_is_refused(place: int) -> None:
+    key, stored = CHANGELOG[place]
+    assert stored is not None
+    spoiled = bytes([*stored[:-1], stored[-1] ^ 1])
+    follower = Follower(Memory())
+    with pytest.raises(Corrupt, match="does not match its hash"):
+        follower.take(key, spoiled)
+
+
+@pytest.mark.parametrize("place", [p for p in places((APPLIED_KEY, *map(head_key, CONTEXTS))) if CHANGELOG[p][1]])
+def test_another_value_under_its_own_hash_is_refused(place: int) -> None:
+    """Whoever wrote it can hash: the roots of the head say otherwise."""
+    key, stored = CHANGELOG[place]
+    assert stored is not None
+    forged = [*CHANGELOG[:place], (key, state.seal(stored[32:] + b"\0")), *CHANGELOG[place + 1 :]]
+    with pytest.raises(Corrupt, match="do not give the roots"):
+        follow(forged)
+
+
+@pytest.mark.parametrize("place", places((APPLIED_KEY,)))
+def test_a_dropped_record_is_refused(place: int) -> None:
+    """An entry, a head or, where the key had a value before, a deletion."""
+    key = CHANGELOG[place][0]
+    rest = [*CHANGELOG[:place], *CHANGELOG[place + 1 :]]
+    had_value = any(stored is not None for other, stored in rest if other == key)
+    if CHANGELOG[place][1] is None and not had_value:
+        follow(rest)  # nothing was there to delete
+        return
+    with pytest.raises(Corrupt, match="do not give the roots"):
+        follow(rest)
+
+
+def test_an_entry_nobody_wrote_is_refused() -> None:
+    stranger = (state.key(CONTEXTS[0], state.COIN, b"x" * 36), state.seal(b"stranger"))
+    with pytest.raises(Corrupt, match=CONTEXTS[0]):
+        follow([*CHANGELOG, stranger])
+
+
+def test_a_copy_that_differs_is_found_when_its_context_moves() -> None:
+    """One entry of the store is missing: the next batch of that context shows it."""
+    owner = owner_of([0, 0])
+    copy, _ = follow(flat(owner))
+    gone = next(key for key in copy.entries if b"\0s" in key)
+    del copy.entries[gone]
+    owner.do(CONTEXTS[0], Evict("evict", made_tx([coin_of_others(0)], 1, 0).txid, "network.rejected", "no"))
+    with pytest.raises(Corrupt):
+        follow(owner.changelog[-1], copy)
+
+
+def test_the_owner_itself_stands_where_its_changelog_says() -> None:
+    copy, follower = follow(CHANGELOG)
+    assert copy.entries == DONE.store.entries
+    assert {context: head_of(copy, context) for context in CONTEXTS} == {
+        context: head_of(DONE.store, context) for context in CONTEXTS
+    }
+    assert follower.applied is not None
+    assert (follower.applied.offset, follower.applied.topic) == (DONE.offset, "beef.operations")
+    last = DONE.journal[CONTEXTS[0]][-1]
+    assert head_of(copy, CONTEXTS[0]).entry_hash == hashlib.sha256(last).digest()
