@@ -51,6 +51,7 @@ class ApplyStage:
     inputs: tuple[Topic, ...] = (OPERATIONS,)
     outputs: tuple[Topic, ...] = (JOURNAL, RESULTS, BROADCAST, DEAD_LETTERS, RETRY_10S, RETRY_1M, RETRY_10M)
     changelog = STATE
+    went_well: tuple[str, ...] = ("applied", "repeat", "accept", "evict")
 
     def __init__(self, settings: ApplySettings) -> None:
         """Raises BadManager when a topic's manager cannot be loaded."""

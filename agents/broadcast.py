@@ -45,6 +45,7 @@ class Broadcast:
     inputs: tuple[Topic, ...] = (BROADCAST,)
     outputs: tuple[Topic, ...] = (TRANSACTIONS, RESULTS, OPERATIONS, DEAD_LETTERS, RETRY_10S, RETRY_1M, RETRY_10M)
     begins_traces = False
+    went_well: tuple[str, ...] = ("accepted",)
 
     def __init__(self, settings: BroadcastSettings, http: HttpSettings) -> None:
         self._settings = settings

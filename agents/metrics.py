@@ -110,9 +110,10 @@ def register(stage: str, topics: Iterable[str], codes: Iterable[tuple[str, str]]
     for topic in topics:
         RECORDS_OUT.labels(stage, topic)
     for kind, code in codes:
-        OUTCOMES.labels(stage, kind, code)
         if kind == "world":
-            PAUSES.labels(stage, code)
+            PAUSES.labels(stage, code)  # nothing is decided then
+        else:
+            OUTCOMES.labels(stage, kind, code)
     state(stage, "running")
 
 

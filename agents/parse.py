@@ -37,6 +37,7 @@ class Parse:
     inputs: tuple[Topic, ...] = (INGEST,)
     outputs: tuple[Topic, ...] = (PARSED, RESULTS, DEAD_LETTERS)
     begins_traces = True
+    went_well: tuple[str, ...] = ("",)
 
     def __init__(self, settings: ParseSettings, policy: Policy, cluster_id: str) -> None:
         self._settings = settings
@@ -66,6 +67,9 @@ class Parse:
         asked = self._asked(record)
         if isinstance(asked, Verdict):
             return Refuse(asked, self.about(record))
+        why = h.first(record.headers, h.UNREADABLE)
+        if why is not None and record.value is None:
+            return Refuse(Verdict("malformed.compression", why.decode("utf-8", "replace")), self.about(record))
         payload = parse(record.value or b"", self._policy)
         if isinstance(payload, Verdict):
             return Refuse(payload, self.about(record))

@@ -31,6 +31,7 @@ class Retry:
     inputs: tuple[Topic, ...] = (RETRY_10S, RETRY_1M, RETRY_10M)
     outputs: tuple[Topic, ...] = (*ORIGINS, DEAD_LETTERS)
     begins_traces = False
+    went_well: tuple[str, ...] = ()  # counted by the condition that was waited for
 
     def due(self, record: Inbound) -> int:
         """When a waiting record returns (Unix milliseconds); one that does not say returns at once."""

@@ -45,6 +45,7 @@ class Verify:
     inputs: tuple[Topic, ...] = (PARSED,)
     outputs: tuple[Topic, ...] = (OPERATIONS, RESULTS, DEAD_LETTERS, RETRY_10S, RETRY_1M, RETRY_10M)
     begins_traces = False
+    went_well: tuple[str, ...] = ("",)
 
     def __init__(self, policy: Policy, trackers: TrackerSettings, http: HttpSettings, sandbox: SandboxSettings) -> None:
         self._policy = policy

@@ -119,8 +119,5 @@ def stage_codes(stage: Any) -> list[tuple[str, str]]:
     """Outcomes a stage can count, for series that begin at 0."""
     from pipeline.outcome import CODES
 
-    found = [("ok", "")]
-    for row in CODES:
-        kind = "world" if row.scope == "world" else row.kind
-        found.append((kind, row.code))
-    return found
+    found = [("ok", code) for code in stage.went_well]
+    return found + [("world" if row.scope == "world" else row.kind, row.code) for row in CODES]

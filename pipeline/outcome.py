@@ -58,6 +58,7 @@ CODES: tuple[Code, ...] = (
     # --- the bytes
     _verdict("malformed.empty", "The record has no bytes.", "Put the BEEF into the record's value.", 400),
     _verdict("malformed.too-large", "The payload is larger than this installation takes.", "Send less at once; the limit stands in the message.", 474),
+    _verdict("malformed.compression", "A compressed batch of records cannot be read, or holds more than a worker unpacks.", "Send smaller batches, or uncompressed.", 400),
     _verdict("malformed.magic", "The bytes begin like no BEEF.", "Send BEEF V1, V2 or Atomic, as bytes and not as hex or JSON.", 468),
     _verdict("malformed.truncated", "The bytes end before the payload does.", _REBUILD, 468),
     _verdict("malformed.trailing-bytes", "Bytes follow the end of the payload.", _REBUILD, 468),

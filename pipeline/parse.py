@@ -67,6 +67,8 @@ def _link(envelope: Envelope, payload: bytes, policy: Policy) -> Payload:
     else:
         txs = _ancestors_first(walk.subject)
     unmined = [tx for tx in txs if tx.txid in walk.needed]
+    if len(walk.subject.outs) - 1 > policy.max_outputs:
+        raise Malformed("policy.limits", f"tx {walk.subject.index}", f"{len(walk.subject.outs) - 1} outputs")
     if len(unmined) > policy.max_depth:
         _check_depth(unmined, policy.max_depth)
     bumps, roots = _prove(envelope.bumps, txs, also, strict)

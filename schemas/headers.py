@@ -20,6 +20,9 @@ BASKETS = "baskets"
 ATOMICITY = "atomicity"
 OFF_CHAIN_VALUES = "off-chain-values"
 
+UNREADABLE = "unreadable"
+"""Why a batch could not be read: on the one record that stands for it."""
+
 ORIGIN_TOPIC = "origin-topic"
 ORIGIN_PARTITION = "origin-partition"
 ORIGIN_OFFSET = "origin-offset"

@@ -66,7 +66,9 @@ class Schema(Generic[T]):
         """
         for name, tag in headers:
             if name == HEADER and tag != self.tag:
-                raise Undecodable("internal.unknown-version", f"expected {self.tag.decode()}, found {tag[:80]!r}")
+                raise Undecodable(
+                    "internal.unknown-version", f"expected {self.tag.decode()}, found {(tag or b'')[:80]!r}"
+                )
         if value is None:
             raise Undecodable("internal.undecodable", "the record has no value")
         try:

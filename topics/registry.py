@@ -122,7 +122,7 @@ JOURNAL = Topic(
     retention_h=None,
     retention_why="It is the truth: replaying it gives the state and both roots.",
     growth=5.0,
-    growth_why="The payload once, and an effect (70 bytes) for each output it makes (9 bytes at least) and coin it spends.",
+    growth_why="The payload once, and an effect (96 bytes) for each of the outputs that `policy.max_outputs` allows.",
     writers=("apply",),
     readers=("audit",),
 )

@@ -1,8 +1,11 @@
-"""Fetched records whose header names are no text.
+"""Fetched batches that aiokafka cannot read, or only at a price: what a sender may write must not stop a partition.
 
-Kafka's protocol calls a header's name a string, and brokers do not look: a sender whose library takes bytes can write
+A header's name is a string to Kafka's protocol, and brokers do not look: a sender whose library takes bytes can write
 any. aiokafka raises on such a name, at every fetch, and no process would ever get past the record. Here it is read with
-replacement characters, in a batch that cannot be read otherwise; all others go aiokafka's quick way.
+replacement characters, in a batch that cannot be read otherwise.
+
+A compressed batch is unpacked within a bound. One that holds more becomes a single record without a value, whose header
+`unreadable` says why; all others go aiokafka's quick way.
 """
 
 import struct
@@ -13,8 +16,17 @@ from aiokafka.consumer import fetcher
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import MemoryRecords
 
+from agents.runtime.unpack import Unreadable, unpack
+from schemas.headers import UNREADABLE
+
 _LENGTH = struct.Struct(">i")
 _LENGTH_AT = 8  # of a batch, behind its base offset; it counts what follows it
+_ATTRIBUTES_AT = 21  # 16 bits; the codec stands in the lowest three
+_CODEC = 0b111
+_RECORDS_AT = 61
+
+UNPACKED_BYTES = 64 << 20
+"""Of one batch: clients send batches of a megabyte, and records of 8 MB hardly shrink."""
 
 
 class Records:
@@ -54,10 +66,42 @@ class Batch:
         return next(self._batch)  # of a control batch: the broker's own record
 
     def __iter__(self) -> Iterator[Any]:
+        codec = self._raw[_ATTRIBUTES_AT + 1] & _CODEC
+        batch, raw = self._batch, self._raw
+        if codec:
+            try:
+                raw = _plain(raw, unpack(codec, raw[_RECORDS_AT:], UNPACKED_BYTES))
+            except Unreadable as why:
+                return iter([Instead(self._batch, str(why))])
+            batch = MemoryRecords(bytes(raw)).next_batch()
         try:
-            return iter(list(self._batch))
+            return iter(list(batch))
         except UnicodeDecodeError:
-            return iter(list(_Lenient(self._raw)))
+            return iter(list(_Lenient(raw)))
+
+
+class Instead:
+    """Stands for the records of a batch that cannot be read: one, at its first offset."""
+
+    key = None
+    value = None
+    checksum = None
+
+    def __init__(self, batch: Any, why: str) -> None:
+        self.offset = batch.base_offset
+        self.timestamp = batch.max_timestamp
+        self.timestamp_type = batch.timestamp_type
+        last = batch.next_offset - 1
+        where = f"{why}; offset {self.offset}" + (f" to {last}" if last > self.offset else "")
+        self.headers = [(UNREADABLE, where.encode())]
+
+
+def _plain(raw: memoryview, records: bytes) -> memoryview:
+    """The batch with its records uncompressed. Its checksum, which was compared before, is not made again."""
+    head = bytearray(raw[:_RECORDS_AT])
+    head[_ATTRIBUTES_AT + 1] &= ~_CODEC & 0xFF
+    _LENGTH.pack_into(head, _LENGTH_AT, _RECORDS_AT - _LENGTH_AT - 4 + len(records))
+    return memoryview(bytes(head) + records)
 
 
 class _Lenient(_DefaultRecordBatchPy):

@@ -6,6 +6,8 @@ from typing import Any
 
 from agents.runtime.partitioner import partition_for
 from agents.runtime.records import Out
+from schemas.flow import ANY
+from schemas.wire import HEADER
 from topics.registry import Topic
 
 FRAME = 256
@@ -83,7 +85,9 @@ class Outbox:
         builder = producer.create_batch()
         count = 0
         for out, traceparent in group:
-            headers = [out.topic.schema.header, *out.headers]
+            # A record that waits or was given up keeps the schema it came under.
+            kept = out.topic.schema is ANY and any(name == HEADER for name, _ in out.headers)
+            headers = [*out.headers] if kept else [out.topic.schema.header, *out.headers]
             if traceparent is not None:
                 headers.append(("traceparent", traceparent))
             if builder.append(timestamp=None, key=out.key, value=out.value, headers=headers) is None:

@@ -12,7 +12,7 @@ from topics import registry
 
 TIERS = (registry.RETRY_10S, registry.RETRY_1M, registry.RETRY_10M)
 
-_DROPPED = h.RETRY_NAMES | h.DEAD_LETTER_NAMES | {"schema", h.TRACEPARENT}
+_DROPPED = h.RETRY_NAMES | h.DEAD_LETTER_NAMES | {h.TRACEPARENT}
 
 
 MESSAGE_CHARS = 2000

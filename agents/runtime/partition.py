@@ -8,7 +8,6 @@ all it emits, the changelog with the applied offset last; after the commit the l
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,13 +20,15 @@ from agents.runtime import crash
 from agents.runtime.board import Batch, Lane, TopicPartition
 from agents.runtime.connection import client_options
 from agents.runtime.desk import Desk, Halt
+from agents.runtime.door import Door
 from agents.runtime.outbox import Outbox, TooLarge
 from agents.runtime.outcomes import Router
-from agents.runtime.records import Decision, Fault, Inbound, Out
+from agents.runtime.records import Decision, Inbound, Out
 from agents.runtime.settings import KafkaSettings, TopicSettings, WorkerSettings
 from agents.runtime.store import Store, discard
-from agents.runtime.trace import Hop, Tracer, traceparent_of
+from agents.runtime.trace import Tracer
 from agents.runtime.transport import FETCH_BYTES, PARTITION_BYTES, producer_options
+from agents.runtime.written import Written
 from pipeline.follow import Follower
 from pipeline.results import About
 from pipeline.state import APPLIED_KEY, Corrupt, Layer, Live, Remembered, head_key, head_of, seal
@@ -40,6 +41,9 @@ log = logging.getLogger(__name__)
 
 RESTORE_CHUNK = 20_000
 """Changelog records gathered before they are written to the store: 20 MB at 1 kB each."""
+
+HALTED_LOOK_S = 1.0
+"""How often a partition whose changelog is at fault looks whether an operator resumed the stage."""
 
 CONCURRENT_RESTORES = 4
 """Partitions restored at once: the broker and the disk are shared."""
@@ -61,6 +65,7 @@ class AtomicStage(Protocol):
     inputs: tuple[Topic, ...]
     outputs: tuple[Topic, ...]
     changelog: Topic
+    went_well: tuple[str, ...]  # codes of what is neither verdict, condition nor fault, for the metrics
 
     async def start(self) -> None:
         """Open what the stage needs."""
@@ -117,7 +122,7 @@ class Lanes:
         self.counts = counts
         self.generation = generation
         self.paused: None = None  # nothing outside is asked
-        self.faults = 0
+        self.door = Door(stage, desk, settings.fault_limit)
         self.restores = asyncio.Semaphore(CONCURRENT_RESTORES)
         self._tasks: dict[TopicPartition, asyncio.Task[None]] = {}
 
@@ -150,9 +155,7 @@ class Lanes:
 
     def resume(self) -> None:
         """An operator lets a halted stage go on."""
-        self.faults = 0
-        metrics.state(self.stage.name, "running")
-        self.desk.resume()
+        self.door.resume()
 
     async def _serve(self, lane: Lane, before: asyncio.Task[None] | None) -> None:
         if before is not None:
@@ -193,8 +196,11 @@ class Partition:
                 began = time.monotonic()
                 await producer.start()  # InitProducerId: whoever wrote for this partition before is fenced (TXN-3)
                 store = await self._restore()
+                while store is None and not lane.gone:
+                    await asyncio.sleep(HALTED_LOOK_S)
+                    store = None if lanes.desk.halted else await self._restore()
                 metrics.RESTORE_SECONDS.labels(self.stage.name).observe(time.monotonic() - began)
-            if lane.gone:
+            if lane.gone or store is None:
                 return
             await self._begin(store)
             outbox = Outbox(producer, lanes.topics.prefix, lanes.counts, lanes.topics.max_payload_bytes)
@@ -245,7 +251,8 @@ class Partition:
 
     # --- restoring
 
-    async def _restore(self) -> Store:
+    async def _restore(self) -> Store | None:
+        """The store, up to date; None where the changelog itself is at fault and the stage was halted."""
         store = self._open()
         if store.partly or store.too_old:
             log.warning("the local store is of no use and made again", extra={"partition": self.number})
@@ -261,6 +268,8 @@ class Partition:
                 # The changelog itself contradicts its heads: nothing here may be served from it.
                 self.lanes.desk.halt(Halt("state-differs", f"{self.changelog.topic}-{self.number}: {again}"))
                 metrics.state(self.stage.name, "halted")
+                store.close()
+                return None
         return store
 
     def _open(self) -> Store:
@@ -352,54 +361,38 @@ class Partition:
             raise
         await self._commit(store, producer, outbox, computed, batch.records[-1])
         batch.finished(batch.records)
-        computed.count(self.stage.name, len(batch.records))
+        computed.written.count()
         metrics.BATCH_SECONDS.labels(self.stage.name).observe(time.monotonic() - began)
 
     def _compute(self, store: Store, batch: Batch, outbox: Outbox, *, given_up: bool) -> "Computed":
         """Every record on its own layer: one that fails leaves nothing (FAULT-1)."""
         now_ms = int(time.time() * 1000)
+        router, door = self.lanes.router, self.lanes.door
         layer = Layer(Remembered(store))  # a rule reads a key, and the sums read it again
-        heads = Heads(layer)
-        computed = Computed(layer, heads)
+        computed = Computed(layer, Written(self.stage.name, self.lanes.tracer, begins_traces=False))
         for record in batch.records:
             own = Layer(layer)
             try:
                 if given_up:
-                    raise Killed
-                decided = self.stage.compute(record, own, heads, now_ms)
-                outs = self.lanes.router.outs(record, decided.decision, now_ms)
+                    decided = Decided(door.killed(record))
+                else:
+                    decided = self.stage.compute(record, own, computed.heads, now_ms)
+                outs = router.outs(record, decided.decision, now_ms)
                 outbox.check(outs)
                 outbox.check(self._changelog(own.writes))
-            except TooLarge as error:
-                decided = Decided(Fault("internal.too-large", str(error), self._about(record)))
-            except Killed:
-                message = "it was in hand alone when its process ended, more than once"
-                decided = Decided(Fault("internal.killed", message, self._about(record)))
             except Corrupt:
                 raise  # the store, not the record
-            except Exception as error:
-                log.error("a record makes the stage raise", exc_info=error, extra=_where(record))
-                decided = Decided(Fault("internal.fault", f"{type(error).__name__}: {error}", self._about(record)))
+            except Exception as error:  # noqa: BLE001 - the fault door logs it, with where it was
+                fault = door.too_large(record, error) if isinstance(error, TooLarge) else door.raised(record, error)
+                decided = Decided(fault)
+                outs = router.outs(record, fault, now_ms)
             else:
                 own.merge_into(layer)
-                heads.live |= decided.heads
-                self._note(computed, record, decided.decision, outs)
-                continue
-            self._note(computed, record, decided.decision, self.lanes.router.outs(record, decided.decision, now_ms))
+                computed.heads.live |= decided.heads
+            kind = router.kind(decided.decision)
+            door.saw(*kind)
+            computed.written.add(record, kind, outs)
         return computed
-
-    def _note(self, computed: "Computed", record: Inbound, decision: Decision, outs: Sequence[Out]) -> None:
-        kind = self.lanes.router.kind(decision)
-        computed.outcomes[kind] = computed.outcomes.get(kind, 0) + 1
-        self._watch_faults(kind[0])
-        traceparent = traceparent_of(record.headers)
-        hop = self.lanes.tracer.begin(traceparent, first=False)
-        if hop is not None:
-            traceparent = hop.traceparent
-            computed.hops.append((hop, record, kind))
-        for out in outs:
-            computed.outs.append((out, traceparent))
-            computed.topics[out.topic.name] = computed.topics.get(out.topic.name, 0) + 1
 
     def _changelog(self, writes: dict[bytes, bytes | None]) -> list[Out]:
         topic = self.stage.changelog
@@ -417,7 +410,7 @@ class Partition:
         began = time.monotonic()
         await producer.begin_transaction()
         crash.point(crash.BEFORE_PRODUCE)
-        ends = await outbox.send([*computed.outs, *changelog])
+        ends = await outbox.send([*computed.written.outs, *changelog])
         crash.point(crash.BEFORE_COMMIT)
         await producer.commit_transaction()
         crash.point(crash.BEFORE_LOCAL_WRITE)
@@ -426,44 +419,11 @@ class Partition:
         metrics.TRANSACTIONS.labels(self.stage.name).inc()
         metrics.TRANSACTION_SECONDS.labels(self.stage.name).observe(time.monotonic() - began)
 
-    def _about(self, record: Inbound) -> About | None:
-        try:
-            return self.stage.about(record)
-        except Exception as error:  # a record may be too broken to say whose it is
-            log.warning("a faulty record does not say whose it is", exc_info=error, extra=_where(record))
-            return None
-
-    def _watch_faults(self, kind: str) -> None:
-        if kind == "condition":
-            return
-        lanes = self.lanes
-        lanes.faults = lanes.faults + 1 if kind == "fault" else 0
-        if lanes.faults >= lanes.settings.fault_limit and lanes.desk.halted is None:
-            lanes.desk.halt(Halt("faults", f"{lanes.faults} records in a row failed: it is us, not the records"))
-            metrics.state(self.stage.name, "halted")
-
-
-class Killed(Exception):  # noqa: N818 - what the record did
-    """This record ended its process."""
-
 
 class Computed:
     """A batch before its transaction."""
 
-    def __init__(self, layer: Layer, heads: Heads) -> None:
+    def __init__(self, layer: Layer, written: Written) -> None:
         self.layer = layer
-        self.heads = heads
-        self.outs: list[tuple[Out, bytes | None]] = []
-        self.hops: list[tuple[Hop, Inbound, tuple[str, str]]] = []
-        self.outcomes: dict[tuple[str, str], int] = {}
-        self.topics: dict[str, int] = {}
-
-    def count(self, stage: str, records: int) -> None:
-        """The batch stands: metrics and spans."""
-        for hop, record, (kind, code) in self.hops:
-            hop.end(record, kind, code)
-        metrics.count_outcomes(stage, self.outcomes, self.topics, records)
-
-
-def _where(record: Inbound) -> dict[str, Any]:
-    return {"topic": record.topic, "partition": record.partition, "offset": record.offset}
+        self.heads = Heads(layer)
+        self.written = written

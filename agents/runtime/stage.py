@@ -3,18 +3,19 @@
 import asyncio
 import logging
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from agents import metrics
 from agents.runtime import crash
 from agents.runtime.board import Batch, Lane
-from agents.runtime.desk import Desk, Halt
+from agents.runtime.desk import Desk
+from agents.runtime.door import Door
 from agents.runtime.outbox import Outbox, TooLarge
 from agents.runtime.outcomes import Router
-from agents.runtime.records import Decision, Fault, Inbound, Out, WorldCondition
-from agents.runtime.trace import Hop, Tracer, traceparent_of
+from agents.runtime.records import Decision, Inbound, WorldCondition
+from agents.runtime.trace import Tracer
+from agents.runtime.written import Written
 from pipeline.results import About
 from topics.registry import Topic
 
@@ -40,6 +41,7 @@ class Stage(Protocol[G]):
     inputs: tuple[Topic, ...]
     outputs: tuple[Topic, ...]
     begins_traces: bool
+    went_well: tuple[str, ...]  # codes of what is neither verdict, condition nor fault, for the metrics
 
     async def start(self) -> None:
         """Open what the stage needs."""
@@ -74,16 +76,6 @@ class Stage(Protocol[G]):
         ...
 
 
-class Flush:
-    """What one group of records led to."""
-
-    def __init__(self) -> None:
-        self.outs: list[tuple[Out, bytes | None]] = []
-        self.hops: list[tuple[Hop, Inbound, tuple[str, str]]] = []
-        self.outcomes: Counter[tuple[str, str]] = Counter()
-        self.topics: Counter[str] = Counter()
-
-
 class Runner(Generic[G]):
     """Runs a stage on a desk."""
 
@@ -107,9 +99,8 @@ class Runner(Generic[G]):
         self.paused: WorldCondition | None = None
         self.outbox: Outbox | None = None
         self._batch_records = batch_records
-        self._fault_limit = fault_limit
+        self._door = Door(stage, desk, fault_limit)
         self._due = due
-        self._faults = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._flushes = asyncio.Semaphore(CONCURRENT_FLUSHES)
         self._alone: set[Lane] = set()
@@ -219,8 +210,7 @@ class Runner(Generic[G]):
                     continue
                 batch = self.board.take_from(lane, 1, 0)
                 if lane.suspicion.given_up and lane.ledger.position == lane.start:
-                    message = "it was in hand alone when its process ended, more than once"
-                    fault = Fault("internal.killed", message, self._about(batch.records[0]))
+                    fault = self._door.killed(batch.records[0])
                     await self._settle(batch, batch.records, [fault])
                 else:
                     await self._handle(batch)
@@ -259,8 +249,7 @@ class Runner(Generic[G]):
         """Gathering failed: find the record it fails on."""
         records = batch.records
         if len(records) == 1:
-            log.error("a record makes the stage raise", exc_info=error, extra=_where(records[0]))
-            await self._settle(batch, records, [self._fault(records[0], error)])
+            await self._settle(batch, records, [self._door.raised(records[0], error)])
             return
         middle = len(records) // 2
         await self._gather(batch.part(records[:middle]))
@@ -272,79 +261,43 @@ class Runner(Generic[G]):
         for record in records:
             try:
                 decisions.append(self.stage.decide(record, gathered, now_ms))
-            except Exception as error:  # the fault door
-                log.error("a record makes the stage raise", exc_info=error, extra=_where(record))
-                decisions.append(self._fault(record, error))
+            except Exception as error:  # noqa: BLE001 - the fault door logs it, with where it was
+                decisions.append(self._door.raised(record, error))
         await self._settle(batch, records, decisions)
 
     async def _settle(self, batch: Batch, records: Sequence[Inbound], decisions: Sequence[Decision]) -> None:
         """Write what follows from the decisions, then acknowledge their records (ACK-1)."""
         assert self.outbox is not None
         async with self._flushes:
-            flush = self.route(records, decisions, self.outbox)
+            written = self.route(records, decisions, self.outbox)
             crash.point(crash.BEFORE_PRODUCE)
-            await self.outbox.send(flush.outs)
+            await self.outbox.send(written.outs)
             crash.point(crash.BEFORE_COMMIT)
         batch.finished(records)
-        self.count(flush, len(records))
+        written.count()
 
-    def route(self, records: Sequence[Inbound], decisions: Sequence[Decision], outbox: Outbox) -> Flush:
-        """The records that follow from decisions, with trace context; what is too large becomes a fault (SIZE-1)."""
+    def route(self, records: Sequence[Inbound], decisions: Sequence[Decision], outbox: Outbox) -> Written:
+        """The records that follow from decisions; what is too large becomes a fault (SIZE-1)."""
         now_ms = int(time.time() * 1000)
-        flush = Flush()
-        outcomes = self.router
+        written = Written(self.stage.name, self.tracer, begins_traces=self.stage.begins_traces)
         for record, decided in zip(records, decisions, strict=True):
             decision = decided
-            outs = outcomes.outs(record, decision, now_ms)
+            outs = self.router.outs(record, decision, now_ms)
             try:
                 outbox.check(outs)
             except TooLarge as error:
-                decision = Fault("internal.too-large", str(error), self._about(record))
-                outs = outcomes.outs(record, decision, now_ms)
-            kind = outcomes.kind(decision)
-            flush.outcomes[kind] += 1
-            self._watch_faults(kind[0])
-            traceparent = traceparent_of(record.headers)
-            hop = self.tracer.begin(traceparent, first=self.stage.begins_traces)
-            if hop is not None:
-                traceparent = hop.traceparent
-                flush.hops.append((hop, record, kind))
-            for out in outs:
-                flush.outs.append((out, traceparent))
-                flush.topics[out.topic.name] += 1
-        return flush
-
-    def count(self, flush: Flush, records: int) -> None:
-        """The batch is acknowledged: metrics and spans."""
-        for hop, record, (kind, code) in flush.hops:
-            hop.end(record, kind, code)
-        metrics.count_outcomes(self.stage.name, flush.outcomes, flush.topics, records)
+                decision = self._door.too_large(record, error)
+                outs = self.router.outs(record, decision, now_ms)
+            kind = self.router.kind(decision)
+            self._door.saw(*kind)
+            written.add(record, kind, outs)
+        return written
 
     # --- faults and pauses
 
-    def _fault(self, record: Inbound, error: Exception) -> Fault:
-        return Fault("internal.fault", f"{type(error).__name__}: {error}", self._about(record))
-
-    def _about(self, record: Inbound) -> About | None:
-        try:
-            return self.stage.about(record)
-        except Exception as error:  # the fault door: a record may be too broken to say whose it is
-            log.warning("a faulty record does not say whose it is", exc_info=error, extra=_where(record))
-            return None
-
-    def _watch_faults(self, kind: str) -> None:
-        if kind == "condition":
-            return
-        self._faults = self._faults + 1 if kind == "fault" else 0
-        if self._faults >= self._fault_limit and self.desk.halted is None:
-            self.desk.halt(Halt("faults", f"{self._faults} records in a row failed: it is us, not the records"))
-            metrics.state(self.stage.name, "halted")
-
     def resume(self) -> None:
         """An operator lets a halted stage go on."""
-        self._faults = 0
-        metrics.state(self.stage.name, "running")
-        self.desk.resume()
+        self._door.resume()
 
     def _pause(self, condition: WorldCondition) -> None:
         if self.paused is not None:
@@ -372,7 +325,3 @@ class Runner(Generic[G]):
         if self.desk.halted is None:
             metrics.state(self.stage.name, "running")
         self.board.changed.set()
-
-
-def _where(record: Inbound) -> dict[str, Any]:
-    return {"topic": record.topic, "partition": record.partition, "offset": record.offset}

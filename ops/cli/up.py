@@ -43,10 +43,15 @@ async def _supervise(stages: tuple[str, ...], workers: int, health_port: int, lo
     supervisor = Supervisor(specs, loaded.settings.supervisor)
     supervisor.start()
     runner = await serve_health(supervisor, health_port)
+    failed = asyncio.ensure_future(supervisor.failed())
     click.echo(f"{len(specs)} workers; health of all at {runner.url}/readyz", err=True)
+    stopping = asyncio.ensure_future(stop.wait())
     try:
-        await stop.wait()
+        await asyncio.wait((stopping, failed), return_when=asyncio.FIRST_COMPLETED)
+        if failed.done():
+            failed.result()
     finally:
+        stopping.cancel()
         await supervisor.stop()
         await runner.stop()
 

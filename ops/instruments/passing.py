@@ -29,6 +29,7 @@ class Passing:
     inputs: tuple[Topic, ...] = (INGEST,)
     outputs: tuple[Topic, ...] = (PARSED, RESULTS, DEAD_LETTERS)
     begins_traces = False
+    went_well: tuple[str, ...] = ("",)
 
     async def start(self) -> None:
         """Nothing to open."""

@@ -44,6 +44,7 @@ class Odd:
     inputs: tuple[Topic, ...] = (INGEST,)
     outputs: tuple[Topic, ...] = (PARSED, *WAITING)
     begins_traces = True
+    went_well: tuple[str, ...] = ("",)
 
     def __init__(self, world: str = "") -> None:
         """world: a file; while it exists, the world is not ready."""
@@ -94,6 +95,7 @@ class Both:
     inputs: tuple[Topic, ...] = (OPERATIONS, JOURNAL)
     outputs: tuple[Topic, ...] = (PARSED, *WAITING)
     begins_traces = False
+    went_well: tuple[str, ...] = ("",)
 
     async def start(self) -> None:
         pass
@@ -121,6 +123,7 @@ class Counter:
     inputs: tuple[Topic, ...] = (OPERATIONS,)
     outputs: tuple[Topic, ...] = (BROADCAST, JOURNAL, *WAITING)
     changelog = STATE
+    went_well: tuple[str, ...] = ("",)
 
     async def start(self) -> None:
         pass

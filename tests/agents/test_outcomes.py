@@ -67,7 +67,8 @@ def test_a_verdict_is_a_result_and_a_dead_letter() -> None:
     assert result.key == display(TXID).encode()
     assert (letter.key, letter.value) == (b"key", b"value")
     assert letter_of(letter) == {
-        "mine": "kept", "class": "verdict", "code": "script.false", "message": "why", "stage": "apply",
+        "schema": "operation/1", "mine": "kept",
+        "class": "verdict", "code": "script.false", "message": "why", "stage": "apply",
         "origin-topic": "operations", "origin-partition": "5", "origin-offset": "77", "failed-at": str(NOW_MS),
     }  # fmt: skip
 
@@ -84,7 +85,8 @@ def test_a_condition_waits_in_a_tier_as_it_is() -> None:
     assert more is MORE
     assert (waits.topic, waits.key, waits.value) == (RETRY_10S, b"key", b"value")
     assert dict(waits.headers) == {
-        "mine": b"kept", "origin-topic": b"operations", "origin-partition": b"5", "origin-offset": b"77",
+        "schema": b"operation/1", "mine": b"kept",
+        "origin-topic": b"operations", "origin-partition": b"5", "origin-offset": b"77",
         "attempt": b"1", "first-failed": str(NOW_MS).encode(), "not-before": str(NOW_MS + 10_000).encode(),
         "code": b"conflict.undecided",
     }  # fmt: skip
@@ -101,7 +103,7 @@ def test_a_record_that_waited_waits_longer_and_says_since_when(attempt: int, tie
     assert again is not None
     assert (again.attempt, again.first_failed) == (attempt + 1, NOW_MS - 5000)
     assert again.not_before == NOW_MS + TIER_MS[tier]
-    assert [name for name, _ in out.headers] == ["mine", *(name for name, _ in h.to_pairs(again))]
+    assert [name for name, _ in out.headers] == ["schema", "mine", *(name for name, _ in h.to_pairs(again))]
 
 
 @pytest.mark.invariant("RETRY-1")

@@ -55,9 +55,9 @@ async def until(test: Callable[[], object], what: str) -> None:
         await asyncio.sleep(0.005)
 
 
-def records(count: int, size: int = 10, partition: int = 0) -> list[Inbound]:
+def records(count: int, size: int = 10, partition: int = 0, first: int = 0) -> list[Inbound]:
     """Of one partition."""
-    return [Record(INGEST.name, partition, None, bytes(size), (), offset) for offset in range(count)]
+    return [Record(INGEST.name, partition, None, bytes(size), (), first + number) for number in range(count)]
 
 
 def board_of(settings: WorkerSettings, partitions: int = 1) -> Board:
@@ -74,6 +74,7 @@ class Still:
     inputs: tuple[Topic, ...] = (INGEST,)
     outputs: tuple[Topic, ...] = (PARSED,)
     begins_traces = False
+    went_well: tuple[str, ...] = ("",)
 
     def __init__(self) -> None:
         self.batches: list[int] = []
@@ -103,25 +104,25 @@ class Still:
 
 @pytest.mark.setting("worker.max_in_flight")
 def test_so_many_records_are_in_hand_at_once() -> None:
-    """What is over waits in its lane; and twice as many are fetched ahead, then no more."""
+    """What is over waits in its lane; and as many are fetched ahead, then no more."""
     board = board_of(WorkerSettings(max_in_flight=3))
     lane = board.lanes[INGEST.name, 0]
-    board.put((INGEST.name, 0), records(10), 10)
+    board.put((INGEST.name, 0), records(7), 7)
     taken = board.take(100)
     assert len(taken.records) == 3
     assert board.take(100).records == []
     taken.finished(taken.records[:2])
     assert len(board.take(100).records) == 2
-    assert len(lane.queue) == 5
+    assert len(lane.queue) == 2
     assert board.wants_more(lane)
-    board.put((INGEST.name, 0), records(1), 11)
+    board.put((INGEST.name, 0), records(1, first=7), 8)
     assert not board.wants_more(lane)
 
 
 @pytest.mark.setting("worker.max_in_flight_bytes")
 def test_so_many_bytes_are_fetched_and_not_finished() -> None:
     """A single record may be larger, when nothing else is in hand."""
-    small, large = WorkerSettings(max_in_flight_bytes=1 << 20), WorkerSettings(max_in_flight_bytes=4 << 20)
+    small, large = WorkerSettings(max_in_flight_bytes=2 << 20), WorkerSettings(max_in_flight_bytes=8 << 20)
     for settings, more in ((small, False), (large, True)):
         board = board_of(settings)
         lane = board.lanes[INGEST.name, 0]

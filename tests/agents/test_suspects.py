@@ -85,6 +85,7 @@ class Deadly:
     inputs: tuple[Topic, ...] = (INGEST,)
     outputs: tuple[Topic, ...] = (PARSED,)
     begins_traces = False
+    went_well: tuple[str, ...] = ("",)
 
     def __init__(self) -> None:
         self.seen: list[tuple[int, int]] = []

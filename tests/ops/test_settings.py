@@ -247,11 +247,13 @@ def test_form_decides_what_is_mended() -> None:
 @pytest.mark.setting("policy.max_transactions")
 @pytest.mark.setting("policy.max_bumps")
 @pytest.mark.setting("policy.max_depth")
+@pytest.mark.setting("policy.max_outputs")
 @pytest.mark.parametrize(
     ("name", "made", "enough"),
     [
         ("max_transactions", chain(3), 4),
         ("max_depth", chain(3), 3),
+        ("max_outputs", bag(many := funding(), spend([In(many)], [Output(10)] * 5), proven=[many]), 5),
         (
             "max_bumps",
             bag(one := funding(salt=1), two := funding(salt=2), spend([In(one), In(two)]), proven=[one, two]),
