@@ -38,12 +38,12 @@ def refusals(said: str) -> list[tuple[str, str]]:
     return [(match["group"], match["state"]) for match in REFUSED.finditer(said)]
 
 
-def explain(group: str, state: str, members: list[Member] | None, default_s: float) -> str:
+def explain(group: str, state: str, members: list[Member] | str, default_s: float) -> str:
     """What to tell the operator in place of the refusal.
 
-    members: as the group's record says; None: it could not be read, then `default_s` stands in for their time-out.
+    members: as the group's record says; or why it could not be read, then `default_s` stands in for their time-out.
     """
-    if members:
+    if members and not isinstance(members, str):
         seconds = max(member.session_ms for member in members) / 1000
         kept = ", ".join(
             f"{m.instance or m.client} {m.session_ms / 1000:g} s{' (lasting name)' if m.instance else ''}"
@@ -51,7 +51,7 @@ def explain(group: str, state: str, members: list[Member] | None, default_s: flo
         )
     else:
         seconds = default_s
-        kept = f"{default_s:g} s by default; this group's own could not be read"
+        kept = f"{default_s:g} s by default; this group's own could not be read: {members or 'it names no member'}"
     return (
         f"The offsets of group {group} were not reset: the group is {state}, and Kafka resets empty groups only.\n"
         f"still {seconds:g} s until the group is empty, at most, if its members have stopped: one that stopped without "
@@ -117,48 +117,62 @@ def members_of(value: bytes) -> list[Member] | None:
     return members
 
 
-def read(bootstrap: str, groups: list[str]) -> dict[str, list[Member] | None]:
-    """Each group's members, read from the broker's own topic; None of a group where that fails.
+def read(bootstrap: str, groups: list[str]) -> dict[str, list[Member] | str]:
+    """Each group's members, read from the broker's own topic; or why that failed.
 
     Only for brokers that ask for no password.
     """
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # that it failed is said by None
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # the caller tells the reason
     return asyncio.run(_read_all(bootstrap, groups))
 
 
-async def _read_all(bootstrap: str, groups: list[str]) -> dict[str, list[Member] | None]:
+async def _read_all(bootstrap: str, groups: list[str]) -> dict[str, list[Member] | str]:
     from aiokafka.errors import KafkaError  # the client is needed in this one case
 
-    found: dict[str, list[Member] | None] = dict.fromkeys(groups)
+    found: dict[str, list[Member] | str] = dict.fromkeys(groups, f"not within {READ_WITHIN_S:g} s")
     try:
         async with asyncio.timeout(READ_WITHIN_S):
+            partitions = await _partitions(bootstrap)
             for group in groups:
-                found[group] = await _read(bootstrap, group)
-    except (KafkaError, OSError, TimeoutError):
+                found[group] = await _read(bootstrap, group, partitions)
+    except (KafkaError, OSError) as error:
+        return {group: f"{type(error).__name__}: {error}" if isinstance(known, str) else known
+                for group, known in found.items()}  # fmt: skip
+    except TimeoutError:
         return found
     return found
 
 
-async def _read(bootstrap: str, group: str) -> list[Member] | None:
+async def _partitions(bootstrap: str) -> int:
+    from aiokafka.admin import AIOKafkaAdminClient
+
+    client = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    try:
+        await client.start()
+        (found,) = await client.describe_topics([OFFSETS_TOPIC])
+        return len(found["partitions"])
+    finally:
+        await client.close()
+
+
+async def _read(bootstrap: str, group: str, partitions: int) -> list[Member] | str:
     from aiokafka import AIOKafkaConsumer, TopicPartition
 
+    if not partitions:
+        return f"no topic {OFFSETS_TOPIC}"
+    place = TopicPartition(OFFSETS_TOPIC, partition_of(group, partitions))
     consumer: Any = AIOKafkaConsumer(
-        OFFSETS_TOPIC, bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="earliest"
+        bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="earliest"
     )
+    members: list[Member] | None = None
     try:
         await consumer.start()
-        partitions = consumer.partitions_for_topic(OFFSETS_TOPIC)
-        if not partitions:
-            return None
-        place = TopicPartition(OFFSETS_TOPIC, partition_of(group, len(partitions)))
-        consumer.unsubscribe()  # the topic was named so that its partitions are known; one of them is enough
         consumer.assign([place])
         last = (await consumer.end_offsets([place]))[place]
-        members: list[Member] | None = None
         while await consumer.position(place) < last:
             for record in (await consumer.getmany(place, timeout_ms=200)).get(place, []):
                 if group_of(record.key) == group:
                     members = members_of(record.value) if record.value else []
-        return members
     finally:
         await consumer.stop()
+    return "its record is not there, or of a version not read here" if members is None else members

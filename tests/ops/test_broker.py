@@ -489,8 +489,12 @@ async def test_a_refused_offset_reset_says_how_long_it_lasts(broker: Broker, pre
 
 def test_a_group_that_cannot_be_read_is_given_the_default() -> None:
     (free,) = take_ports([0])
-    assert reset.read(f"127.0.0.1:{free}", ["g"]) == {"g": None}
-    assert "still 10 s until the group is empty" in reset.explain("g", "Stable", None, 10.0)
+    why = reset.read(f"127.0.0.1:{free}", ["g"])["g"]
+    assert isinstance(why, str)
+    assert "KafkaConnectionError" in why
+    said = reset.explain("g", "Stable", why, 10.0)
+    assert "still 10 s until the group is empty" in said
+    assert "KafkaConnectionError" in said
 
 
 # --- three nodes
