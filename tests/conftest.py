@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import time
 import uuid
 from collections.abc import Iterator
@@ -19,6 +20,9 @@ CACHE = Path(os.environ.get("BEEFLINE_CACHE") or ROOT / ".beefline" / "cache").r
 """Kafka's jars are fetched once, not once a test session."""
 
 READY_WITHIN_S = 120.0
+
+# A shell starts what it puts in the background deaf to SIGINT, and children inherit that; some tests end theirs by it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Broker(Protocol):

@@ -32,7 +32,7 @@ async def test_each_partition_number_of_two_topics_has_one_owner(bench: Bench, m
         owned = sorted(int(worker.readiness().get("partitions", 0)) for worker in workers)
         return owned == [2 * share for share in shares]
 
-    await until(dealt, f"{members} members dealt in")
+    await until(dealt, f"{members} members dealt in", more=lambda: str([worker.readiness() for worker in workers]))
     for topic in (OPERATIONS, JOURNAL):
         await asyncio.gather(*(bench.send(topic, [b"x"], partition=number) for number in range(SET_A)))
     owners = defaultdict(set)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -96,9 +97,14 @@ async def test_following_goes_on_until_it_is_interrupted(place: Place) -> None:
         stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert command.stdout is not None
-    async with asyncio.timeout(60):
-        for context in ("topic:tm_a", "topic:tm_b"):
-            await place.say(result(record, "applied", context))
-            assert json.loads(await command.stdout.readline())["context"] == context
-        command.send_signal(2)
-        assert await command.wait() == 0
+    try:
+        async with asyncio.timeout(60):
+            for context in ("topic:tm_a", "topic:tm_b"):
+                await place.say(result(record, "applied", context))
+                assert json.loads(await command.stdout.readline())["context"] == context
+            command.send_signal(signal.SIGINT)
+            assert await command.wait() == 0
+    finally:
+        if command.returncode is None:
+            command.kill()
+            await command.wait()

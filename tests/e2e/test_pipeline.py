@@ -13,6 +13,7 @@ from ops.installation import Installation
 from ops.instruments.chain import Chain
 from ops.instruments.generate import Generator
 from ops.running import running_workers
+from ops.stages import STAGES
 from tests.e2e.asking import Talk, until
 from topics.registry import DEAD_LETTERS, OPERATIONS, PARSED, TRANSACTIONS
 
@@ -182,3 +183,12 @@ async def test_metrics_of_each_stage(talk: Talk, generator: Generator) -> None:
             assert f'stage="{worker.stage}"' in text
         assert "txid=" not in text
         assert payload.txid[::-1].hex() not in text
+
+
+def test_the_workers_logs_are_json_lines(installation: Installation) -> None:
+    """All that the tests before this one sent wrote no traceback of its own, and no terminal's control sequence."""
+    for stage in STAGES:
+        lines = (home() / "logs" / f"{stage}.log").read_text().splitlines()
+        assert lines
+        for line in lines:
+            assert json.loads(line)["stage"] == stage

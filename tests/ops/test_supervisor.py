@@ -134,7 +134,7 @@ async def test_output_goes_to_a_file_of_its_own_over_restarts(tmp_path: Path) ->
 
 async def test_a_child_is_told_its_supervisors_pid(tmp_path: Path) -> None:
     said = tmp_path / "said"
-    async with supervised(Spec("child", shell(f"echo {{pid}} $PPID > {said}; sleep 600"))):
+    async with supervised(Spec("child", shell(f"echo {{pid}} $PPID > {said}; exec sleep 600"))):
         await until(lambda: said.exists() and said.read_text().endswith("\n"))
     assert said.read_text().split() == [str(os.getpid())] * 2
 
@@ -264,7 +264,7 @@ async def test_children_end_with_their_supervisor_however_it_ends(
     pids = [int(log.read_text()) for log in logs]
     assert all(lives(pid) for pid in pids)
     driver.send_signal(how)
-    await asyncio.to_thread(driver.wait)
+    await asyncio.to_thread(driver.wait, 20)
     await until(lambda: not any(lives(pid) for pid in pids), 5)
 
 
