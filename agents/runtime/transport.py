@@ -33,6 +33,16 @@ FETCH_BYTES = 16 << 20
 
 PARTITION_BYTES = 4 << 20
 
+FETCH_WAIT_MS = 500
+"""How long the broker may hold an empty fetch: an idle stage asks twice a second, and hears of a record at once."""
+
+UNTAKEN_S = 1.0
+"""How long fetched records may lie before the partitions beside them are fetched without them.
+
+aiokafka's own 0.1 s is less than a batch may compute. The fetch then asks for idle partitions alone, the broker holds
+it, and the busy partition waits for its end: half a second after each such batch, which makes the next one as large.
+"""
+
 
 class Start(NamedTuple):
     """What the cluster knows of a partition that was assigned."""
@@ -62,14 +72,19 @@ class Thread(driver.AIOKafkaConsumerThread):
             max_poll_interval_ms=30 * 86_400_000,  # the watchdog is ours: aiokafka leaves the group and never rejoins
             max_partition_fetch_bytes=PARTITION_BYTES,
             fetch_max_bytes=FETCH_BYTES,
-            fetch_min_bytes=1,  # an idle stage asks twice a second, and hears of a record at once
-            fetch_max_wait_ms=500,
+            fetch_min_bytes=1,
+            fetch_max_wait_ms=FETCH_WAIT_MS,
             request_timeout_ms=60_000,
             session_timeout_ms=int(worker.session_timeout_s * 1000),
             rebalance_timeout_ms=60_000,
             heartbeat_interval_ms=int(worker.heartbeat_interval_s * 1000),
             metadata_max_age_ms=60_000,
         )
+
+    async def on_start(self) -> None:
+        """The consumer starts."""
+        await super().on_start()
+        patient(self._ensure_consumer())
 
     async def _fetch_records(
         self, consumer: Any, active_partitions: Any, timeout: float | None = None, max_records: int | None = None
@@ -142,6 +157,11 @@ class Thread(driver.AIOKafkaConsumerThread):
             tp = aiokafka.TopicPartition(topic, partition)
             if tp in assigned:
                 consumer.seek(tp, offset)
+
+
+def patient(consumer: Any) -> None:
+    """Let a started consumer wait `UNTAKEN_S` for records to be taken before it fetches beside them."""
+    consumer._fetcher._prefetch_backoff = UNTAKEN_S
 
 
 def _positions(consumer: Any, active: Any) -> dict[Any, int]:
