@@ -189,9 +189,9 @@ async def _broker_outage(field: Field) -> None:
 async def _freeze(field: Field) -> None:
     """A worker is stopped for longer than its session, and goes on as a zombie."""
     assert field.installation.workers is not None
-    for _ in range(field.faults):
+    for number in range(field.faults):
         await field.pause(field.span_s / (field.faults + 1) * 0.5)
-        stage = field.random.choice(("apply", "verify"))
+        stage = ("apply", "verify")[number % 2]
         child = field.installation.workers.child(stage)
         field.say(f"{stage} frozen for 15 s")
         child.tell(signal.SIGSTOP)

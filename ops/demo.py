@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -197,7 +198,7 @@ async def run(console: Console, picture: Path | None = None) -> bool:
             drawn = Console(record=True, width=96, file=io.StringIO())
             drawn.print(scene.render())
             _close(drawn, scene, loaded.settings)
-            drawn.save_svg(str(picture), title="make demo")
+            _draw(drawn, picture)
         return scene.done()
     finally:
         await installation.stop()
@@ -281,6 +282,12 @@ async def _break_things(installation: Installation, scene: Scene) -> None:
             async with session.post(f"{address}/simulate/faults", data=msgspec.json.encode(order)) as response:
                 response.raise_for_status()
             scene.tell(f"{what} goes down for {for_s:.0f} s")
+
+
+def _draw(drawn: Console, picture: Path) -> None:
+    """Without the fonts that rich would load from elsewhere: a page with the picture asks nobody for anything."""
+    svg = re.sub(r"\s*@font-face \{.*?\}", "", drawn.export_svg(title="make demo"), flags=re.DOTALL)
+    picture.write_text(svg, encoding="utf-8")
 
 
 def _close(console: Console, scene: Scene, settings: Settings) -> None:
