@@ -2,11 +2,18 @@
 
 import asyncio
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from ops.cli.options import settings_options
 from ops.settings import Loaded
+
+if TYPE_CHECKING:
+    from ops.status import StageStatus
+
+PIPED_WIDTH = 250
+"""Columns where no terminal says how many it has: whoever reads it there wants whole names."""
 
 
 @click.command()
@@ -36,7 +43,7 @@ def status(as_json: bool, loaded: Loaded) -> None:
     sys.exit(0 if all(row.health == "ready" for row in rows) else 1)
 
 
-def _table(rows: list) -> None:  # type: ignore[type-arg]
+def _table(rows: "list[StageStatus]") -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -47,4 +54,4 @@ def _table(rows: list) -> None:  # type: ignore[type-arg]
         lag = "?" if row.lag is None else str(row.lag)
         state = f"{row.state}: {row.reason}" if row.reason else row.state
         table.add_row(row.stage, row.health, state, lag, str(row.pid or "-"), row.group, row.http or "-")
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(table)

@@ -16,6 +16,7 @@ from ops.instruments.chain import Chain
 from ops.instruments.generate import Generator
 from ops.instruments.wire import push
 from ops.instruments.workshop import Bag, Workshop
+from ops.stages import STAGES
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.broker
@@ -71,6 +72,23 @@ def test_the_payloads_to_try_end_as_their_page_says(
     (row,) = ran.stdout.splitlines()[1:]
     assert row.startswith(outcome)
     assert said in row
+
+
+def test_status_tells_of_each_stage(installation: Installation) -> None:
+    assert installation.loaded is not None
+    ran = run(installation, *BEEFLINE, "status", "--json")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    told = json.loads(ran.stdout)
+    assert told["bootstrap"] == installation.loaded.settings.kafka.bootstrap
+    assert [row["stage"] for row in told["stages"]] == list(STAGES)
+    for row in told["stages"]:
+        assert (row["health"], row["group"]) == ("ready", f"beef.beefline-{row['stage']}")
+        assert Path(f"/proc/{row['pid']}").exists()
+        assert row["lag"] >= 0
+    ran = run(installation, *BEEFLINE, "status")
+    assert ran.returncode == 0
+    for row, line in zip(told["stages"], ran.stdout.splitlines()[1:], strict=True):
+        assert {row["stage"], "ready", str(row["pid"]), row["group"], row["http"]} <= set(line.split())
 
 
 def test_a_greeting_enters_its_topic(installation: Installation) -> None:
