@@ -27,7 +27,7 @@ CODE = re.compile(rf"(?:{CLASSES.replace(' ', '|')})\.[a-z0-9]+(?:-[a-z0-9]+)*")
 UNUSED_CODES: dict[str, str] = {}
 """Rows of the table that nothing here says, each with its reason."""
 
-PATHS = re.compile(r"(?<![\w.~/-])/(?:home|Users|root|work)/[\w.]")
+PATHS = re.compile(r"(?<![\w.~/-])/(?:home|tmp|Users|root|work)/[\w.]")
 """A folder of somebody's machine."""
 
 REGISTRIES = re.compile(
@@ -168,7 +168,13 @@ def _lines_with(pattern: re.Pattern[str]) -> Iterator[str]:
 
 
 def test_the_patterns_see_what_they_are_for() -> None:
-    for seen in ("at /" + "home/me/x", "'/" + "root/.cache", "PATH=/" + "work/main", "(/" + "Users/me)"):
+    for seen in (
+        "at /" + "home/me/x",
+        "'/" + "root/.cache",
+        "PATH=/" + "work/main",
+        "(/" + "Users/me)",
+        "via -r /" + "tmp/a.in",
+    ):
         assert PATHS.search(seen)
     for unseen in ("docs/work/x", "~/work/x", "https://example.org/home/x", "tests/root/x"):
         assert not PATHS.search(unseen)
