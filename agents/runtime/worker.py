@@ -171,7 +171,6 @@ class Worker:
             self.app, loglevel=None, override_logging=False, redirect_stdouts=False, quiet=True, daemon=True
         )
         worker.spinner = None  # it writes a terminal's control sequence into the log
-        worker.spinner = None  # it writes a terminal's control sequence into the log
         self._bound_the_stop()
         worker.execute_from_commandline()
 

@@ -9,12 +9,10 @@ them; `grow` adds one. The blocks above hold a few coins each, for payloads whos
     folder/coins-0000.bin    one file a stretch: txid (32 bytes) and place (u32), sorted by txid
 """
 
-import bisect
 import contextlib
 import fcntl
 import functools
 import hashlib
-import math
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,7 +145,6 @@ class Chain:
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder = folder
-        self._manifest = folder / "chain.json"
         self.seed = manifest.seed
         self.keys = keyring(manifest.seed)
         self._by_script = {key.script: key for key in self.keys}
@@ -185,14 +182,14 @@ class Chain:
 
     def refresh(self) -> bool:
         """Take over what another process added. True when the chain has grown. One `stat` when it has not."""
-        if self._manifest.stat().st_mtime_ns == self._seen:
+        if (self.folder / "chain.json").stat().st_mtime_ns == self._seen:
             return False
         before = self.tip
         self._load(_read_manifest(self.folder))
         return self.tip > before
 
     def _load(self, manifest: Manifest) -> None:
-        self._seen = self._manifest.stat().st_mtime_ns
+        self._seen = (self.folder / "chain.json").stat().st_mtime_ns
         self.tip = manifest.tip_height
         self.stretches = manifest.stretches
         self._headers = (self.folder / "headers.bin").read_bytes()[: 80 * (self.tip - CHECKPOINT + 1)]
@@ -259,18 +256,15 @@ class Chain:
         return self.funding(CHECKPOINT + stretch * STRETCH + block, 1 + leaf)
 
     def find(self, txid: Txid) -> tuple[int, int] | None:
-        """Height and leaf of a mined transaction, or None. About 5 us: a search in a sorted file."""
-        near = int.from_bytes(txid[:8], "big")  # hashes are spread evenly: it lies about there
+        """Height and leaf of a mined transaction, or None. About 10 us: a search in a sorted file."""
         for table in self._maps:
-            count = len(table) // 36
-            at = near * count >> 64
-            reach = 2 * math.isqrt(count) + 1  # four standard deviations; where that fails, everything is searched
-            low, high = max(0, at - reach), min(count, at + reach)
-            if (low and table[36 * low - 36 : 36 * low - 4] >= txid) or (
-                high < count and table[36 * high : 36 * high + 32] < txid
-            ):
-                low, high = 0, count
-            low = bisect.bisect_left(range(count), txid, low, high, key=lambda n: table[36 * n : 36 * n + 32])
+            low, high = 0, len(table) // 36
+            while low < high:
+                middle = (low + high) // 2
+                if table[36 * middle : 36 * middle + 32] < txid:
+                    low = middle + 1
+                else:
+                    high = middle
             if table[36 * low : 36 * low + 32] == txid:
                 place = int.from_bytes(table[36 * low + 32 : 36 * low + 36], "little")
                 return CHECKPOINT + (place >> 12), place & 0xFFF

@@ -19,11 +19,11 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 async def test_workers_killed_at_random_moments_and_named_places() -> None:
     """`make chaos` kills 20 times during 20,000 payloads."""
-    outcome = await chaos.run("kills", payloads=500, faults=4, rate=35, seed=3)
+    outcome = await chaos.run("kills", payloads=700, faults=6, rate=35, seed=3)
     assert outcome.report.findings == ()
     assert outcome.report.pending == ()
-    assert outcome.restarts >= 4
-    assert outcome.report.counts["ingest records"] == 500
+    assert outcome.restarts >= 6
+    assert outcome.report.counts["ingest records"] == 700
 
 
 async def test_a_broker_outage_under_load(monkeypatch: pytest.MonkeyPatch) -> None:
