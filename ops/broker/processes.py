@@ -13,12 +13,17 @@ from pathlib import Path
 from msgspec import Struct
 
 GUARD = Path(__file__).with_name("guard.py")
-STATE, PARENT, BIRTH = 0, 1, 19
+PROC = Path("/proc")
+STATE, PARENT, BIRTH, MEMORY = 0, 1, 19, 20
 """Where these stand in what `_stat` returns."""
 
 LOOK_EVERY_S = 0.02
+UNNAMED_S = 0.001
 KILL_WITHIN_S = 10.0
 """How long a process may take to vanish after SIGKILL: the kernel gives back its memory and files first."""
+
+NAMED_WITHIN_S = 5.0
+"""How long a process may take to become its command; on a busy machine it is stopped in the middle of that."""
 
 
 class Process(Struct, frozen=True):
@@ -30,18 +35,26 @@ class Process(Struct, frozen=True):
 
     def lives(self) -> bool:
         """Whether it runs. One that ended and is our child is waited for here, so that no zombie stays."""
-        try:
-            fields = _stat(self.pid)
-            words = Path(f"/proc/{self.pid}/cmdline").read_bytes()
-        except (FileNotFoundError, ProcessLookupError):
-            return False
-        if int(fields[BIRTH]) != self.birth:
-            return False
-        if fields[STATE] in "ZX":
-            if int(fields[PARENT]) == os.getpid():
-                os.waitpid(self.pid, os.WNOHANG)
-            return False
-        return not words or os.fsencode(self.word) in words  # empty for an instant, while it becomes its command
+        deadline = time.monotonic() + NAMED_WITHIN_S
+        while True:
+            try:
+                words = (PROC / str(self.pid) / "cmdline").read_bytes()
+                fields = _stat(self.pid)
+            except (FileNotFoundError, ProcessLookupError):
+                return False
+            if int(fields[BIRTH]) != self.birth:
+                return False
+            if fields[STATE] in "ZX":
+                if int(fields[PARENT]) == os.getpid():
+                    os.waitpid(self.pid, os.WNOHANG)
+                return False
+            if words:
+                return os.fsencode(self.word) in words
+            if fields[MEMORY] == "0":
+                return True  # it is ending: its memory is gone, but it may still hold files and ports
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(UNNAMED_S)  # it is becoming its command: whose it is cannot be told yet
 
     def send(self, what: signal.Signals) -> None:
         """Send it a signal, if it lives."""
@@ -78,7 +91,7 @@ def spawn(command: Sequence[str], output: Path, word: str, *, guard: signal.Sign
 def holding(word: str) -> list[Process]:
     """The processes with `word` in their command line: ours whose number was never written down."""
     found = []
-    for entry in Path("/proc").iterdir():
+    for entry in PROC.iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             try:
                 if os.fsencode(word) in (entry / "cmdline").read_bytes():
@@ -90,7 +103,7 @@ def holding(word: str) -> list[Process]:
 
 def _stat(pid: int) -> list[str]:
     """Fields of proc_pid_stat(5) from the third on; a name before them may hold spaces and brackets."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
 
 
 def gone(processes: Sequence[Process], within_s: float) -> list[Process]:

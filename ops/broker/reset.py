@@ -61,12 +61,13 @@ def explain(group: str, state: str, members: list[Member] | str, default_s: floa
 
 
 def partition_of(group: str, partitions: int) -> int:
-    """Where a group's record is: Java's hash of the name over UTF-16 units, sign bit cleared."""
+    """Where a group's record is: the absolute value of Java's signed hash of the name, over UTF-16 units."""
     units = group.encode("utf-16-be")
     value = 0
     for at in range(0, len(units), 2):
         value = (31 * value + int.from_bytes(units[at : at + 2], "big")) & 0xFFFFFFFF
-    return (value & 0x7FFFFFFF) % partitions
+    signed = value - (1 << 32) if value >> 31 else value
+    return 0 if signed == -(1 << 31) else abs(signed) % partitions
 
 
 def group_of(key: bytes | None) -> str | None:

@@ -25,7 +25,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.helpers import create_ssl_context
 
 from ops import broker as brokers
-from ops.broker import BrokerError, java, probe, properties, reset, tools
+from ops.broker import BrokerError, java, probe, processes, properties, reset, tools
 from ops.broker.plan import take_ports
 from ops.broker.processes import Process, spawn
 from ops.broker.record import Member, Record, load, save
@@ -154,6 +154,27 @@ def test_a_process_number_that_was_used_again_is_not_ours(tmp_path: Path) -> Non
     finally:
         other.send(signal.SIGKILL)
     eventually(lambda: not other.lives())
+
+
+@pytest.mark.parametrize(("words", "memory", "lives"), [
+    (b"java server.properties", "4096", True),
+    (b"sleep 600", "4096", False),
+    (b"", "0", True),  # it is ending: gone is who gave its ports back
+])  # fmt: skip
+def test_a_process_that_becomes_its_command_is_told_apart_once_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: bytes, memory: str, lives: bool
+) -> None:
+    """In the middle of exec(2) the command line reads empty; on a busy machine a process stays there for a while."""
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7/cmdline").write_bytes(b"")
+    (tmp_path / "7/stat").write_text(f"7 (a) b) R 1 {' '.join('0' for _ in range(17))} 55 {memory} 0")
+    monkeypatch.setattr(processes, "PROC", tmp_path)
+    naming = threading.Timer(0.05, (tmp_path / "7/cmdline").write_bytes, [words])
+    naming.start()
+    try:
+        assert Process(7, 55, "server.properties").lives() is lives
+    finally:
+        naming.join()
 
 
 def test_a_log_is_followed_over_its_replacement(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -309,7 +330,7 @@ def ends_with_its_parent(home: Path, how: str, environment: dict[str, str]) -> N
 def test_a_guarded_broker_ends_with_its_parent(tmp_path: Path) -> None:
     try:
         ends_with_its_parent(tmp_path, "jars", dict(os.environ))
-        assert brokers.status(tmp_path) is None
+        eventually(lambda: brokers.status(tmp_path) is None, within_s=5)  # its ports close before it has ended
     finally:
         brokers.stop(tmp_path)
 
@@ -485,6 +506,16 @@ async def test_a_refused_offset_reset_says_how_long_it_lasts(broker: Broker, pre
     assert f"still {session_s} s until the group is empty" in refused.stderr
     assert "apply-0" in refused.stderr
     eventually(lambda: shell(*words).returncode == 0)
+
+
+@pytest.mark.parametrize(("group", "of_50", "of_4"), [
+    ("beefline.parse", 49, 3),
+    ("t1ce482b3.g", 25, 3),  # its hash is below zero, where clearing the sign bit names another partition
+    ("polygenelubricants", 0, 0),  # the one value that has no absolute: -2^31
+])  # fmt: skip
+def test_a_group_s_record_is_where_kafka_keeps_it(group: str, of_50: int, of_4: int) -> None:
+    """The figures are of Kafka's own `Utils.abs(group.hashCode()) % partitions`."""
+    assert (reset.partition_of(group, 50), reset.partition_of(group, 4)) == (of_50, of_4)
 
 
 def test_a_group_that_cannot_be_read_is_given_the_default() -> None:
