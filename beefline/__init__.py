@@ -12,7 +12,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from beefline.client import Client, MissingTopic, NoOutcome, Outcome, Result, Submitted, TooLarge, Unreachable
+    from beefline.client import (
+        Client,
+        MissingTopic,
+        NoOutcome,
+        RequestOutcome,
+        Result,
+        Submitted,
+        TooLarge,
+        Unreachable,
+    )
     from beefline.encodings import Given, Unreadable, read_payloads
     from pipeline.outcome import Verdict
     from pipeline.overlay.manager import Output, Subject, TopicManager
@@ -26,7 +35,7 @@ _WHERE = {
     "Given": "beefline.encodings",
     "MissingTopic": "beefline.client",
     "NoOutcome": "beefline.client",
-    "Outcome": "beefline.client",
+    "RequestOutcome": "beefline.client",
     "Output": "pipeline.overlay.manager",
     "Payload": "pipeline.parse",
     "Policy": "pipeline.policy",
@@ -48,10 +57,10 @@ __all__ = [
     "Given",
     "MissingTopic",
     "NoOutcome",
-    "Outcome",
     "Output",
     "Payload",
     "Policy",
+    "RequestOutcome",
     "Result",
     "Subject",
     "Submitted",

@@ -45,7 +45,7 @@ from beefline.outcomes import (
     Admittance,
     Coordinate,
     NoOutcome,
-    Outcome,
+    RequestOutcome,
     Result,
     Submitted,
     Watch,
@@ -60,7 +60,7 @@ __all__ = [
     "Coordinate",
     "MissingTopic",
     "NoOutcome",
-    "Outcome",
+    "RequestOutcome",
     "Result",
     "Submitted",
     "TooLarge",
@@ -235,7 +235,7 @@ class Client:
             raise TooLarge(len(beef), None) from error
         return Submitted(request_id, written.topic, written.partition, written.offset, watch)
 
-    async def outcome(self, submitted: Submitted, timeout: float = 60.0) -> Outcome:
+    async def outcome(self, submitted: Submitted, timeout: float = 60.0) -> RequestOutcome:
         """What the contexts decided; waits until every one has.
 
         submitted: of this client. Results are kept while it is held.
@@ -247,7 +247,7 @@ class Client:
         """
         watch = self._watch(submitted)
         deadline = asyncio.get_running_loop().time() + timeout
-        while not (found := Outcome(submitted, standing_for(watch.results.values(), submitted))).complete:
+        while not (found := RequestOutcome(submitted, standing_for(watch.results.values(), submitted))).complete:
             if not await self._news(watch, deadline):
                 raise NoOutcome(found, timeout)
         return found
@@ -268,7 +268,7 @@ class Client:
                 if result.is_network_answer and result.origin == submitted.coordinate:
                     return result
             if not await self._news(watch, deadline):
-                raise NoOutcome(Outcome(submitted, standing_for(watch.results.values(), submitted)), timeout)
+                raise NoOutcome(RequestOutcome(submitted, standing_for(watch.results.values(), submitted)), timeout)
 
     async def submit_and_wait(
         self,
@@ -279,7 +279,7 @@ class Client:
         request_id: str | None = None,
         off_chain_values: bytes = b"",
         traceparent: str = "",
-    ) -> Outcome:
+    ) -> RequestOutcome:
         """`submit`, then `outcome`: arguments and exceptions are theirs. The time counts from the confirmation."""
         submitted = await self.submit(
             beef, topics=topics, request_id=request_id, off_chain_values=off_chain_values, traceparent=traceparent

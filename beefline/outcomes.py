@@ -100,7 +100,7 @@ class Submitted:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RequestOutcome:
     """What the contexts of a request decided."""
 
     submitted: Submitted
@@ -148,7 +148,7 @@ class NoOutcome(TimeoutError):  # noqa: N818 - what time brought
     outcome: what is known so far.
     """
 
-    def __init__(self, outcome: "Outcome", timeout: float) -> None:
+    def __init__(self, outcome: "RequestOutcome", timeout: float) -> None:
         of = f" of {outcome.contexts}" if outcome.contexts else ""
         super().__init__(
             f"no outcome of request {outcome.submitted.request_id!r} within {timeout:g} s "

@@ -14,7 +14,7 @@ from msgspec import Struct
 from ops.cli.options import USAGE, fail, settings_options
 
 if TYPE_CHECKING:
-    from beefline.client import Client, Outcome, Result, Submitted
+    from beefline.client import Client, RequestOutcome, Result, Submitted
     from beefline.encodings import Given
     from ops.settings import Loaded, Settings
 
@@ -228,7 +228,7 @@ def _sent(report: Report, submitted: "Submitted") -> None:
     report.origin = {"topic": submitted.topic, "partition": submitted.partition, "offset": submitted.offset}
 
 
-def _decided(report: Report, outcome: "Outcome") -> None:
+def _decided(report: Report, outcome: "RequestOutcome") -> None:
     report.state = outcome.state
     report.txid = outcome.txid
     report.decisions = outcome.decisions

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from beefline.outcomes import Coordinate, Outcome, Result, Submitted, Watch, decoded, request_ids, standing_for
+from beefline.outcomes import Coordinate, RequestOutcome, Result, Submitted, Watch, decoded, request_ids, standing_for
 
 HERE = Coordinate("beef.ingest", 1, 7)
 A, B = "topic:tm_a", "topic:tm_b"
@@ -25,12 +25,12 @@ def said(outcome: str, context: str | None = A, contexts: int = 2, **more: Any) 
     return Result(**{**fields, "context": context, "contexts": contexts, "outcome": outcome, **more})
 
 
-def outcome_of(*results: Result) -> Outcome:
+def outcome_of(*results: Result) -> RequestOutcome:
     watch = Watch()
     submitted = Submitted("r", HERE.topic, HERE.partition, HERE.offset, watch)
     for result in results:
         watch.add(result)
-    return Outcome(submitted, standing_for(watch.results.values(), submitted))
+    return RequestOutcome(submitted, standing_for(watch.results.values(), submitted))
 
 
 CASES = {
