@@ -2,6 +2,8 @@
 
 - Applications: `Client` and what it gives (`beefline.client`), `read_payloads` (`beefline.encodings`).
 - Authors of topic managers: `TopicManager`, `Subject`, `Output`, `Admittance`.
+- Whoever verifies payloads himself: `verify_payload`, `Verifier`, `Outcome`; who knows the chain: `RootTable`,
+  `read_table`, `Services`, or any `Tracker`, with `Answer` and `Tip`; `SandboxFault`, which is ours.
 - Whoever wants to look into a payload: `parse`, `Policy`, `Payload`, `Verdict`.
 
 Each name is imported when it is first used, so that an application loads nothing of the pipeline, and a topic manager
@@ -12,6 +14,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from agents.runtime.sandbox import SandboxFault
+    from agents.services import Services
+    from agents.verifier import NoAnswerError, Outcome, Tracker, Verifier, verify_payload
     from beefline.client import (
         Client,
         MissingTopic,
@@ -23,6 +28,8 @@ if TYPE_CHECKING:
         Unreachable,
     )
     from beefline.encodings import Given, Unreadable, read_payloads
+    from pipeline.chain.answer import Answer, Tip
+    from pipeline.chain.table import RootTable, read_table
     from pipeline.outcome import Verdict
     from pipeline.overlay.manager import Output, Subject, TopicManager
     from pipeline.parse import Payload, parse
@@ -31,46 +38,68 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "Admittance": "schemas.external",
+    "Answer": "pipeline.chain.answer",
     "Client": "beefline.client",
     "Given": "beefline.encodings",
     "MissingTopic": "beefline.client",
+    "NoAnswerError": "agents.verifier",
     "NoOutcome": "beefline.client",
-    "RequestOutcome": "beefline.client",
+    "Outcome": "agents.verifier",
     "Output": "pipeline.overlay.manager",
     "Payload": "pipeline.parse",
     "Policy": "pipeline.policy",
+    "RequestOutcome": "beefline.client",
     "Result": "beefline.client",
+    "RootTable": "pipeline.chain.table",
+    "SandboxFault": "agents.runtime.sandbox",
+    "Services": "agents.services",
     "Subject": "pipeline.overlay.manager",
     "Submitted": "beefline.client",
+    "Tip": "pipeline.chain.answer",
     "TooLarge": "beefline.client",
     "TopicManager": "pipeline.overlay.manager",
+    "Tracker": "agents.verifier",
     "Unreachable": "beefline.client",
     "Unreadable": "beefline.encodings",
     "Verdict": "pipeline.outcome",
+    "Verifier": "agents.verifier",
     "parse": "pipeline.parse",
     "read_payloads": "beefline.encodings",
+    "read_table": "pipeline.chain.table",
+    "verify_payload": "agents.verifier",
 }
 
 __all__ = [
     "Admittance",
+    "Answer",
     "Client",
     "Given",
     "MissingTopic",
+    "NoAnswerError",
     "NoOutcome",
+    "Outcome",
     "Output",
     "Payload",
     "Policy",
     "RequestOutcome",
     "Result",
+    "RootTable",
+    "SandboxFault",
+    "Services",
     "Subject",
     "Submitted",
+    "Tip",
     "TooLarge",
     "TopicManager",
+    "Tracker",
     "Unreachable",
     "Unreadable",
     "Verdict",
+    "Verifier",
     "parse",
     "read_payloads",
+    "read_table",
+    "verify_payload",
 ]
 
 

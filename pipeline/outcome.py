@@ -65,6 +65,7 @@ CODES: tuple[Code, ...] = (
     _verdict("malformed.varint", "A number is not written in its shortest form.", _REBUILD, 468),
     _verdict("malformed.count", "A count promises more than the bytes can hold.", _REBUILD, 468),
     _verdict("malformed.format-byte", "A transaction's format byte is not one the version knows.", _REBUILD, 468),
+    _verdict("malformed.line", "A line of a batch is not JSON with a hexadecimal `beef`.", "Send `{\"id\": …, \"beef\": \"hex\"}` a line.", 400),
     _verdict("malformed.headers", "A record header does not hold what it should.", "Correct the header named in the message.", 400),
     _verdict("malformed.contexts", "The `topics` header is not a JSON array of BRC-87 names.", "Correct the header.", 400),
     # --- how the parts fit together

@@ -4,6 +4,7 @@ Started by `sandbox.py` as `python -I -m agents.runtime.sandbox_child <memory by
 big-endian) and MessagePack. Its time is bounded by the kernel: SIGPROF ends it, whatever code holds the interpreter.
 """
 
+import os
 import resource
 import signal
 import sys
@@ -76,7 +77,10 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    serve(sys.stdin.buffer, sys.stdout.buffer)
+    try:
+        serve(sys.stdin.buffer, sys.stdout.buffer)
+    except BrokenPipeError:
+        os._exit(0)  # the parent is gone: nobody is left to tell, and what is buffered cannot be written
 
 
 if __name__ == "__main__":

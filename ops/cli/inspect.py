@@ -41,7 +41,7 @@ def inspect(file: Path, as_json: bool, most: int, loaded: "Loaded") -> None:
     if str(file) != "-" and not file.is_file():
         fail(f"no such file: {file}")
     bad = False
-    for name, beef in _payloads(file):
+    for name, beef in payloads_of(file):
         found = look(beef, loaded.settings.policy)
         bad |= isinstance(found, Verdict) or found.code is not None
         if as_json:
@@ -53,7 +53,7 @@ def inspect(file: Path, as_json: bool, most: int, loaded: "Loaded") -> None:
     sys.exit(1 if bad else 0)
 
 
-def _payloads(file: Path) -> list[tuple[str, bytes]]:
+def payloads_of(file: Path) -> list[tuple[str, bytes]]:
     """What the file holds. What is no payload in any form is taken as it is: the parser says what is wrong with it."""
     import io
 

@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "submit": ("ops.cli.submit:submit", "Send BEEFs and wait for what becomes of them."),
     "topics": ("ops.cli.topics:topics", "Create, check and describe the Kafka topics."),
     "up": ("ops.cli.up:up", "Run stages, one process each, supervised."),
+    "verify": ("ops.cli.verify:verify", "Is it valid? By the stages' own verifier, without a broker."),
     "worker": ("ops.cli.worker:worker", "Run one stage in this process."),
 }
 
