@@ -96,7 +96,7 @@ def inspect(beef: bytes, policy: Policy) -> Inspected | Verdict:
         proofs=tuple(
             Proof(
                 bump.height,
-                len(bump.levels),
+                bump.depth,
                 display(roots[bump.height]),
                 tuple(display(tx.txid) for tx in payload.txs if tx.proven and payload.bumps[tx.bump] is bump),
             )

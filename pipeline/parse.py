@@ -55,20 +55,27 @@ def parse(payload: bytes, policy: Policy) -> Payload | Verdict:
 
 def _link(envelope: Envelope, payload: bytes, policy: Policy) -> Payload:
     strict = policy.form == "strict"
-    known, also = _distinct(envelope, strict)
-    walk = _walk_from_subject(envelope, known)
-    if strict:
-        _refuse_unrelated(envelope, known, walk)
-    in_order = walk.misplaced is None
-    if in_order:
-        txs = sorted(walk.kept.values(), key=lambda tx: tx.index)
-    elif strict:
-        raise Malformed("structure.order", f"tx {walk.misplaced}")
-    else:
-        txs = _ancestors_first(walk.subject)
-    unmined = [tx for tx in txs if tx.txid in walk.needed]
-    if len(walk.subject.outs) - 1 > policy.max_outputs:
-        raise Malformed("policy.limits", f"tx {walk.subject.index}", f"{len(walk.subject.outs) - 1} outputs")
+    known = {tx.txid: tx for tx in envelope.txs}
+    also: list[tuple[Tx, int, int]] = []
+    in_order = True
+    txs = envelope.txs
+    unmined = _link_in_order(envelope, known)
+    if unmined is None:
+        known, also = _distinct(envelope, strict)
+        walk = _walk_from_subject(envelope, known)
+        if strict:
+            _refuse_unrelated(envelope, known, walk)
+        in_order = walk.misplaced is None
+        if in_order:
+            txs = sorted(walk.kept.values(), key=lambda tx: tx.index)
+        elif strict:
+            raise Malformed("structure.order", f"tx {walk.misplaced}")
+        else:
+            txs = _ancestors_first(walk.subject)
+        unmined = [tx for tx in txs if tx.txid in walk.needed]
+    subject = txs[-1]
+    if len(subject.outs) - 1 > policy.max_outputs:
+        raise Malformed("policy.limits", f"tx {subject.index}", f"{len(subject.outs) - 1} outputs")
     if len(unmined) > policy.max_depth:
         _check_depth(unmined, policy.max_depth)
     bumps, roots = _prove(envelope.bumps, txs, also, strict)
@@ -76,16 +83,52 @@ def _link(envelope: Envelope, payload: bytes, policy: Policy) -> Payload:
     pruned = len(known) - len(txs) + len(envelope.named)
     as_received = envelope.magic == V1 and in_order and not repeats + pruned and len(bumps) == len(envelope.bumps)
     received = payload[envelope.body :] if as_received else None
-    return Payload(walk.subject, txs, unmined, bumps, roots, repeats, pruned, received)
+    return Payload(subject, txs, unmined, bumps, roots, repeats, pruned, received)
+
+
+def _link_in_order(envelope: Envelope, known: dict[Txid, Tx]) -> list[Tx] | None:
+    """The un-mined transactions, where all is as it should be; None: something else, which the long way judges.
+
+    That is: distinct entries, parents before children, all of them the last one's ancestors, and of an un-mined one all
+    parents there. Nearly all payloads are so; what this says of them the long way says too.
+    """
+    txs = envelope.txs
+    count = len(txs)
+    if not txs or len(known) != envelope.entries or envelope.subject not in (None, txs[-1].txid):
+        return None
+    for tx in txs:
+        raw, index = tx.raw, tx.index
+        parents: list[Tx | None] = []
+        for at in tx.ins[:-1]:
+            parent = known.get(raw[at : at + 32])
+            if parent is not None and (
+                parent.index > index or int.from_bytes(raw[at + 32 : at + 36], "little") >= len(parent.outs) - 1
+            ):
+                return None
+            parents.append(parent)
+        tx.parents = parents
+    kept, needed = bytearray(count), bytearray(count)
+    kept[-1], needed[-1] = 1, txs[-1].bump < 0
+    for tx in reversed(txs):
+        if not kept[tx.index]:
+            return None
+        if needed[tx.index]:
+            for parent in tx.parents:
+                if parent is None:
+                    return None
+                kept[parent.index] = 1
+                needed[parent.index] |= parent.bump < 0
+        else:
+            for parent in tx.parents:
+                if parent is not None:
+                    kept[parent.index] = 1
+    return [tx for tx in txs if needed[tx.index]]
 
 
 def _distinct(envelope: Envelope, strict: bool) -> tuple[dict[Txid, Tx], list[tuple[Tx, int, int]]]:
     """Transactions by txid, the first entry of each; and what repeats say differently: (first, their proof, place)."""
-    known = {tx.txid: tx for tx in envelope.txs}
+    known: dict[Txid, Tx] = {}
     also: list[tuple[Tx, int, int]] = []
-    if len(known) == len(envelope.txs):
-        return known, also
-    known = {}
     for tx in envelope.txs:
         first = known.setdefault(tx.txid, tx)
         if first is tx:
@@ -239,16 +282,16 @@ def _prove(
             raise Malformed("structure.bump-roots", f"bump {index}", f"another root for height {bump.height}")
         for tx in claims[index]:
             tx.bump = place
-    _compare_repeats(bumps, [bumps[index] for index in used], roots, txs, also)
-    return [bumps[index] for index in used], tuple(roots.items())
+    proofs = [bumps[index] for index in used]
+    if also:
+        _compare_repeats(bumps, proofs, roots, txs, also)
+    return proofs, tuple(roots.items())
 
 
 def _compare_repeats(
     bumps: list[Bump], used: list[Bump], roots: dict[int, Root], txs: list[Tx], also: Sequence[tuple[Tx, int, int]]
 ) -> None:
     """A repeat may bring a proof of its own, if it says the same: one height, one root."""
-    if not also:
-        return
     kept = {tx.txid for tx in txs}
     others: dict[int, list[tuple[Tx, int]]] = {}
     for first, index, place in also:

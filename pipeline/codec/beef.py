@@ -61,60 +61,58 @@ def read_beef(data: bytes, max_bumps: int, max_entries: int) -> Envelope:
     count, at = counted(data, at, _SMALLEST_ENTRY[magic])
     if count > max_entries:
         raise Malformed("policy.limits", f"byte {at}", f"{count} transactions; at most {max_entries}")
-    envelope = Envelope(magic, subject, body, bumps, [], {}, count)
-    read_entry = _read_v1 if magic == V1 else _read_v2
-    for index in range(count):
-        try:
-            at = read_entry(data, at, index, envelope)
-        except Malformed as bad:
-            raise Malformed(bad.code, f"tx {index}" + (f" {bad.at}" if bad.at else ""), bad.message) from None
+    txs: list[Tx] = []
+    named: dict[Txid, int] = {}
+    index = 0
+    try:
+        for index in range(count):
+            if magic == V1:
+                tx = scan(data, at)
+                at += len(tx.raw) + 1
+                proven = data[at - 1]
+                if proven == 1:
+                    tx.bump, at = _bump_index(data, at, len(bumps))
+                elif proven:
+                    raise _format_byte(at - 1, proven, "0 or 1 tells of a proof")
+            else:
+                kind = data[at]
+                at += 1
+                if kind == 2:
+                    if at + 32 > len(data):
+                        raise truncated(data)
+                    named.setdefault(data[at : at + 32], index)
+                    at += 32
+                    continue
+                if kind > 2:
+                    raise _format_byte(at - 1, kind, "0, 1 or 2 tells what follows")
+                # The proof's number stands before the transaction here, and behind it in V1.
+                proof, at = _bump_index(data, at, len(bumps)) if kind else (-1, at)
+                tx = scan(data, at)
+                tx.bump = proof
+                at += len(tx.raw)
+            tx.index = index
+            txs.append(tx)
+    except IndexError:
+        raise _in_entry(index, truncated(data)) from None
+    except Malformed as bad:
+        raise _in_entry(index, bad) from None
     if at != len(data):
         raise Malformed("malformed.trailing-bytes", f"byte {at}", f"{len(data) - at} bytes")
-    return envelope
+    return Envelope(magic, subject, body, bumps, txs, named, count)
 
 
-def _read_v1(data: bytes, at: int, index: int, envelope: Envelope) -> int:
-    tx = scan(data, at)
-    at += len(tx.raw)
-    if at >= len(data):
-        raise truncated(data)
-    proven = data[at]
-    at += 1
-    if proven == 1:
-        tx.bump, at = _bump_index(data, at, envelope)
-    elif proven:
-        raise Malformed("malformed.format-byte", f"byte {at - 1}", f"{proven} where 0 or 1 tells of a proof")
-    tx.index = index
-    envelope.txs.append(tx)
-    return at
+def _in_entry(index: int, bad: Malformed) -> Malformed:
+    return Malformed(bad.code, f"tx {index}" + (f" {bad.at}" if bad.at else ""), bad.message)
 
 
-def _read_v2(data: bytes, at: int, index: int, envelope: Envelope) -> int:
-    if at >= len(data):
-        raise truncated(data)
-    kind = data[at]
-    at += 1
-    if kind == 2:
-        if at + 32 > len(data):
-            raise truncated(data)
-        envelope.named.setdefault(data[at : at + 32], index)
-        return at + 32
-    if kind > 2:
-        raise Malformed("malformed.format-byte", f"byte {at - 1}", f"{kind} where 0, 1 or 2 tells what follows")
-    # The proof's number stands before the transaction here, and behind it in V1.
-    bump = -1
-    if kind == 1:
-        bump, at = _bump_index(data, at, envelope)
-    tx = scan(data, at)
-    tx.index, tx.bump = index, bump
-    envelope.txs.append(tx)
-    return at + len(tx.raw)
+def _format_byte(at: int, found: int, wanted: str) -> Malformed:
+    return Malformed("malformed.format-byte", f"byte {at}", f"{found} where {wanted}")
 
 
-def _bump_index(data: bytes, at: int, envelope: Envelope) -> tuple[int, int]:
+def _bump_index(data: bytes, at: int, count: int) -> tuple[int, int]:
     bump, after = varint(data, at)
-    if bump >= len(envelope.bumps):
-        raise Malformed("structure.bump-index", f"byte {at}", f"proof {bump} of {len(envelope.bumps)}")
+    if bump >= count:
+        raise Malformed("structure.bump-index", f"byte {at}", f"proof {bump} of {count}")
     return bump, after
 
 

@@ -27,11 +27,21 @@ class Bump(Struct, gc=False):
     """One Merkle path, of one or several transactions of a block."""
 
     height: int  # of the block
-    levels: list[dict[int, bytes]]  # offset -> hash (wire order), level 0 first
+    depth: int  # how many levels it has
+    first: dict[int, bytes]  # level 0: offset -> hash (wire order)
     flagged: list[int]  # leaves the sender marked as transactions of his
     raw: bytes  # as it stood
     index: int  # place among the paths of the payload: "bump 0"
+    above: list[dict[int, bytes]] = []  # levels 1 and up, but for a line
+    line: Root = b""  # of a path of two neighbours and one node a level: the root both lead to
     whole: bool = False  # one level that holds every leaf of its block
+
+    @property
+    def levels(self) -> list[dict[int, bytes]]:
+        """All levels: offset -> hash (wire order), level 0 first. The keeping of a line's costs a second reading."""
+        if self.line and not self.above:
+            self.above = _read_any(self.raw, 0, self.index)[0].above
+        return [self.first, *self.above]
 
     def leaves(self) -> dict[Txid, int]:
         """Transactions on level 0, and their places in the block.
@@ -39,8 +49,8 @@ class Bump(Struct, gc=False):
         Raises:
             Malformed: one transaction at two places.
         """
-        found = {txid: offset for offset, txid in self.levels[0].items()}
-        if len(found) != len(self.levels[0]):
+        found = {txid: offset for offset, txid in self.first.items()}
+        if len(found) != len(self.first):
             raise Malformed("structure.bump-duplicate", f"bump {self.index} level 0", "one transaction at two places")
         return found
 
@@ -52,12 +62,12 @@ class Bump(Struct, gc=False):
         Raises:
             Malformed: a hash is missing, two values for one node, or a pair no tree has.
         """
+        if self.line:
+            return self.line
         if self.whole:
             return self._root_of_all()
-        if len(wanted) == 1 and (root := self._root_of_one(*wanted)):
-            return root
         computed: dict[int, bytes] = {}
-        for level, given in enumerate(self.levels):
+        for level, given in enumerate([self.first, *self.above]):
             for offset in given.keys() & computed.keys():
                 if given[offset] != computed[offset]:
                     raise self._bad("structure.bump-roots", level, f"offset {offset} has two values")
@@ -76,7 +86,7 @@ class Bump(Struct, gc=False):
                 elif right == left:
                     raise self._bad("structure.bump-duplicate", level, f"offsets {offset - 1} and {offset} are equal")
                 computed[offset >> 1] = hash256(left + right)
-            if len(self.levels) == 1 and nodes.keys() == {0}:
+            if self.depth == 1 and nodes.keys() == {0}:
                 return nodes[0]  # a block's only transaction is its root
             wanted = {offset >> 1 for offset in wanted}
             if not wanted <= computed.keys():
@@ -85,28 +95,17 @@ class Bump(Struct, gc=False):
 
     def superfluous(self) -> bool:
         """Whether nodes are given that no leaf needs as a neighbour."""
-        line = {offset for offset, node in self.levels[0].items() if node != _SELF}
-        for nodes in self.levels[1:]:
+        if self.line:
+            return False
+        line = {offset for offset, node in self.first.items() if node != _SELF}
+        for nodes in self.above:
             line = {offset >> 1 for offset in line}
             if not nodes.keys() <= {offset ^ 1 for offset in line}:
                 return True
         return False
 
-    def _root_of_one(self, offset: int) -> Root | None:
-        """The root, where the path is one transaction's and holds just what that needs; None: take the long way."""
-        node = self.levels[0][offset]
-        given = 2
-        for nodes in self.levels:
-            other = nodes.get(offset ^ 1)
-            if not other or other == node or len(nodes) != given:
-                return None
-            node = sha256(sha256(other + node if offset & 1 else node + other).digest()).digest()
-            offset >>= 1
-            given = 1
-        return node
-
     def _root_of_all(self) -> Root:
-        nodes = [self.levels[0][offset] for offset in range(len(self.levels[0]))]
+        nodes = [self.first[offset] for offset in range(len(self.first))]
         level = 0
         while len(nodes) > 1:
             pairs = zip(nodes[::2], nodes[1::2], strict=False)
@@ -126,11 +125,68 @@ def read_bump(data: bytes, start: int, index: int = 0) -> tuple[Bump, int]:
     """The path that begins at `start`, and the position behind it.
 
     index: which path of the payload it is, for messages.
-    Cost: linear in its bytes. Nothing is hashed.
+    Cost: linear in its bytes. Of a line the root is computed on the way; of other paths nothing is hashed.
 
     Raises:
         Malformed: the bytes are no path, or one that no tree has.
     """
+    return _read_line(data, start, index) or _read_any(data, start, index)
+
+
+_ALONE = [bytes((1, offset, _PLAIN)) for offset in range(0xFD)]
+"""What stands before the hash of a level's only node, by its offset."""
+
+
+def _read_line(data: bytes, start: int, index: int) -> tuple[Bump, int] | None:
+    """A path of two neighbours and one node a level, as nearly all are; None: another form, or none that a tree has."""
+    height, at = varint(data, start)
+    try:
+        depth = data[at]
+        if data[at + 1] != 2:
+            return None
+        at += 2
+        one = data[at]
+        at += 1
+        if one >= 0xFD:
+            one, at = varint(data, at - 1)
+        flags, left = data[at], data[at + 1 : at + 33]
+        at += 33
+        other = data[at]
+        at += 1
+        if other >= 0xFD:
+            other, at = varint(data, at - 1)
+        other_flags, right = data[at], data[at + 1 : at + 33]
+        at += 33
+    except IndexError:
+        return None
+    if other != one ^ 1 or left == right or flags not in _LEAF or other_flags not in _LEAF:
+        return None
+    node = sha256(sha256(right + left if one & 1 else left + right).digest()).digest()
+    place = one >> 1
+    for _ in range(depth - 1):
+        beside = place ^ 1
+        head = _ALONE[beside] if beside < 0xFD else b"\x01" + write_varint(beside) + b"\x00"
+        end = at + len(head)
+        if data[at:end] != head:
+            return None
+        at = end + 32
+        sibling = data[end:at]
+        if sibling == node:
+            return None
+        node = sha256(sha256(sibling + node if place & 1 else node + sibling).digest()).digest()
+        place >>= 1
+    if place or at > len(data) or height >= MAX_HEIGHT or not 1 <= depth <= MAX_LEVELS:
+        return None
+    flagged = [one] if flags else []
+    if other_flags:
+        flagged.append(other)
+    return Bump(height, depth, {one: left, other: right}, flagged, data[start:at], index, [], node), at
+
+
+_LEAF = (_PLAIN, _TXID)
+
+
+def _read_any(data: bytes, start: int, index: int) -> tuple[Bump, int]:
     height, at = varint(data, start)
     if height >= MAX_HEIGHT:
         raise Malformed("structure.bump-height", f"bump {index}", f"block height {height}")
@@ -173,22 +229,22 @@ def read_bump(data: bytes, start: int, index: int = 0) -> tuple[Bump, int]:
         raise truncated(data) from None
     if at > len(data):
         raise truncated(data)
-    bump = Bump(height, levels, flagged, data[start:at], index)
+    bump = Bump(height, len(levels), levels[0], flagged, data[start:at], index, levels[1:])
     _check_offsets(bump)
     return bump, at
 
 
 def _check_offsets(bump: Bump) -> None:
     # An offset tells left from right on every level; beyond the tree its high bits would be free to say anything.
-    width = 1 << len(bump.levels)
-    leaves = bump.levels[0]
+    width = 1 << bump.depth
+    leaves = bump.first
     if not leaves:
         raise Malformed("structure.bump-leaf", f"bump {bump.index} level 0", "no leaf")
     if width == 2 and len(leaves) > 2:
         bump.whole = max(leaves) == len(leaves) - 1 and _SELF not in leaves.values()
         if bump.whole:
             return
-    for level, nodes in enumerate(bump.levels):
+    for level, nodes in enumerate([leaves, *bump.above]):
         for offset in nodes:
             if offset >= width:
                 raise Malformed("structure.bump-leaf", f"bump {bump.index} level {level}", f"offset {offset}")

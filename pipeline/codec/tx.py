@@ -2,10 +2,11 @@
 
 from array import array
 from collections.abc import Sequence
+from hashlib import sha256
 
 from msgspec import Struct
 
-from pipeline.codec.reader import Malformed, hash256, truncated, varint
+from pipeline.codec.reader import Malformed, truncated, varint
 from schemas.types import Outpoint, Txid
 
 NULL_TXID = bytes(32)
@@ -18,6 +19,10 @@ SMALLEST_TX = 61  # what ARC and the nodes relay
 NODE_SIZE = 64  # a transaction of this size hashes like two nodes of a Merkle tree: it could pose as one
 
 EF_MARKER = bytes.fromhex("0000000000ef")
+
+SMALL = 256
+"""Inputs or outputs from which on their places stand in an array: a list is quicker to fill, but its 36 bytes an item
+would let 8 MB of inputs take 100 MB."""
 
 
 class Tx(Struct, gc=False, eq=False):
@@ -111,13 +116,16 @@ def scan(data: bytes, start: int) -> Tx:
             that no relayed transaction has.
     """
     try:
-        count, at = varint(data, start + 4)
+        count = data[start + 4]
+        at = start + 5
+        if count >= 0xFD:
+            count, at = varint(data, start + 4)
         if count == 0:
             extended = data[start + 4 : start + 10] == EF_MARKER
             raise Malformed("structure.no-inputs", "", "Extended Format inside BEEF" if extended else "")
         if count * SMALLEST_INPUT > len(data) - at:
             raise Malformed("malformed.count", f"byte {start + 4}", f"{count} inputs")
-        ins = _offsets(count)
+        ins: list[int] | array[int] = [] if count < SMALL else array("I")
         for _ in range(count):
             ins.append(at - start)
             length = data[at + 36]
@@ -126,13 +134,15 @@ def scan(data: bytes, start: int) -> Tx:
                 length, at = _wide(data, at - 1)
             at += length + 4
         ins.append(at - start)
-        count, after = varint(data, at)
+        count = data[at]
+        at += 1
+        if count >= 0xFD:
+            count, at = varint(data, at - 1)
         if count == 0:
             raise Malformed("structure.no-outputs")
-        if count * SMALLEST_OUTPUT > len(data) - after:
+        if count * SMALLEST_OUTPUT > len(data) - at:
             raise Malformed("malformed.count", f"byte {at}", f"{count} outputs")
-        at = after
-        outs = _offsets(count)
+        outs: list[int] | array[int] = [] if count < SMALL else array("I")
         for _ in range(count):
             outs.append(at - start)
             length = data[at + 8]
@@ -149,7 +159,7 @@ def scan(data: bytes, start: int) -> Tx:
     raw = data[start:end]
     if len(raw) < SMALLEST_TX or len(raw) == NODE_SIZE:
         raise Malformed("structure.tx-size", "", f"{len(raw)} bytes")
-    return Tx(hash256(raw), raw, ins, outs)
+    return Tx(sha256(sha256(raw).digest()).digest(), raw, ins, outs)
 
 
 def read_tx(data: bytes) -> Tx:
@@ -169,8 +179,3 @@ def _wide(data: bytes, at: int) -> tuple[int, int]:
     if length > len(data) - after:
         raise truncated(data)
     return length, after
-
-
-def _offsets(count: int) -> "list[int] | array[int]":
-    # A list is quicker to fill; from some size on its 36 bytes an item would let 8 MB of inputs take 100 MB.
-    return [] if count < 256 else array("I")

@@ -1,5 +1,7 @@
 """Bytes to a payload: what honest senders really send, what nobody should, and what no bytes may do."""
 
+from unittest.mock import patch
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -439,6 +441,29 @@ def ancestries(draw: st.DrawFn) -> Bag:
         free += [(tx, 0), (tx, 1)]
     tip = spend([In(tx, vout, builders.by_script(b"\x51")) for tx, vout in free])
     return bag(*txs, tip, proven=proven, levels=2)
+
+
+def told(found: Payload | Verdict) -> object:
+    """Everything a payload says, without the objects."""
+    if isinstance(found, Verdict):
+        return found
+    txs = [(tx.txid, tx.index, tx.bump, tx.leaf, [p and p.txid for p in tx.parents]) for tx in found.txs]
+    unmined = [tx.txid for tx in found.unmined]
+    bumps = [bump.raw for bump in found.bumps]
+    return found.subject.txid, txs, unmined, bumps, found.roots, found.repeats, found.pruned, found.canonical()
+
+
+@SIGNED
+@given(ancestries(), st.data())
+def test_ordinary_payloads_are_linked_in_two_passes_as_the_long_way_links_them(made: Bag, data: st.DataObject) -> None:
+    for tx in data.draw(st.lists(st.sampled_from(made.txs), max_size=2)):
+        made.proofs[tx.txid] = builders.path(tx.txid, 940_000 + made.txs.index(tx), 2)
+    if data.draw(st.booleans()):
+        made.txs.remove(data.draw(st.sampled_from(made.txs)))
+    for beef in (made.v1(), made.v2()):
+        quick = [told(parse(beef, policy)) for policy in (STRICT, LENIENT)]
+        with patch("pipeline.parse._link_in_order", lambda envelope, known: None):
+            assert [told(parse(beef, policy)) for policy in (STRICT, LENIENT)] == quick
 
 
 @SIGNED

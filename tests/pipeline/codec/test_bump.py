@@ -1,12 +1,13 @@
 """Merkle paths: known blocks, random trees, and everything that is not one."""
 
+from collections.abc import Callable
 from hashlib import sha256
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.codec.bump import Bump, read_bump, write_bump
+from pipeline.codec.bump import Bump, _read_any, _read_line, read_bump, write_bump
 from pipeline.codec.reader import Malformed, hash256
 from schemas.types import display, from_display
 from tests.builders import compound, path, tree
@@ -120,8 +121,43 @@ def test_a_changed_hash_leads_elsewhere_or_nowhere(count: int, data: st.DataObje
     bump = read(compound(leaves, [at]).bump)
     level = data.draw(st.sampled_from([n for n, nodes in enumerate(bump.levels) if any(nodes.values())]))
     offset = data.draw(st.sampled_from([o for o, node in bump.levels[level].items() if node]))
-    bump.levels[level][offset] = bytes(b ^ 1 for b in bump.levels[level][offset])
-    assert bump.root({at}) != tree(leaves)[-1][0]
+    nodes = bump.levels
+    nodes[level][offset] = bytes(b ^ 1 for b in nodes[level][offset])
+    assert read(write_bump(bump.height, nodes, {at})).root({at}) != tree(leaves)[-1][0]
+
+
+def told(raw: bytes, read_it: Callable[[bytes, int, int], tuple[Bump, int] | None]) -> object:
+    """Everything a path says, or what is wrong with it."""
+    try:
+        if (found := read_it(raw, 2, 7)) is None:
+            return None
+        bump, end = found
+        leaves = bump.leaves()
+        roots = [bump.root({offset}) for offset in leaves.values()]
+        return (bump.height, bump.depth, leaves, bump.flagged, bump.raw, bump.levels, bump.superfluous(), roots, end)
+    except Malformed as bad:
+        return bad.code, bad.at
+
+
+@given(st.integers(1, 32), st.data())
+def test_a_line_read_quickly_says_what_the_long_way_says(levels: int, data: st.DataObject) -> None:
+    """Also where bytes are changed: the quick way gives the same, or leaves it to the long way."""
+    offset = data.draw(st.integers(0, min((1 << levels) - 1, 1 << 20)) | st.integers(0, (1 << levels) - 1))
+    proof = path(leaf(1), height=data.draw(st.integers(0, (1 << 31) - 1)), levels=levels, offset=offset)
+    raw = bytearray(b"??" + proof.bump + b"!!")
+    assert told(bytes(raw), _read_line) == told(bytes(raw), _read_any)
+    for _ in range(data.draw(st.integers(0, 2))):
+        raw[data.draw(st.integers(2, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    changed = bytes(raw[: data.draw(st.just(len(raw)) | st.integers(2, len(raw)))])
+    quick = told(changed, _read_line)
+    assert quick is None or quick == told(changed, _read_any)
+    assert told(changed, read_bump) == told(changed, _read_any)
+
+
+def test_ordinary_paths_are_read_quickly() -> None:
+    for levels in (1, 2, 12, 32):
+        assert _read_line(path(leaf(1), levels=levels, offset=(1 << levels) - 1).bump, 0, 0) is not None
+    assert _read_line(compound([leaf(n) for n in range(9)], [3, 5]).bump, 0, 0) is None
 
 
 def test_computed_nodes_may_be_given_as_well_if_they_are_right() -> None:
