@@ -108,6 +108,12 @@ def pushdrop(owner: Key, *fields: bytes) -> bytes:
     return p2pk(owner) + b"".join(push(field) for field in fields) + drops
 
 
+def pushdrop_after(owner: Key, *fields: bytes) -> bytes:
+    """Fields and their drops first, then the key check."""
+    lock = p2pk(owner)
+    return pushdrop(owner, *fields)[len(lock) :] + lock
+
+
 Digest = Callable[[int], bytes]  # of a hash type
 Unlock = Callable[[Digest], bytes]
 

@@ -7,12 +7,12 @@ OP_16 = 0x60
 _LENGTH_BYTES = {0x4C: 1, 0x4D: 2, 0x4E: 4}
 
 
-def instructions(script: bytes) -> Iterator[tuple[int, int, int, int]]:
-    """Each instruction: opcode, where it stands, where its data begins, and where it ends.
+def instructions(script: bytes, at: int = 0) -> Iterator[tuple[int, int, int, int]]:
+    """Each instruction from `at` on: opcode, where it stands, where its data begins, and where it ends.
 
     The last one may end behind the script: a push of more than there is.
     """
-    at, size = 0, len(script)
+    size = len(script)
     while at < size:
         opcode = script[at]
         data = at + 1

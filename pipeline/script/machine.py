@@ -215,8 +215,9 @@ class Machine:
             if conditions.runs(opcode):
                 met = (self.pop() == self.here.tx.raw[:4]) == (opcode == _VERIF)
             conditions.begin(met)
-        else:
-            raise malformed(f"opcode {opcode:#x} before Chronicle")  # even where nothing runs
+        elif not self.rules.after_genesis or conditions.runs(opcode):
+            raise malformed(f"opcode {opcode:#x} on a coin before Chronicle")
+        # Else nothing runs here, and it opens nothing: a coin of Genesis passes over it (node EvalScript).
 
     # --- what signatures and lock times ask of the transaction
 

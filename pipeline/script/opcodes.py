@@ -293,7 +293,7 @@ def _shift_number(left: bool, opcode: int) -> Callable[[Machine], None]:
         if by < 0:
             raise untrue("a shift by a negative number")
         if left:
-            size = (value.bit_length() >> 3) + (by >> 3)
+            size = (value.bit_length() + by) // 8 + 1  # zero is held to it as well
             if size > m.number_bytes:
                 raise untrue("a number beyond the limit")
             m.reserve(size)

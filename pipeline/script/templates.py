@@ -10,11 +10,13 @@ from hashlib import new, sha256
 from msgspec import Struct
 
 from pipeline.script.form import OP_16, PUSHDATA4, instructions, is_shortest_push
+from pipeline.script.machine import OLD_SCRIPT
 from pipeline.script.rules import Rules, untrue
 from pipeline.script.sighash import Digests
 from pipeline.script.signature import check_form, check_key, fits
 
-_RETURN, _DROP, _2DROP, _CHECKSIG, _CHECKMULTISIG = 0x6A, 0x75, 0x6D, 0xAC, 0xAE
+_RETURN, _DROP, _2DROP = 0x6A, 0x75, 0x6D
+_MOST_FIELDS = 64  # that are looked through here, where nothing counts steps
 
 
 class Checks(Struct, gc=False):
@@ -32,7 +34,7 @@ _UNSPENDABLE = Checks((), (), b"", True)
 def match(unlocking: bytes, locking: bytes, after_genesis: bool) -> Checks | None:
     """What the scripts ask for, or None where no template covers them.
 
-    Cost: a few comparisons; linear in the locking script where it carries data.
+    Cost: a few comparisons, and a look at each field where the coin has some.
     """
     head = locking[:3]
     if head == b"\x76\xa9\x14" and locking[23:25] == b"\x88\xac":
@@ -40,18 +42,19 @@ def match(unlocking: bytes, locking: bytes, after_genesis: bool) -> Checks | Non
         if pushed and _ends_quietly(locking, 25, after_genesis):
             return Checks(pushed[:1], pushed[1:], locking[3:23])
         return None
-    if head[:1] == b"\x21" and locking[34:35] == b"\xac":
-        key, behind = locking[1:34], 35
-    elif head[:1] == b"\x41" and locking[66:67] == b"\xac":
-        key, behind = locking[1:66], 67
-    elif locking[-1:] == b"\xae":
+    if head[:2] == b"\x00\x6a" or head[:1] == b"\x6a":
+        return _data(unlocking, locking, after_genesis)
+    if locking[-1:] == b"\xae":
         return _multisig(unlocking, locking)
-    elif head[:2] == b"\x00\x6a":
-        return _UNSPENDABLE  # OP_FALSE OP_RETURN: data. It fails before Genesis and ends false after it.
-    else:
-        return None
+    key = _key(locking, 0)
+    at = 0
+    if not key and after_genesis and locking:  # PushDrop with its lock last
+        at = _fields(locking, 0)
+        key = _key(locking, at)
     signed = len(unlocking) > 9 and len(unlocking) == unlocking[0] + 1 <= 74
-    return Checks((unlocking[1:],), (key,)) if signed and _ends_quietly(locking, behind, after_genesis) else None
+    if key and signed and _ends_quietly(locking, at + len(key) + 2, after_genesis):
+        return Checks((unlocking[1:],), (key,))
+    return None
 
 
 def judge(checks: Checks, digests: Digests, vin: int, coin: bytes, locking: bytes, rules: Rules) -> None:
@@ -101,6 +104,22 @@ def _two_pushes(script: bytes) -> list[bytes] | None:
     return None
 
 
+def _key(locking: bytes, at: int) -> bytes:
+    # The key that is pushed and checked at `at`, or nothing.
+    size = locking[at] if at < len(locking) else 0
+    behind = at + 1 + size
+    return locking[at + 1 : behind] if size in (33, 65) and locking[behind : behind + 1] == b"\xac" else b""
+
+
+def _data(unlocking: bytes, locking: bytes, after_genesis: bool) -> Checks | None:
+    # OP_RETURN fails before Genesis, and after it ends with the stack as it is: with a FALSE on top, or with what the
+    # unlocking script left. A coin that may be taken so, and whoever tries it by more than a small number, is not ours.
+    plain = not unlocking or (len(unlocking) == 1 and unlocking[0] != 0x50 and 0x4F <= unlocking[0] <= OP_16)
+    if not plain or (not after_genesis and len(locking) > OLD_SCRIPT):
+        return None
+    return _UNSPENDABLE if locking[0] != _RETURN or not unlocking or not after_genesis else None
+
+
 def _multisig(unlocking: bytes, locking: bytes) -> Checks | None:
     needed, count = locking[0] - 0x50, locking[-2] - 0x50 if len(locking) > 2 else 0
     if not 1 <= needed <= count <= 16 or unlocking[:1] != b"\x00":
@@ -131,21 +150,29 @@ def _ends_quietly(locking: bytes, behind: int, after_genesis: bool) -> bool:
         return False
     if locking[behind] == _RETURN:
         return True
+    return _fields(locking, behind) == len(locking)
+
+
+def _fields(locking: bytes, at: int) -> int:
+    """Where fields that begin at `at` have all been dropped again; behind the script where they are not."""
     held = 0
     dropping = False
-    for opcode, _, data, end in instructions(locking[behind:]):
-        if opcode <= PUSHDATA4 and not dropping:
-            field = locking[behind + data : behind + end]
-            if behind + end > len(locking) or not is_shortest_push(opcode, field):
-                return False
-            held += 1
-        elif 0x4F <= opcode <= OP_16 and opcode != 0x50 and not dropping:
-            held += 1
-        elif opcode in (_DROP, _2DROP):
+    for opcode, _, data, end in instructions(locking, at):
+        if opcode in (_DROP, _2DROP):
             dropping = True
             held -= 1 if opcode == _DROP else 2
-            if held < 0:
-                return False
+            if held == 0:
+                return end
+        elif dropping or held == _MOST_FIELDS:
+            break
+        elif opcode <= PUSHDATA4:
+            if end > len(locking) or not is_shortest_push(opcode, locking[data:end]):
+                break
+            held += 1
+        elif 0x4F <= opcode <= OP_16 and opcode != 0x50:
+            held += 1
         else:
-            return False
-    return held == 0
+            break
+        if held < 0:
+            break
+    return len(locking) + 1
