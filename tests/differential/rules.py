@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from pipeline.chain.answer import Answer, RootAt, Tip
 from pipeline.codec.beef import ATOMIC, Envelope, read_beef
+from pipeline.codec.ef import read_ef
 from pipeline.codec.reader import Malformed, varint, write_varint
 from pipeline.codec.tx import FINAL_SEQUENCE, Tx
 from pipeline.outcome import Condition, Verdict
@@ -188,7 +189,14 @@ def _bytes_behind(case: Case) -> bool:
 
 
 def _bytes_missing(case: Case) -> bool:
-    return any(holds_together(case.beef + bytes(missing)) for missing in range(1, 5))
+    """With zeros in their place all is well, or the subject they found is not in the bytes."""
+    if any(holds_together(case.beef + bytes(missing)) for missing in range(1, 5)):
+        return True
+    try:
+        found, _ = read_ef(case.theirs.ef or b"")
+    except Malformed:
+        return True
+    return found.raw not in case.beef
 
 
 def _long_number(case: Case) -> bool:
@@ -245,7 +253,11 @@ def _makes_nothing(case: Case) -> bool:
 
 def _format_byte(case: Case) -> bool:
     at = case.named_byte
-    return any(holds_together(case.beef[:at] + known + case.beef[at + 1 :]) for known in (b"\x00", b"\x01"))
+    for known in (b"\x00", b"\x01"):
+        found = parse(case.beef[:at] + known + case.beef[at + 1 :], LENIENT)
+        if isinstance(found, Payload) or found.code == "structure.bump-index":
+            return True
+    return False
 
 
 def _index_beyond(case: Case) -> bool:
@@ -379,8 +391,8 @@ RULES = (
     # --- bytes
     Rule("bytes behind", "malformed.trailing-bytes", TAKES, _bytes_behind,
          "It does not ask whether it has read everything.", "1.4, 10.5"),
-    Rule("bytes missing", "malformed.truncated", TAKES, _bytes_missing,
-         "Bytes that are not there are zeros.", "1.4, 10.5"),
+    Rule("bytes missing", "malformed.truncated malformed.count", TAKES, _bytes_missing,
+         "Bytes that are not there are zeros, or none.", "1.4, 10.5"),
     Rule("long numbers", "malformed.varint", TAKES, _long_number, "Any form of a number will do.", "1.1, 10.5"),
     Rule("count without bytes", REFUSED, REFUSES, _no_answer,
          "It makes as many things as are promised, until its process ends.", "1.10"),

@@ -79,11 +79,12 @@ def test_every_rule_explains_a_difference(cases: list[Case]) -> None:
 
 
 def test_both_take_and_refuse_much_the_same(cases: list[Case]) -> None:
-    """Without this the tests above would pass on payloads that nobody takes."""
+    """Without this the tests above would pass on payloads that nobody takes; changed bytes nearly nobody does."""
+    cases = [case for case in cases if not case.label.startswith("changed")]
     both = [case for case in cases if isinstance(case.ours, Valid) and not case.differ]
     neither = [case for case in cases if not isinstance(case.ours, Valid) and not case.differ]
-    assert len(both) > len(cases) / 20
-    assert len(neither) > len(cases) / 3
+    assert len(both) > len(cases) / 10
+    assert len(neither) > len(cases) / 4
     assert sum(bool(case.theirs.ef) for case in both) > len(both) / 2  # the same Extended Format, byte for byte
 
 
