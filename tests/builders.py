@@ -251,19 +251,23 @@ def tree(leaves: Sequence[bytes]) -> list[list[bytes]]:
     return levels
 
 
-def compound(leaves: Sequence[bytes], offsets: Iterable[int], height: int = 950_000) -> Proof:
-    """A minimal path of several transactions of one block."""
-    levels = tree(leaves)
-    wanted = set(offsets)
+def minimal(levels: Sequence[Sequence[bytes]], offsets: Iterable[int]) -> list[dict[int, bytes]]:
+    """What a path through a block's tree must hold for the leaves at `offsets`, and nothing else; level 0 first."""
+    need = set(offsets)
     nodes: list[dict[int, bytes]] = []
-    need = wanted
     for level, line in enumerate(levels[:-1]):
         given = {at ^ 1: line[at ^ 1] if at ^ 1 < len(line) else b"" for at in need if at ^ 1 not in need}
         if level == 0:
-            given |= {at: line[at] for at in wanted}
+            given |= {at: line[at] for at in need}
         nodes.append(given)
         need = {at >> 1 for at in need}
-    return Proof(write_bump(height, nodes or [{0: leaves[0]}], wanted), height, levels[-1][0])
+    return nodes or [{0: levels[0][0]}]
+
+
+def compound(leaves: Sequence[bytes], offsets: Iterable[int], height: int = 950_000) -> Proof:
+    """A minimal path of several transactions of one block."""
+    levels, wanted = tree(leaves), set(offsets)
+    return Proof(write_bump(height, minimal(levels, wanted), wanted), height, levels[-1][0])
 
 
 # --- payloads
