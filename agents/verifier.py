@@ -146,7 +146,7 @@ class Verifier:
                 answers = tracker.ask(planned.roots)
             except NoAnswerError as error:
                 silent = error
-        said = verify(parsed, answers, self._run(planned.jobs), tip, self._policy)
+        said = verify(parsed, answers, self._run(planned.jobs), tip, self._policy, planned)
         if isinstance(said, Valid):
             return _accepted(said)
         if silent is not None and isinstance(said, Condition):

@@ -108,7 +108,7 @@ class Verify:
         if not isinstance(prepared, Prepared):
             return prepared
         parsed = prepared.parsed
-        said = verify(prepared.payload, gathered.answers, gathered.scripts, gathered.tip, self._policy)
+        said = verify(prepared.payload, gathered.answers, gathered.scripts, gathered.tip, self._policy, prepared.plan)
         if isinstance(said, Verdict):
             return Refuse(said, _about(parsed))
         if isinstance(said, Condition):

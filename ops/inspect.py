@@ -114,7 +114,7 @@ def refusal(payload: Payload, policy: Policy) -> Verdict | None:
     if isinstance(planned, Verdict):
         return planned
     results = {each.key: each for each in run_jobs(planned.jobs, policy.script_budget_ms * STEPS_PER_MS)}
-    said = verify.verify(payload, {}, results, None, policy)
+    said = verify.verify(payload, {}, results, None, policy, planned)
     # Without answers about roots nothing is valid: what is left is the condition that they are unknown.
     return None if isinstance(said, Condition | verify.Valid) else said
 

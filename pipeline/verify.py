@@ -4,7 +4,8 @@ Two pure steps with the waiting between them: `plan` names what has to be asked,
 A definite fault outranks whatever is unknown, so that a bad payload is never kept waiting for a tracker.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
+from itertools import groupby
 
 from msgspec import Struct
 
@@ -14,8 +15,8 @@ from pipeline.codec.tx import NULL_OUTPOINT, Tx
 from pipeline.outcome import Condition, Verdict
 from pipeline.parse import Payload
 from pipeline.policy import MAX_SATOSHIS, Policy, required_fee
-from pipeline.script.engine import ScriptJob, ScriptResult, SpentCoin, rules_for
-from pipeline.script.rules import CHRONICLE, ScriptFault
+from pipeline.script.engine import ScriptJob, ScriptResult, SpentCoin
+from pipeline.script.rules import CHRONICLE, Rules, ScriptFault
 from pipeline.script.sighash import Digests
 from pipeline.script.templates import Checks, judge, match
 from schemas.flow import Unmined
@@ -30,6 +31,16 @@ class Plan(Struct, frozen=True):
 
     roots: tuple[RootAt, ...]  # for the chain trackers
     jobs: tuple[ScriptJob, ...]  # for the sandbox
+    work: "Work"  # what `verify` goes on from
+
+
+class Work(Struct, gc=False):
+    """What was computed on the way."""
+
+    coins: list[list[bytes]]  # for each un-mined transaction the outputs it spends, as their transactions hold them
+    fee_sat: int  # of the last un-mined transaction
+    inline: list["_Inline"]  # inputs that templates cover
+    new_coins: list[tuple[Tx, int, int]]  # spent by whom, which input, made at which height
 
 
 class Valid(Struct, frozen=True):
@@ -49,12 +60,12 @@ def plan(payload: Payload, policy: Policy, tip: Tip | None = None) -> Plan | Ver
     tip: the best header; without one the next block is taken to follow the newest rules.
     Cost: linear in inputs and outputs; no script runs.
     """
-    coins = _coins(payload)
-    refused = _refuse_spends(payload) or _refuse_values(payload, coins, policy)
-    if refused:
+    if refused := _refuse_spends(payload):
         return refused
-    assigned = _assign(payload, coins, tip, policy)
-    return assigned if isinstance(assigned, Verdict) else Plan(payload.roots, tuple(assigned.jobs))
+    valued = _refuse_values(payload, policy)
+    if isinstance(valued, Verdict):
+        return valued
+    return _assign(payload, *valued, tip, policy)
 
 
 def verify(
@@ -63,119 +74,121 @@ def verify(
     script_results: ScriptResults,
     tip: Tip | None,
     policy: Policy,
+    planned: Plan | None = None,
 ) -> Valid | Verdict | Condition:
     """Judge one payload against the chain we believe in.
 
     answers: the quorum's word on each root of the plan; absent is unknown.
     script_results: by key, one for each job of the plan.
     tip: height and median time past of the best header; None when nobody says.
+    planned: what `plan` said of this payload with this tip and policy, which need not be worked out again then.
     Cost: linear in inputs and outputs, and at most `policy.inline_signatures` verifications.
     A caller may not take `Valid` to mean unspent.
 
     Raises:
         KeyError: a job of the plan has no result.
     """
-    coins = _coins(payload)
-    refused = (
-        _refuse_spends(payload)
-        or _refuse_values(payload, coins, policy)
-        or _refuse_anchors(payload, answers, tip, policy)
-        or _refuse_scripts(payload, coins, script_results, tip, policy)
+    found = planned or plan(payload, policy, tip)
+    if isinstance(found, Verdict):
+        return found
+    return (
+        _refuse_anchors(payload, found.work, answers, tip, policy)
+        or _refuse_scripts(payload, found, script_results)
+        or _undecided(payload, found.work, answers, tip)
+        or _accept(payload, found.work)
     )
-    if refused:
-        return refused
-    return _undecided(payload, answers, tip) or _accept(payload, coins)
 
 
 # --- what needs nobody's answer
 
 
-def _coins(payload: Payload) -> list[list[bytes]]:
-    """For each un-mined transaction the outputs it spends, as their transactions hold them."""
-    return [
-        [parent.output(tx.vout(vin)) for vin, parent in enumerate(tx.parents) if parent is not None]
-        for tx in payload.unmined
-    ]
-
-
 def _refuse_spends(payload: Payload) -> Verdict | None:
     """SPEND-1: no outpoint is spent twice, whether within a transaction or by two of them."""
+    outpoints = [tx.raw[at : at + 36] for tx in payload.txs for at in tx.ins[:-1]]
+    if len(set(outpoints)) == len(outpoints):
+        return None
     spent: dict[Outpoint, int] = {}
     for tx in payload.txs:
-        raw = tx.raw
-        for vin, at in enumerate(tx.ins[:-1]):
-            outpoint = raw[at : at + 36]
+        for vin in range(len(tx.ins) - 1):
+            outpoint = tx.outpoint(vin)
             if outpoint in spent and outpoint != NULL_OUTPOINT:
                 return _verdict("structure.double-spend", f"also spent by tx {spent[outpoint]}", tx, vin)
             spent[outpoint] = tx.index
     return None
 
 
-def _refuse_values(payload: Payload, coins: Sequence[Sequence[bytes]], policy: Policy) -> Verdict | None:
-    """VALUE-1: no un-mined transaction makes more than it spends; and the floor for fees, where there is one."""
-    fees = sizes = 0
-    for tx, spent in zip(payload.unmined, coins, strict=True):
-        made = 0
-        for vout in range(len(tx.outs) - 1):
-            satoshis = tx.satoshis(vout)
-            made += satoshis
-            if satoshis > MAX_SATOSHIS or made > MAX_SATOSHIS:
-                return _verdict("value.range", f"{made} satoshis with output {vout}", tx)
-        brought = sum([int.from_bytes(coin[:8], "little") for coin in spent])
+def _refuse_values(payload: Payload, policy: Policy) -> tuple[list[list[bytes]], int] | Verdict:
+    """VALUE-1: no un-mined transaction makes more than it spends; and the floor for fees, where there is one.
+
+    Else the coins of each, and what the last one pays.
+    """
+    coins: list[list[bytes]] = []
+    fee = fees = sizes = 0
+    for tx in payload.unmined:
+        raw = tx.raw
+        spent = []
+        brought = made = 0
+        for at, parent in zip(tx.ins, tx.parents, strict=False):
+            assert parent is not None  # `parse` refuses an un-mined transaction whose parents are not all there
+            outs, vout = parent.outs, int.from_bytes(raw[at + 32 : at + 36], "little")
+            coin = parent.raw[outs[vout] : outs[vout + 1]]
+            spent.append(coin)
+            brought += int.from_bytes(coin[:8], "little")
+        for at in tx.outs[:-1]:
+            made += int.from_bytes(raw[at : at + 8], "little")
+        coins.append(spent)
+        if made > MAX_SATOSHIS:
+            return _verdict("value.range", f"{made} satoshis in its outputs", tx)
         if brought > MAX_SATOSHIS:
             return _verdict("value.range", f"{brought} satoshis in its inputs", tx)
         if made > brought:
             return _verdict("value.inflation", f"makes {made} satoshis of {brought}", tx)
+        fee = brought - made
         if policy.fee_sat_per_kb:
-            fees, sizes = fees + brought - made, sizes + len(tx.raw)
+            fees, sizes = fees + fee, sizes + len(raw)
             if policy.fee_rule == "each":
-                fees, sizes = brought - made, len(tx.raw)
+                fees, sizes = fee, len(raw)
             last = tx is payload.unmined[-1]
             if (last or policy.fee_rule == "each") and fees < (floor := required_fee(sizes, policy.fee_sat_per_kb)):
                 return _verdict("policy.fee", f"pays {fees} satoshis; {floor} for {sizes} bytes", tx)
-    return None
+    return coins, fee
 
 
 # --- the chain
 
 
 def _refuse_anchors(
-    payload: Payload, answers: Mapping[RootAt, Answer], tip: Tip | None, policy: Policy
+    payload: Payload, work: Work, answers: Mapping[RootAt, Answer], tip: Tip | None, policy: Policy
 ) -> Verdict | None:
     """ANCHOR-1: no root was denied. What lies above the best header we know cannot be denied yet."""
-    for height, root in payload.roots:
-        if answers.get((height, root)) is Answer.NO and (tip is None or height <= tip.height):
+    for asked in payload.roots:
+        if answers.get(asked) is Answer.NO and (tip is None or asked[0] <= tip.height):
+            height, root = asked
             proven = next(tx for tx in payload.txs if tx.proven and payload.bumps[tx.bump].height == height)
             return _verdict("anchor.wrong-root", f"height {height} has another root than {display(root)}", proven)
     if tip is not None:
-        for tx, vin, height in _spent_coinbases(payload):
+        for tx, vin, height in work.new_coins:
             if height <= tip.height and tip.height + 1 - height < policy.coinbase_maturity:
                 return _verdict("anchor.immature", f"made at height {height}, the best is {tip.height}", tx, vin)
     return None
 
 
-def _spent_coinbases(payload: Payload) -> Iterator[tuple[Tx, int, int]]:
-    """Un-mined transactions that spend new coins: which input, and the height of the coins."""
-    for tx in payload.unmined:
-        for vin, parent in enumerate(tx.parents):
-            if parent is not None and parent.proven and parent.is_coinbase():
-                yield tx, vin, payload.bumps[parent.bump].height
-
-
-def _undecided(payload: Payload, answers: Mapping[RootAt, Answer], tip: Tip | None) -> Condition | None:
+def _undecided(payload: Payload, work: Work, answers: Mapping[RootAt, Answer], tip: Tip | None) -> Condition | None:
     """What keeps a payload without fault from being valid now."""
-    for height, root in payload.roots:
-        said = answers.get((height, root), Answer.UNKNOWN)
-        if said is not Answer.YES:
-            above = tip is not None and height > tip.height
-            return Condition("anchor.above-tip" if above else "anchor.unknown", f"height {height}")
+    for asked in payload.roots:
+        if answers.get(asked) is not Answer.YES:
+            above = tip is not None and asked[0] > tip.height
+            return Condition("anchor.above-tip" if above else "anchor.unknown", f"height {asked[0]}")
     if tip is None:
-        needed = any(not tx.is_final(0, 0) for tx in payload.unmined) or any(_spent_coinbases(payload))
+        needed = work.new_coins or any(not tx.is_final(0, 0) for tx in payload.unmined)
         return Condition("anchor.unknown", "the best header is not known") if needed else None
     for tx in payload.unmined:
-        if not tx.is_final(tip.height + 1, tip.median_time_past):
+        if tx.raw[-4:] != _NO_LOCK and not tx.is_final(tip.height + 1, tip.median_time_past):
             return Condition("finality.not-final", f"locked until {tx.locktime}", _where(tx))
     return None
+
+
+_NO_LOCK = bytes(4)
 
 
 # --- scripts
@@ -185,58 +198,69 @@ class _Inline(Struct, gc=False):
     """An input a template covers, to be judged here."""
 
     place: int  # of the transaction among the un-mined
-    coin: SpentCoin
+    vin: int
+    coin: bytes
     locking: bytes
     checks: Checks
+    rules: Rules
 
 
-class _Assignment(Struct, gc=False):
-    """Who judges which input."""
-
-    inline: list[_Inline]
-    jobs: list[ScriptJob]
-    chronicle: bool  # whether the next block follows Chronicle's rules
-
-
-def _assign(
-    payload: Payload, coins: Sequence[Sequence[bytes]], tip: Tip | None, policy: Policy
-) -> _Assignment | Verdict:
-    """Templates here, everything else in the sandbox; all of it there when it is very much.
-
-    The same payload and policy give the same assignment, so that `verify` expects the results `plan` asked for.
-    """
+def _assign(payload: Payload, coins: list[list[bytes]], fee: int, tip: Tip | None, policy: Policy) -> Plan | Verdict:
+    """Templates here, everything else in the sandbox; all of it there when it is very much."""
     next_height = tip.height + 1 if tip else policy.chronicle_height
     chronicle = next_height >= policy.chronicle_height
+    most = policy.max_script_bytes
     inline: list[_Inline] = []
-    spent: list[list[SpentCoin]] = []
-    foreign: list[list[SpentCoin]] = []
+    foreign: list[tuple[int, int, Rules]] = []
+    new_coins: list[tuple[Tx, int, int]] = []
     weight = 0
     for place, tx in enumerate(payload.unmined):
-        spent.append([])
-        foreign.append([])
-        for vin, parent in enumerate(tx.parents):
-            assert parent is not None  # `parse` refuses an un-mined transaction whose parents are not all there
-            height = payload.bumps[parent.bump].height if parent.proven else next_height
-            output = coins[place][vin]
-            unlocking, locking = tx.unlocking(vin), parent.locking(tx.vout(vin))
-            if max(len(unlocking), len(locking)) > policy.max_script_bytes:
-                return _verdict("policy.limits", f"a script of more than {policy.max_script_bytes} bytes", tx, vin)
-            coin = SpentCoin(vin, output, height >= policy.genesis_height, height >= policy.chronicle_height)
-            spent[place].append(coin)
-            checks = match(unlocking, locking, coin.after_genesis)
+        raw, ins = tx.raw, tx.ins
+        relaxed = chronicle and tx.version > 1
+        for vin, coin in enumerate(coins[place]):
+            parent = tx.parents[vin]
+            assert parent is not None
+            at = ins[vin] + 36
+            unlocking = raw[at + 1 : ins[vin + 1] - 4] if raw[at] < 0xFD else tx.unlocking(vin)
+            locking = coin[9:] if coin[8] < 0xFD else parent.locking(tx.vout(vin))
+            if len(unlocking) > most or len(locking) > most:
+                return _verdict("policy.limits", f"a script of more than {most} bytes", tx, vin)
+            height = next_height
+            if parent.bump >= 0:
+                height = payload.bumps[parent.bump].height
+                if parent.leaf == 0 and parent.is_coinbase():
+                    new_coins.append((tx, vin, height))
+            rules = Rules(height >= policy.genesis_height, height >= policy.chronicle_height, chronicle, relaxed)
+            checks = match(unlocking, locking, rules.after_genesis)
             if checks is None:
-                foreign[place].append(coin)
+                foreign.append((place, vin, rules))
             else:
-                inline.append(_Inline(place, coin, locking, checks))
+                inline.append(_Inline(place, vin, coin, locking, checks, rules))
                 weight += _weight(checks, tx)
     if weight > policy.inline_signatures:
-        inline, foreign = [], spent
-    jobs = [
-        ScriptJob(place, tx.raw, tuple(foreign[place]), chronicle, policy.script_memory_bytes)
-        for place, tx in enumerate(payload.unmined)
-        if foreign[place]
-    ]
-    return _Assignment(inline, jobs, chronicle)
+        foreign += [(each.place, each.vin, each.rules) for each in inline]
+        inline = []
+    jobs = _jobs(payload, coins, sorted(foreign), policy) if foreign else ()
+    return Plan(payload.roots, jobs, Work(coins, fee, inline, new_coins))
+
+
+def _jobs(
+    payload: Payload, coins: list[list[bytes]], foreign: list[tuple[int, int, Rules]], policy: Policy
+) -> tuple[ScriptJob, ...]:
+    """One job a transaction, in order. foreign: transaction, input and its rules, sorted."""
+    jobs = []
+    for place, inputs in groupby(foreign, lambda each: each[0]):
+        spent = [(vin, rules) for _, vin, rules in inputs]
+        jobs.append(
+            ScriptJob(
+                place,
+                payload.unmined[place].raw,
+                tuple(SpentCoin(vin, coins[place][vin], r.after_genesis, r.after_chronicle) for vin, r in spent),
+                spent[0][1].chronicle,
+                policy.script_memory_bytes,
+            )
+        )
+    return tuple(jobs)
 
 
 def _weight(checks: Checks, tx: Tx) -> int:
@@ -245,28 +269,18 @@ def _weight(checks: Checks, tx: Tx) -> int:
     return len(checks.keys) + whole
 
 
-def _refuse_scripts(
-    payload: Payload,
-    coins: Sequence[Sequence[bytes]],
-    script_results: ScriptResults,
-    tip: Tip | None,
-    policy: Policy,
-) -> Verdict | None:
+def _refuse_scripts(payload: Payload, planned: Plan, script_results: ScriptResults) -> Verdict | None:
     """SCRIPT-1: every input satisfies its parent's real script and value."""
-    assigned = _assign(payload, coins, tip, policy)
-    if isinstance(assigned, Verdict):
-        return assigned
-    digests: dict[int, Digests] = {}
-    for found in assigned.inline:
-        tx, coin = payload.unmined[found.place], found.coin
-        if found.place not in digests:
-            digests[found.place] = Digests(tx)
-        rules = rules_for(tx, coin, assigned.chronicle)
+    place, digests = -1, None
+    for found in planned.work.inline:
+        if found.place != place or digests is None:
+            place = found.place
+            digests = Digests(payload.unmined[place])
         try:
-            judge(found.checks, digests[found.place], coin.vin, coin.output, found.locking, rules)
+            judge(found.checks, digests, found.vin, found.coin, found.locking, found.rules)
         except ScriptFault as fault:
-            return _verdict(fault.code, fault.message, tx, coin.vin)
-    for job in assigned.jobs:
+            return _verdict(fault.code, fault.message, payload.unmined[place], found.vin)
+    for job in planned.jobs:
         result = script_results[job.key]
         if result.code:
             return _verdict(result.code, result.message, payload.unmined[job.key], result.vin)
@@ -276,13 +290,17 @@ def _refuse_scripts(
 # --- answers
 
 
-def _accept(payload: Payload, coins: Sequence[Sequence[bytes]]) -> Valid:
+def _accept(payload: Payload, work: Work) -> Valid:
     subject = payload.subject
     unmined = tuple(
-        Unmined(tx.txid, write_ef(tx, spent), tx.spends(), len(tx.outs) - 1)
-        for tx, spent in zip(payload.unmined, coins, strict=True)
+        [
+            Unmined(tx.txid, write_ef(tx, spent), tx.spends(), len(tx.outs) - 1)
+            for tx, spent in zip(payload.unmined, work.coins, strict=True)
+        ]
     )
-    height = payload.bumps[subject.bump].height if subject.proven else -1
+    if not subject.proven:
+        return Valid(subject.txid, unmined, subject.raw, unmined[-1].spends, work.fee_sat)
+    height = payload.bumps[subject.bump].height
     return Valid(subject.txid, unmined, subject.raw, subject.spends(), _fee(subject), height)
 
 

@@ -1,13 +1,15 @@
 """What signatures sign: both digests, with what the inputs of a transaction share computed once."""
 
 from pipeline.codec.reader import hash256, write_varint
-from pipeline.codec.tx import Tx
+from pipeline.codec.tx import FINAL_SEQUENCE, Tx
 from pipeline.script.form import instructions
 from pipeline.script.rules import ANYONE_CAN_PAY, BASE, CHRONICLE, FORKID, NONE, SINGLE
 
 _NOTHING = bytes(32)
 _ONE = b"\x01" + bytes(31)
 _BLANK_OUTPUT = b"\xff" * 8 + b"\x00"
+_ONE_FINAL = hash256(FINAL_SEQUENCE)
+"""What most transactions of one input have for their sequences."""
 
 
 class Digests:
@@ -34,8 +36,21 @@ class Digests:
             return self.bip143(vin, satoshis, code, kind)
         return self.original(vin, code, kind)
 
+    def of_coin(self, vin: int, coin: bytes, locking: bytes, kind: int) -> bytes:
+        """As `digest`, where the whole locking script runs.
+
+        coin: the output spent, as its transaction holds it; locking: its script.
+        """
+        if kind & FORKID and not kind & CHRONICLE:
+            return self._bip143(vin, coin[:8], coin[8:], kind)
+        return self.original(vin, locking, kind)
+
     def bip143(self, vin: int, satoshis: bytes, code: bytes, kind: int) -> bytes:
         """The digest of signatures with FORKID: it signs the coin's value."""
+        return self._bip143(vin, satoshis, write_varint(len(code)) + code, kind)
+
+    def _bip143(self, vin: int, satoshis: bytes, sized: bytes, kind: int) -> bytes:
+        # sized: the code with its length before it
         tx = self.tx
         raw, at = tx.raw, tx.ins[vin]
         base = kind & BASE
@@ -51,7 +66,7 @@ class Digests:
         end = tx.ins[vin + 1]
         return hash256(
             b"".join((
-                raw[:4], prevouts, sequences, raw[at : at + 36], write_varint(len(code)), code, satoshis,
+                raw[:4], prevouts, sequences, raw[at : at + 36], sized, satoshis,
                 raw[end - 4 : end], outputs, raw[-4:], (kind & 0xFFFFFFFF).to_bytes(4, "little"),
             ))
         )  # fmt: skip
@@ -62,7 +77,8 @@ class Digests:
 
     def _hash_sequences(self) -> bytes:
         raw = self.tx.raw
-        self._sequences = hash256(b"".join([raw[end - 4 : end] for end in self.tx.ins[1:]]))
+        sequences = b"".join([raw[end - 4 : end] for end in self.tx.ins[1:]])
+        self._sequences = _ONE_FINAL if sequences == FINAL_SEQUENCE else hash256(sequences)
         return self._sequences
 
     def _hash_outputs(self) -> bytes:

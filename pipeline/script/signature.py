@@ -1,5 +1,6 @@
 """Signatures and keys: their form, and whether they fit."""
 
+import re
 from collections.abc import Callable
 
 from _bsv_native import ecdsa_verify
@@ -11,6 +12,18 @@ _HALF_ORDER = (ORDER >> 1).to_bytes(32, "big")
 
 Digest = Callable[[int], bytes]
 """Hash type -> what a signature of that type signs, 32 bytes."""
+
+
+_ORDINARY = re.compile(
+    rb"(?:\x30\x44\x02\x20[\x01-\x7f]|\x30\x45\x02\x21\x00[\x80-\xff])[\0-\xff]{31}"
+    rb"\x02\x20[\x01-\x7e][\0-\xff]{31}[\x41-\x43\xc1-\xc3]"
+)
+"""Signatures as wallets make them: numbers of 32 bytes, S low by its first byte, FORKID without Chronicle's bit."""
+
+
+def is_ordinary(signature: bytes) -> bool:
+    """Whether a signature is of a form that is right under all rules; 63 of 64 are. The others: `check_form`."""
+    return _ORDINARY.fullmatch(signature) is not None
 
 
 def check_form(signature: bytes, rules: Rules) -> None:
@@ -58,6 +71,14 @@ def check_key(key: bytes) -> None:
     raise malformed("a public key is neither compressed nor uncompressed")
 
 
+def is_true(der: bytes, digest: bytes, key: bytes) -> bool:
+    """Whether an ordinary signature, without its hash type, is true. Cost: one verification, 40 us."""
+    try:
+        return bool(ecdsa_verify(der, digest, key))
+    except ValueError:  # the key is no point of the curve
+        return False
+
+
 def fits(signature: bytes, key: bytes, digest: Digest) -> bool:
     """Whether a signature whose form was checked is true. Cost: one verification, 40 us."""
     if not signature:
@@ -66,10 +87,7 @@ def fits(signature: bytes, key: bytes, digest: Digest) -> bool:
     at = der[3] + 6
     if _is_high(der, at, der[at - 1]):
         der = _with_low_s(der, at)  # libsecp256k1 takes no other; the twin is true when this one is
-    try:
-        return bool(ecdsa_verify(der, digest(signature[-1]), key))
-    except ValueError:  # the key is no point of the curve
-        return False
+    return is_true(der, digest(signature[-1]), key)
 
 
 def _is_shortest(data: bytes, at: int, length: int) -> bool:

@@ -13,7 +13,9 @@ from pipeline.script.form import OP_16, PUSHDATA4, instructions, is_shortest_pus
 from pipeline.script.machine import OLD_SCRIPT
 from pipeline.script.rules import Rules, untrue
 from pipeline.script.sighash import Digests
-from pipeline.script.signature import check_form, check_key, fits
+from pipeline.script.signature import check_form, check_key, fits, is_ordinary, is_true
+
+_RIPEMD160 = new("ripemd160", usedforsecurity=False)  # copying it is half as dear as looking it up by name
 
 _RETURN, _DROP, _2DROP = 0x6A, 0x75, 0x6D
 _MOST_FIELDS = 64  # that are looked through here, where nothing counts steps
@@ -68,14 +70,21 @@ def judge(checks: Checks, digests: Digests, vin: int, coin: bytes, locking: byte
     """
     if checks.unspendable:
         raise untrue("the coin carries data and cannot be spent")
-    if checks.key_hash and new("ripemd160", sha256(checks.keys[0]).digest()).digest() != checks.key_hash:
-        raise untrue("the key is not the one whose hash the coin names")
-    satoshis = coin[:8]
+    if checks.key_hash:
+        hashed = _RIPEMD160.copy()
+        hashed.update(sha256(checks.keys[0]).digest())
+        if hashed.digest() != checks.key_hash:
+            raise untrue("the key is not the one whose hash the coin names")
+    if len(checks.keys) == 1 and is_ordinary(signature := checks.signatures[0]):
+        check_key(key := checks.keys[0])
+        if is_true(signature[:-1], digests.of_coin(vin, coin, locking, signature[-1]), key):
+            return
+        raise untrue("a signature fits no key")
     made: dict[int, bytes] = {}
 
     def digest(kind: int) -> bytes:
         if kind not in made:
-            made[kind] = digests.digest(vin, satoshis, locking, kind)
+            made[kind] = digests.of_coin(vin, coin, locking, kind)
         return made[kind]
 
     # OP_CHECKMULTISIG goes from the last to the first: a key that fits nothing is passed over, a signature is not.

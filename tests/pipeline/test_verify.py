@@ -64,7 +64,9 @@ def judge(
         return planned
     assert planned.roots == payload.roots
     results = {result.key: result for result in run_jobs(planned.jobs, policy.script_budget_ms * STEPS_PER_MS)}
-    return verify(payload, answers, results, tip, policy)
+    found = verify(payload, answers, results, tip, policy, planned)
+    assert found == verify(payload, answers, results, tip, policy)
+    return found
 
 
 def valid(made: Bag | bytes, answers: Mapping[RootAt, Answer] | None = None, **more: object) -> Valid:
@@ -300,7 +302,9 @@ def test_many_signatures_go_to_the_sandbox_and_give_the_same_answer() -> None:
     assert isinstance(planned, Plan)
     assert [job.key for job in planned.jobs] == [0, 1, 2, 3]
     assert valid(made, policy=policy) == valid(made)
-    assert plan(payload, POLICY, TIP) == Plan(payload.roots, ())
+    within = plan(payload, POLICY, TIP)
+    assert isinstance(within, Plan)
+    assert (within.roots, within.jobs) == (payload.roots, ())
 
 
 def test_scripts_over_the_budget() -> None:
