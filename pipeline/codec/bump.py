@@ -6,6 +6,7 @@ a tree does not do so (CVE-2012-2459), offsets beyond the tree.
 """
 
 from hashlib import sha256
+from struct import Struct as Layout
 
 from msgspec import Struct
 
@@ -134,7 +135,8 @@ def read_bump(data: bytes, start: int, index: int = 0) -> tuple[Bump, int]:
 
 
 _ALONE = [bytes((1, offset, _PLAIN)) for offset in range(0xFD)]
-"""What stands before the hash of a level's only node, by its offset."""
+_WIDE, _WIDER = Layout("<BBHB").pack, Layout("<BBIB").pack
+"""What stands before the hash of a level's only node: how many, its offset, its flags."""
 
 
 def _read_line(data: bytes, start: int, index: int) -> tuple[Bump, int] | None:
@@ -165,10 +167,18 @@ def _read_line(data: bytes, start: int, index: int) -> tuple[Bump, int] | None:
     place = one >> 1
     for _ in range(depth - 1):
         beside = place ^ 1
-        head = _ALONE[beside] if beside < 0xFD else b"\x01" + write_varint(beside) + b"\x00"
-        end = at + len(head)
-        if data[at:end] != head:
-            return None
+        if beside < 0xFD:
+            end = at + 3
+            if data[at:end] != _ALONE[beside]:
+                return None
+        elif beside < 0x1_0000:
+            end = at + 5
+            if data[at:end] != _WIDE(1, 0xFD, beside, _PLAIN):
+                return None
+        else:
+            end = at + 7
+            if beside > 0xFFFFFFFF or data[at:end] != _WIDER(1, 0xFE, beside, _PLAIN):
+                return None
         at = end + 32
         sibling = data[end:at]
         if sibling == node:

@@ -91,8 +91,10 @@ class Tx(Struct, gc=False, eq=False):
 
     def spends(self) -> bytes:
         """All outpoints, 36 bytes each, in input order."""
-        raw = self.raw
-        return b"".join([raw[at : at + 36] for at in self.ins[:-1]])
+        raw, ins = self.raw, self.ins
+        if len(ins) == 2:
+            return raw[ins[0] : ins[0] + 36]
+        return b"".join([raw[at : at + 36] for at in ins[:-1]])
 
     def is_coinbase(self) -> bool:
         """Whether it makes new coins: one input, which spends nothing."""

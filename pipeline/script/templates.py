@@ -41,7 +41,7 @@ def match(unlocking: bytes, locking: bytes, after_genesis: bool) -> Checks | Non
     head = locking[:3]
     if head == b"\x76\xa9\x14" and locking[23:25] == b"\x88\xac":
         pushed = _two_pushes(unlocking)
-        if pushed and _ends_quietly(locking, 25, after_genesis):
+        if pushed and (len(locking) == 25 or _ends_quietly(locking, 25, after_genesis)):
             return Checks(pushed[:1], pushed[1:], locking[3:23])
         return None
     if head[:2] == b"\x00\x6a" or head[:1] == b"\x6a":
@@ -101,7 +101,7 @@ def judge(checks: Checks, digests: Digests, vin: int, coin: bytes, locking: byte
                 break
 
 
-def _two_pushes(script: bytes) -> list[bytes] | None:
+def _two_pushes(script: bytes) -> tuple[bytes, bytes] | None:
     # A signature and a key, each by the shortest push: what unlocks a P2PKH coin.
     size = len(script)
     if size < 43:
@@ -109,7 +109,7 @@ def _two_pushes(script: bytes) -> list[bytes] | None:
     length = script[0]
     at = length + 2
     if 9 <= length <= 73 and at < size and script[at - 1] == size - at and script[at - 1] in (33, 65):
-        return [script[1 : at - 1], script[at:]]
+        return script[1 : at - 1], script[at:]
     return None
 
 
