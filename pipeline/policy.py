@@ -8,6 +8,7 @@ values and chain.
 | a transaction twice, with equal content and proof | `structure.repeated` | the first stands |
 | a child before its parent | `structure.order` | sorted |
 | a transaction the subject does not descend from | `structure.unrelated` | dropped |
+| a txid alone that no un-mined transaction spends | `structure.txid-only` | dropped |
 | a proof no transaction uses | `structure.unused-bump` | dropped |
 | a node of a proof that no leaf needs; a path of one level that holds a whole block | `structure.bump-leaf` | taken |
 | an ordinary transaction in a coinbase's place | `structure.coinbase` | taken |

@@ -570,7 +570,7 @@ class _Builder:
             levels = minimal(block.levels(), offsets)
             if "whole block" in self.harmless:
                 levels = [dict(enumerate(block.leaves))]
-            if "node nobody needs" in self.harmless:
+            elif "node nobody needs" in self.harmless:
                 at = offsets[0] >> 1
                 levels[1][at] = block.levels()[1][at]  # it follows from level 0
             bump = write_path(height, levels, flagged & set(offsets))

@@ -68,12 +68,15 @@ class Bump(Struct, gc=False):
         if self.whole:
             return self._root_of_all()
         computed: dict[int, bytes] = {}
+        end: int | None = None  # the last node of this level, where a duplicate has told it
         for level, given in enumerate([self.first, *self.above]):
             for offset in given.keys() & computed.keys():
                 if given[offset] != computed[offset]:
                     raise self._bad("structure.bump-roots", level, f"offset {offset} has two values")
             nodes = given | computed
             computed = {}
+            if end is not None and max(offset for offset, node in nodes.items() if node != _SELF) > end:
+                raise self._bad("structure.bump-duplicate", level, f"offset {end} is the last, as a duplicate says")
             for offset, right in nodes.items():
                 if not offset & 1:
                     continue
@@ -83,12 +86,13 @@ class Bump(Struct, gc=False):
                 if right == _SELF:
                     if max(nodes) != offset:
                         raise self._bad("structure.bump-duplicate", level, f"offset {offset - 1} is not the last")
-                    right = left
+                    right, end = left, offset - 1
                 elif right == left:
                     raise self._bad("structure.bump-duplicate", level, f"offsets {offset - 1} and {offset} are equal")
                 computed[offset >> 1] = hash256(left + right)
             if self.depth == 1 and nodes.keys() == {0}:
                 return nodes[0]  # a block's only transaction is its root
+            end = None if end is None else end >> 1
             wanted = {offset >> 1 for offset in wanted}
             if not wanted <= computed.keys():
                 raise self._bad("structure.bump-missing", level, "a neighbour is missing")

@@ -27,13 +27,12 @@ class Question(Struct, frozen=True):
 
 
 def of_families(count: int) -> Iterator[Question]:
-    """`count` payloads: each defect and each variation in turn, in one of its framings after another."""
-    rows: list[tuple[str, Sequence[str]]] = [("", ()), *((defect, ()) for defect in DEFECTS)]
-    rows += [("", (name,)) for name in HARMLESS]
+    """`count` payloads: sound ones, each defect and each variation in turn, in one of its framings."""
+    sound: tuple[str, Sequence[str]] = ("", ())
+    rows = [*[sound] * 8, *((defect, ()) for defect in DEFECTS), *(("", (name,)) for name in HARMLESS)]
     for number in range(count):
-        seed, row = divmod(number, len(rows))
-        found = family(seed, *rows[row])
-        framing = list(found.framed)[seed % len(found.framed)]
+        found = family(number, *rows[number % len(rows)])
+        framing = list(found.framed)[number // len(rows) % len(found.framed)]
         yield Question(f"{found.label} {framing}", found.framed[framing], found.answers, found.tip)
 
 

@@ -201,6 +201,10 @@ AB = hash256(A + B)
         pytest.param([{0: A, 1: B, 2: A}], "structure.bump-duplicate", id="one leaf twice in a whole block"),
         pytest.param([{0: b"", 1: A}], "structure.bump-duplicate", id="duplicate on an even offset"),
         pytest.param([{0: A, 1: b"", 2: B, 3: C}, {}], "structure.bump-duplicate", id="duplicate not at the end"),
+        pytest.param([{4: A, 5: b""}, {3: C}, {0: D}], "structure.bump-duplicate", id="a node behind the last, above"),
+        pytest.param(
+            [{8: A, 9: b""}, {5: b""}, {3: C}, {0: D}], "structure.bump-duplicate", id="a node behind the last, higher"
+        ),
         pytest.param([{0: A, 1: B, 2: C, 3: D}, {1: D}], "structure.bump-roots", id="given and computed differ"),
         pytest.param(
             [{0: A, 1: B, 2: C, 3: D}, {1: b""}], "structure.bump-roots", id="duplicate where there is a node"
