@@ -15,6 +15,7 @@ from pipeline.outcome import Condition, Verdict
 from pipeline.parse import Payload
 from pipeline.policy import MAX_SATOSHIS, Policy, required_fee
 from pipeline.script.engine import ScriptJob, ScriptResult, SpentCoin, rules_for
+from pipeline.script.opcodes import SIGNATURE_STEPS
 from pipeline.script.rules import CHRONICLE, ScriptFault
 from pipeline.script.sighash import Digests
 from pipeline.script.templates import Checks, judge, match
@@ -228,7 +229,7 @@ def _assign(
                 foreign[place].append(coin)
             else:
                 inline.append(_Inline(place, coin, locking, checks))
-                weight += _weight(checks, tx)
+                weight += _weight(checks, locking, tx)
     if weight > policy.inline_signatures:
         inline, foreign = [], spent
     jobs = [
@@ -239,10 +240,12 @@ def _assign(
     return _Assignment(inline, jobs, chronicle)
 
 
-def _weight(checks: Checks, tx: Tx) -> int:
-    # In signature verifications. The original digest hashes the whole transaction for each input: 64 kB cost one.
-    whole = sum([len(tx.raw) >> 16 for signature in checks.signatures if signature[-1] & CHRONICLE])
-    return len(checks.keys) + whole
+def _weight(checks: Checks, locking: bytes, tx: Tx) -> int:
+    # In signature verifications. The original digest goes through the whole transaction and script for each input.
+    original = [
+        Digests(tx).steps(locking, signature[-1]) for signature in checks.signatures if signature[-1] & CHRONICLE
+    ]
+    return len(checks.keys) + sum(original) // SIGNATURE_STEPS + (len(locking) >> 16)
 
 
 def _refuse_scripts(
