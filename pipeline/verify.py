@@ -16,6 +16,7 @@ from pipeline.outcome import Condition, Verdict
 from pipeline.parse import Payload
 from pipeline.policy import MAX_SATOSHIS, Policy, required_fee
 from pipeline.script.engine import ScriptJob, ScriptResult, SpentCoin
+from pipeline.script.opcodes import SIGNATURE_STEPS
 from pipeline.script.rules import CHRONICLE, Rules, ScriptFault
 from pipeline.script.sighash import Digests
 from pipeline.script.templates import Checks, judge, match
@@ -236,7 +237,7 @@ def _assign(payload: Payload, coins: list[list[bytes]], fee: int, tip: Tip | Non
                 foreign.append((place, vin, rules))
             else:
                 inline.append(_Inline(place, vin, coin, locking, checks, rules))
-                weight += _weight(checks, tx)
+                weight += _weight(checks, locking, tx)
     if weight > policy.inline_signatures:
         foreign += [(each.place, each.vin, each.rules) for each in inline]
         inline = []
@@ -263,10 +264,12 @@ def _jobs(
     return tuple(jobs)
 
 
-def _weight(checks: Checks, tx: Tx) -> int:
-    # In signature verifications. The original digest hashes the whole transaction for each input: 64 kB cost one.
-    whole = sum([len(tx.raw) >> 16 for signature in checks.signatures if signature[-1] & CHRONICLE])
-    return len(checks.keys) + whole
+def _weight(checks: Checks, locking: bytes, tx: Tx) -> int:
+    # In signature verifications. The original digest goes through the whole transaction and script for each input.
+    original = [
+        Digests(tx).steps(locking, signature[-1]) for signature in checks.signatures if signature[-1] & CHRONICLE
+    ]
+    return len(checks.keys) + sum(original) // SIGNATURE_STEPS + (len(locking) >> 16)
 
 
 def _refuse_scripts(payload: Payload, planned: Plan, script_results: ScriptResults) -> Verdict | None:

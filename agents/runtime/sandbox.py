@@ -2,9 +2,11 @@
 
 A script costs counted steps, which give one verdict on every machine. Behind that stand the kernel's limits on a child
 (processor time, address space) for what the count misjudges. A child that ends is replaced; only its jobs suffer.
+Children run at a lower priority than the stages, and leave them a core where there are several.
 """
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -22,7 +24,10 @@ from schemas.types import why
 class SandboxSettings(Struct, frozen=True):
     """The children that run scripts."""
 
-    processes: Annotated[int, why("A slow script holds up one; the other goes on with the rest.", ge=1, le=64)] = 2
+    processes: Annotated[
+        int,
+        why("0: one less than the cores, at least one, so that a core stays with the stage's own work.", ge=0, le=64),
+    ] = 0
     memory_bytes: Annotated[
         int, why("Address space of a child, its 100 MB at rest included; scripts are held to less.", ge=256 << 20)
     ] = 600 << 20
@@ -50,7 +55,7 @@ class Sandbox:
         Raises:
             SandboxFault: a child does not come up.
         """
-        count = self._settings.processes
+        count = self._settings.processes or max(1, len(os.sched_getaffinity(0)) - 1)
         started = await asyncio.gather(*(self._child() for _ in range(count)), return_exceptions=True)
         for child in started:
             if isinstance(child, BaseException):
@@ -102,7 +107,6 @@ class Sandbox:
 
 _decode = msgspec.msgpack.Decoder(ScriptResult).decode
 
-_CPU_MARGIN = 2.0  # a step may take twice its microsecond before the kernel's clock decides instead
 _WALL_MARGIN = 10.0  # the share of a processor a child may be left with: a tenth
 _START_S = 30.0
 
@@ -135,7 +139,7 @@ class _Child:
         return child
 
     async def ask(self, jobs: Sequence[ScriptJob], budget_ms: int) -> dict[int, ScriptResult]:
-        cpu_s = _CPU_MARGIN * budget_ms / 1000
+        cpu_s = budget_ms / 1000
         request = msgspec.msgpack.encode(Request(tuple(jobs), budget_ms * STEPS_PER_MS, cpu_s))
         results: dict[int, ScriptResult] = {}
         try:

@@ -21,9 +21,12 @@ class Request(Struct, frozen=True, array_like=True):
     """Jobs of one payload, and what they may cost together."""
 
     jobs: tuple[ScriptJob, ...]
-    steps: int  # of about a microsecond, the same on every machine
+    steps: int  # of about a microsecond, the same number on every machine
     cpu_s: float  # processor time after which the process ends
 
+
+NICE = 10
+"""Below every stage: a payment by template is judged in the stage itself and must not wait for a stranger's script."""
 
 READY = b""
 """An empty frame: the child stands."""
@@ -71,7 +74,8 @@ def _write(sink: BinaryIO, results: Iterable[ScriptResult]) -> None:
 
 
 def main() -> None:
-    """Bound memory, leave interrupts to the parent, and serve."""
+    """Step behind the stages, bound memory, leave interrupts to the parent, and serve."""
+    os.nice(NICE)
     memory = int(sys.argv[1])
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

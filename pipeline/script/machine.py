@@ -20,13 +20,14 @@ _DOUBLED = (0x8D, 0x8E)  # OP_2MUL, OP_2DIV
 
 ELEMENT_BYTES = 32  # what an element costs beside its bytes, as nodes count
 OLD_ELEMENT, OLD_SCRIPT, OLD_OPS, OLD_STACK = 520, 10_000, 500, 1_000  # limits of coins before Genesis
+SHORT = 64  # bytes of a number or truth value whose cost is that of its operation
 NUMBER_BYTES = (4, 750_000, 32_000_000)  # longest number: before Genesis, before Chronicle, after it
 
 
 class Meter(Struct, gc=False):
     """What the scripts of a payload may still cost."""
 
-    steps: int  # of about a microsecond
+    steps: int  # of about a microsecond (`python -m tests.steps`)
     memory: int  # bytes on the stacks of one script
 
     def spend(self, steps: int) -> None:
@@ -115,21 +116,27 @@ class Machine:
             raise untrue(f"a number of {len(element)} bytes")
         if not self.rules.relaxed and not number.is_shortest(element):
             raise malformed("a number in a longer form")
-        if len(element) > 256:
-            self.meter.spend(len(element) >> 9)
+        if len(element) > SHORT:
+            self.meter.spend(1 + (len(element) >> 9))
         return number.decode(element)
 
     def push_number(self, value: int) -> None:
         """Put a number on the stack."""
         size = value.bit_length() >> 3
         self.reserve(size)
-        if size > 256:
-            self.meter.spend(size >> 9)
+        if size > SHORT:
+            self.meter.spend(1 + (size >> 9))
         self.push(number.encode(value))
 
     def push_bool(self, value: bool) -> None:
         """Put a truth value on the stack."""
         self.push(b"\x01" if value else b"")
+
+    def truth(self, element: bytes) -> bool:
+        """An element as a truth value."""
+        if len(element) > SHORT:
+            self.meter.spend(len(element) >> 10)
+        return number.truth(element)
 
     # --- running
 
@@ -208,7 +215,7 @@ class Machine:
                 element = self.pop()
                 if not self.rules.relaxed and element not in (b"", b"\x01"):
                     raise malformed("a condition that is neither empty nor 1")
-                met = number.truth(element) == (opcode == _IF)
+                met = self.truth(element) == (opcode == _IF)
             conditions.begin(met)
         elif self.rules.after_chronicle:
             met = False
@@ -225,7 +232,7 @@ class Machine:
         """What a signature at this place signs."""
         spend = self.here
         code = self.code[self.code_from :] + self.tail
-        self.meter.spend((len(code) + (len(spend.tx.raw) if kind & 0x20 else 0)) >> 10)
+        self.meter.spend(spend.digests.steps(code, kind))
         return spend.digests.digest(spend.vin, spend.satoshis, code, kind)
 
     def check_lock_time(self) -> None:

@@ -33,7 +33,7 @@ def shortest(element: bytes) -> bytes:
     if is_shortest(element):
         return element
     sign = element[-1] & 0x80
-    digits = element[:-1].rstrip(b"\x00")
+    digits = element[: (int.from_bytes(element[:-1], "little").bit_length() + 7) // 8]
     if not digits:
         return b""
     if digits[-1] & 0x80:
@@ -43,4 +43,7 @@ def shortest(element: bytes) -> bytes:
 
 def truth(element: bytes) -> bool:
     """Whether an element counts as true: anything but zeros, and the zero with a sign."""
-    return bool(element.strip(b"\x00")) and not (element[-1] == 0x80 and not element[:-1].strip(b"\x00"))
+    if not element or element[-1] & 0x7F:
+        return bool(element)
+    rest = element[:-1]
+    return rest != bytes(len(rest))

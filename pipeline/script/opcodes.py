@@ -25,7 +25,7 @@ def _constant(value: int) -> Callable[[Machine], None]:
 
 
 def _verify(m: Machine) -> None:
-    if not number.truth(m.pop()):
+    if not m.truth(m.pop()):
         raise untrue("OP_VERIFY")
 
 
@@ -75,7 +75,7 @@ def _raise(count: int, depth: int) -> Callable[[Machine], None]:
 
 
 def _copy_if_true(m: Machine) -> None:
-    if number.truth(m.peek()):
+    if m.truth(m.peek()):
         m.push(m.peek())
 
 
@@ -116,7 +116,7 @@ def _cat(m: Machine) -> None:
     right, left = m.pop(), m.pop()
     size = len(left) + len(right)
     m.reserve(size)
-    m.meter.spend(size >> 12)
+    m.meter.spend(size >> 11)
     m.push(left + right)
 
 
@@ -156,19 +156,20 @@ def _to_size(m: Machine) -> None:
         raise malformed(f"an element of {size} bytes on a coin before Genesis")
     m.reserve(size)
     element = m.pop()
-    m.meter.spend((len(element) + size) >> 12)
+    m.meter.spend(1 + ((2 * len(element) + size) >> 11))
     short = number.shortest(element)
     if len(short) > size:
         raise untrue("a number that needs more bytes")
     if len(short) < size and short:
         sign = short[-1] & 0x80
-        short = short[:-1] + bytes((short[-1] ^ sign,)) + bytes(size - len(short) - 1) + bytes((sign,))
+        short = (short[:-1] + bytes((short[-1] ^ sign,))).ljust(size - (sign > 0), b"\x00")
+        short = short + b"\x80" if sign else short
     m.push(short or bytes(size))
 
 
 def _to_number(m: Machine) -> None:
     element = m.pop()
-    m.meter.spend(len(element) >> 12)
+    m.meter.spend(1 + (len(element) >> 10))
     short = number.shortest(element)
     if len(short) > m.number_bytes:
         raise untrue(f"a number of {len(short)} bytes")
@@ -265,7 +266,7 @@ def _divide(compute: Callable[[int, int], int]) -> Callable[[Machine], None]:
     def measured(m: Machine) -> None:
         m.need(2)
         divisor, dividend = len(m.peek()), len(m.peek(2))
-        m.meter.spend(max(0, dividend - divisor) * divisor >> 13)
+        m.meter.spend(1 + (max(0, dividend - divisor) * (divisor + 32) >> 13))
         run(m)
 
     return measured
@@ -331,7 +332,7 @@ def _only_after_chronicle(m: Machine, opcode: int) -> None:
 def _hash(names: tuple[str, ...]) -> Callable[[Machine], None]:
     def run(m: Machine) -> None:
         data = m.pop()
-        m.meter.spend(2 + (len(data) >> 8))
+        m.meter.spend(3 + (len(data) >> 8))
         for name in names:
             data = hashlib.new(name, data, usedforsecurity=False).digest()
         m.push(data)
@@ -344,7 +345,7 @@ def _check_signature(m: Machine) -> None:
     key, signature = m.pop(), m.pop()
     check_form(signature, m.rules)
     check_key(key)
-    m.meter.spend(SIGNATURE_STEPS if signature else 0)
+    m.meter.spend(SIGNATURE_STEPS if signature else 2)
     true = fits(signature, key, m.digest)
     if not true and signature and not m.rules.relaxed:
         raise untrue("a signature that does not fit its key")

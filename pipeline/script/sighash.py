@@ -25,6 +25,17 @@ class Digests:
         self.tx = tx
         self._prevouts = self._sequences = self._outputs = b""
 
+    def steps(self, code: bytes, kind: int) -> int:
+        """What the next `digest` costs, in steps of a script's meter; the verification itself is not in it."""
+        steps = len(code) >> 10
+        if kind & CHRONICLE:
+            steps += len(self.tx.raw) >> 10
+            steps += 0 if kind & ANYONE_CAN_PAY else len(self.tx.ins)
+            steps += len(code) >> 2 if 0xAB in code else 0  # each instruction is looked at
+        elif not self._prevouts and not kind & ANYONE_CAN_PAY:
+            steps += (len(self.tx.raw) >> 10) + (len(self.tx.ins) >> 1)
+        return steps
+
     def digest(self, vin: int, satoshis: bytes, code: bytes, kind: int) -> bytes:
         """What a signature in input `vin` signs.
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -12,19 +13,19 @@ from pathlib import Path
 import pytest
 
 from agents.runtime.sandbox import Sandbox, SandboxFault, SandboxSettings
-from agents.runtime.sandbox_child import Request, frame
+from agents.runtime.sandbox_child import NICE, Request, frame
 from pipeline.policy import Policy
 from pipeline.script.engine import ScriptJob, SpentCoin
-from tests.builders import In, Out, by_script, funding, push, spend
+from tests.builders import In, Out, by_script, funding, key, push, spend
 
 TRUE = b"\x61"
 NO_LIMIT = 10**12
 
 
-def job(locking: bytes, key: int = 0, memory: int = 10**8) -> ScriptJob:
+def job(locking: bytes, number: int = 0, memory: int = 10**8) -> ScriptJob:
     parent = funding(Out(1000, locking))
     tx = spend([In(parent, 0, by_script(b"\x51"))])
-    return ScriptJob(key, tx.raw, (SpentCoin(0, parent.output(0), True, True),), True, memory)
+    return ScriptJob(number, tx.raw, (SpentCoin(0, parent.output(0), True, True),), True, memory)
 
 
 @pytest.fixture
@@ -94,6 +95,57 @@ async def test_the_kernel_ends_a_child_whose_steps_were_misjudged(
     assert pid_of(sandbox) != before
 
 
+ONE_OPERATION = [
+    pytest.param(push(b"\x7f" * 1_000_000), b"\x76\x95\x75", id="big numbers: MUL of 1 MB by 1 MB"),
+    pytest.param(push(b"\x7f" * 1_000_000) + b"\x76\x7e" * 7, b"\xa6", id="hashing: RIPEMD160 of 128 MB"),
+    pytest.param(
+        b"\x00" + push(key().sign(bytes(32)) + b"\x41") + b"\x51" + push(key().public) + b"\x76" * 19_999,
+        push((20_000).to_bytes(2, "little")) + b"\xae\x75",
+        id="signatures: CHECKMULTISIG of 20,000 keys",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("before", "operation"), ONE_OPERATION)
+async def test_the_kernels_clock_interrupts_one_long_operation(
+    before: bytes, operation: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its step is not over yet: nothing in the child could look at a clock. What comes before it has time enough."""
+    monkeypatch.setattr("agents.runtime.sandbox.STEPS_PER_MS", 10**9)
+    sandbox = Sandbox(Policy(), SandboxSettings(processes=1))
+    await sandbox.start()
+    try:
+        deadline_ms = 400
+        assert (await sandbox.run([job(before, memory=NO_LIMIT)], deadline_ms))[0].code != "policy.script-budget"
+        child = pid_of(sandbox)
+        assert (await sandbox.run([job(before + operation, memory=NO_LIMIT)], deadline_ms))[0].code == (
+            "policy.script-budget"
+        )
+        assert (await sandbox.run([job(TRUE)]))[0].code == ""
+        assert pid_of(sandbox) != child
+    finally:
+        await sandbox.stop()
+
+
+async def test_the_kernels_clock_is_the_budget(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processor time, as the system counts it: 300 ms and not twice that; ticks and the child's start aside."""
+    monkeypatch.setattr("agents.runtime.sandbox.STEPS_PER_MS", 10**9)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    idle = seconds_of(pid_of(sandbox))
+    slow = job(push(b"\x7f" * 1_000_000) + b"\x76\x95\x75")
+    assert (await sandbox.run([slow]))[0].code == "policy.script-budget"
+    await sandbox.stop()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime - idle
+    assert 0.25 < spent < 0.45
+
+
+def seconds_of(pid: int) -> float:
+    """Processor time a process has taken."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 async def test_memory_that_runs_out_is_a_verdict() -> None:
     """The count of the stacks is switched off; the ceiling of the address space holds."""
     sandbox = Sandbox(Policy(), SandboxSettings(processes=1, memory_bytes=256 << 20))
@@ -113,6 +165,24 @@ async def test_a_child_that_is_killed_is_a_fault_and_is_replaced(sandbox: Sandbo
     with pytest.raises(SandboxFault):
         await running
     assert (await sandbox.run([job(TRUE)]))[0].code == ""
+
+
+async def test_a_child_that_dies_takes_only_its_own_jobs_with_it() -> None:
+    """Two payloads at two children; one child is killed at its work."""
+    sandbox = Sandbox(Policy(), SandboxSettings(processes=2))
+    await sandbox.start()
+    try:
+        running = [asyncio.ensure_future(sandbox.run([job(b"\x61" * 400_000)], deadline_ms=60_000)) for _ in range(2)]
+        await asyncio.sleep(0)
+        os.kill(children_of(os.getpid())[0], signal.SIGKILL)
+        said = await asyncio.gather(*running, return_exceptions=True)
+        assert [type(one) for one in said].count(SandboxFault) == 1
+        assert [one[0].code for one in said if isinstance(one, dict)] == [""]
+        for _ in range(4):
+            assert (await sandbox.run([job(TRUE)]))[0].code == ""
+        assert len(children_of(os.getpid())) == 2
+    finally:
+        await sandbox.stop()
 
 
 async def test_a_child_that_was_killed_while_idle_costs_one_run(sandbox: Sandbox) -> None:
@@ -145,6 +215,23 @@ async def test_a_slow_payload_holds_up_one_child_only() -> None:
         await sandbox.stop()
 
 
+@pytest.mark.parametrize(("cores", "children"), [(1, 1), (2, 1), (4, 3)])
+async def test_a_core_is_left_to_the_stage(cores: int, children: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    sandbox = Sandbox(Policy(), SandboxSettings())
+    await sandbox.start()
+    try:
+        assert len(children_of(os.getpid())) == children
+    finally:
+        await sandbox.stop()
+
+
+async def test_children_step_behind_the_stage(sandbox: Sandbox) -> None:
+    """The kernel's own figure."""
+    behind = os.getpriority(os.PRIO_PROCESS, pid_of(sandbox)) - os.getpriority(os.PRIO_PROCESS, 0)
+    assert behind == min(NICE, 19 - os.getpriority(os.PRIO_PROCESS, 0))
+
+
 async def test_children_end_with_the_sandbox() -> None:
     sandbox = Sandbox(Policy(), SandboxSettings(processes=1))
     await sandbox.start()
@@ -156,11 +243,11 @@ async def test_children_end_with_the_sandbox() -> None:
 
 PARENT = """
 import asyncio
-from agents.runtime.sandbox import Sandbox
+from agents.runtime.sandbox import Sandbox, SandboxSettings
 from pipeline.policy import Policy
 
 async def main():
-    await Sandbox(Policy()).start()
+    await Sandbox(Policy(), SandboxSettings(processes=2)).start()
     print("up", flush=True)
     await asyncio.sleep(600)
 

@@ -307,6 +307,19 @@ def test_many_signatures_go_to_the_sandbox_and_give_the_same_answer() -> None:
     assert (within.roots, within.jobs) == (payload.roots, ())
 
 
+@pytest.mark.parametrize("kind", [builders.ALL, builders.ALL | builders.OTDA])
+def test_a_digest_that_goes_through_a_long_script_is_made_in_the_sandbox(kind: int) -> None:
+    """One signature; but the original digest looks at each of 400,000 instructions, 100 ms of the stage's thread."""
+    parent = funding(Out(1000, p2pkh(key(1)) + b"\x6a" + b"\xab" * 400_000))
+    unlocking = builders.push(b"\x30" * 71 + bytes((kind,))) + builders.push(key(1).public)
+    made = bag(parent, spend([In(parent, unlock=by_script(unlocking))]), proven=[parent])
+    payload = parse(made.v1(), POLICY)
+    assert isinstance(payload, Payload)
+    planned = plan(payload, POLICY, TIP)
+    assert isinstance(planned, Plan)
+    assert len(planned.jobs) == bool(kind & builders.OTDA)
+
+
 def test_scripts_over_the_budget() -> None:
     parent = funding(Out(1000, b"\x51" + b"\x76\x93" * 5_000))
     made = bag(parent, spend([In(parent, unlock=by_script(b"\x51"))]), proven=[parent])

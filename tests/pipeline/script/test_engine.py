@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.codec.tx import Tx
 from pipeline.script.engine import ScriptJob, ScriptResult, SpentCoin, rules_for, run_jobs
-from tests.builders import In, Out, by_p2pkh, by_script, funding, key, p2pkh, spend
+from tests.builders import ALL, OTDA, In, Out, by_p2pkh, by_script, funding, key, p2pkh, push, spend
 
 
 def job(key_: int, *pairs: tuple[bytes, bytes], version: int = 1, chronicle: bool = True) -> ScriptJob:
@@ -33,6 +33,26 @@ def test_jobs_share_their_steps() -> None:
     results = list(run_jobs([job(0, SLOW), job(1, SLOW), job(2, TRUE)], 1_000))
     assert [r.code for r in results] == ["", "policy.script-budget", "policy.script-budget"]
     assert [r.code for r in run_jobs([job(0, SLOW), job(1, SLOW), job(2, TRUE)], 2_000)] == ["", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("kind", "behind", "ins"),
+    [
+        pytest.param(ALL | OTDA, b"", 2_000, id="the original digest goes through all inputs"),
+        pytest.param(ALL | OTDA, b"\x6a" + b"\xab" * 8_000, 1, id="and through the script"),
+        pytest.param(ALL, b"", 4_000, id="the other one does so once"),
+        pytest.param(ALL, b"\x6a" + bytes(2_000_000), 1, id="and hashes the script"),
+    ],
+)
+def test_what_a_digest_costs_is_counted(kind: int, behind: bytes, ins: int) -> None:
+    """A template in a job costs 61 steps beside it; by the machine a few more."""
+    for locking in (p2pkh(key()) + behind, b"\x61" + p2pkh(key()) + behind):
+        parent = funding(*[Out(1000, locking)] * ins)
+        unlocking = push(key().sign(bytes(32)) + bytes((kind,))) + push(key().public)
+        tx = spend([In(parent, vin, by_script(unlocking if vin == 0 else b"")) for vin in range(ins)])
+        asked = ScriptJob(0, tx.raw, (SpentCoin(0, parent.output(0), True, True),), True, 10**8)
+        assert [r.code for r in run_jobs([asked], 1_500)] == ["policy.script-budget"]
+        assert [r.code for r in run_jobs([asked], 10_000)] == ["script.false"]
 
 
 def test_templates_are_judged_in_jobs_as_well() -> None:

@@ -384,6 +384,9 @@ def test_a_relaxed_unlocking_script_signs_the_locking_script_as_well() -> None:
         "x4e40420f00" + "7f" * 1_000_000 + " " + "DUP HASH256 DROP " * 200,
         "x4e40420f00" + "7f" * 1_000_000 + " 'abcdefgh' DIV",
         "x4e40420f00" + "7f" * 1_000_000 + " DUP 500000 SPLIT DROP DIV",
+        "0 1000000 NUM2BIN " + "IFDUP " * 200,
+        "0 1000000 NUM2BIN " + "DUP BIN2NUM DROP " * 200,
+        "x4c64" + "7f" * 100 + " DUP " + "2DUP ADD DROP " * 400,
     ],
 )
 def test_time_is_counted_before_it_is_spent(locking: str) -> None:
