@@ -309,14 +309,12 @@ def _root(bump: Bump, claimed: list[Tx], strict: bool) -> Root:
     if strict and (bump.whole or bump.superfluous()):
         raise Malformed("structure.bump-leaf", f"bump {bump.index}", "nodes that no leaf needs")
     leaves = bump.leaves()
-    wanted = set(bump.flagged)
     for tx in claimed:
         leaf = leaves.get(tx.txid)
         if leaf is None:
             raise Malformed("structure.not-in-bump", f"tx {tx.index}", f"bump {bump.index}")
         tx.leaf = leaf
-        wanted.add(leaf)
         # Offset 0 is the coinbase's. The root vouches for the offset, so that only a synthetic block has another there.
         if tx.is_coinbase() if leaf else strict and not tx.is_coinbase():
             raise Malformed("structure.coinbase", f"tx {tx.index}", f"at place {leaf} of its block")
-    return bump.root(wanted)
+    return bump.line or bump.root({*bump.flagged, *(tx.leaf for tx in claimed)})

@@ -189,7 +189,7 @@ def _undecided(payload: Payload, work: Work, answers: Mapping[RootAt, Answer], t
     return None
 
 
-_NO_LOCK = bytes(4)
+_NO_LOCK, _VERSION_1 = bytes(4), b"\x01\0\0\0"
 
 
 # --- scripts
@@ -214,10 +214,10 @@ def _assign(payload: Payload, coins: list[list[bytes]], fee: int, tip: Tip | Non
     inline: list[_Inline] = []
     foreign: list[tuple[int, int, Rules]] = []
     new_coins: list[tuple[Tx, int, int]] = []
-    weight = 0
+    weight = 0  # in signature verifications; the original digest goes through the whole transaction for each input
     for place, tx in enumerate(payload.unmined):
         raw, ins = tx.raw, tx.ins
-        relaxed = chronicle and tx.version > 1
+        relaxed = chronicle and raw[:4] != _VERSION_1 and tx.version > 1
         for vin, coin in enumerate(coins[place]):
             parent = tx.parents[vin]
             assert parent is not None
@@ -237,7 +237,10 @@ def _assign(payload: Payload, coins: list[list[bytes]], fee: int, tip: Tip | Non
                 foreign.append((place, vin, rules))
             else:
                 inline.append(_Inline(place, vin, coin, locking, checks, rules))
-                weight += _weight(checks, locking, tx)
+                weight += len(checks.keys) + (len(locking) >> 16)
+                for signature in checks.signatures:
+                    if signature[-1] & CHRONICLE:
+                        weight += Digests(tx).steps(locking, signature[-1]) // SIGNATURE_STEPS
     if weight > policy.inline_signatures:
         foreign += [(each.place, each.vin, each.rules) for each in inline]
         inline = []
@@ -262,14 +265,6 @@ def _jobs(
             )
         )
     return tuple(jobs)
-
-
-def _weight(checks: Checks, locking: bytes, tx: Tx) -> int:
-    # In signature verifications. The original digest goes through the whole transaction and script for each input.
-    original = [
-        Digests(tx).steps(locking, signature[-1]) for signature in checks.signatures if signature[-1] & CHRONICLE
-    ]
-    return len(checks.keys) + sum(original) // SIGNATURE_STEPS + (len(locking) >> 16)
 
 
 def _refuse_scripts(payload: Payload, planned: Plan, script_results: ScriptResults) -> Verdict | None:

@@ -98,7 +98,7 @@ class Tx(Struct, gc=False, eq=False):
 
     def is_coinbase(self) -> bool:
         """Whether it makes new coins: one input, which spends nothing."""
-        return len(self.ins) == 2 and self.outpoint(0) == NULL_OUTPOINT
+        return len(self.ins) == 2 and self.raw[5:41] == NULL_OUTPOINT
 
     def is_final(self, height: int, median_time_past: int) -> bool:
         """Whether a block of this height may hold it (BIP 113). Strict inequalities."""
