@@ -231,10 +231,10 @@ def _lines(path: str) -> list[str]:
         return []
 
 
-def page(alone: RuntimeReport | None, whole: PathReport | None) -> str:
-    """The results as a page."""
+def page(alone: RuntimeReport | None, whole: PathReport | None, more: str = "") -> str:
+    """The results as a page. more: parts that other modules measured."""
     parts = [
-        "# Benchmarks: the foundation\n",
+        "# Benchmarks\n",
         f"Made by `make bench`. Ratios within one run are what counts.\n\n{machine()}\n",
     ]
     if alone is not None:
@@ -248,7 +248,7 @@ def page(alone: RuntimeReport | None, whole: PathReport | None) -> str:
         )
     if whole is not None:
         parts.append(_path_page(whole))
-    return "".join(parts)
+    return "".join([*parts, more])
 
 
 def _row(name: str, run: Passed) -> str:

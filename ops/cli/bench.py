@@ -7,24 +7,31 @@ import click
 
 
 @click.command()
-@click.argument("parts", nargs=-1, type=click.Choice(["runtime", "path"]))
+@click.argument("parts", nargs=-1, type=click.Choice(["runtime", "path", "kernel"]))
+@click.option("--soak", default=0, metavar="PAYLOADS", type=click.IntRange(0), help="Verify so many, and watch memory.")
 @click.option("--write", type=click.Path(path_type=Path, dir_okay=False), help="Write the page here too.")
-def bench(parts: tuple[str, ...], write: Path | None) -> None:
-    """Measure the runtime alone and the whole path; prints a page."""
+def bench(parts: tuple[str, ...], soak: int, write: Path | None) -> None:
+    """Measure the verifier alone, the runtime alone and the whole path; prints a page."""
     from ops import bench as benchmarks
     from ops.home import home, move_to
 
-    chosen = parts or ("runtime", "path")
+    chosen = parts or ("kernel", "runtime", "path")
 
     def say(what: str) -> None:
         click.echo(what, err=True)
 
+    verifier = ""
+    if "kernel" in chosen or soak:
+        from ops import kernel_bench
+
+        timed = kernel_bench.kernel(say) if "kernel" in chosen else []
+        verifier = kernel_bench.page(timed, kernel_bench.soak(soak, say) if soak else None)
     folder = home() / "bench"
     move_to(folder)
     alone = asyncio.run(benchmarks.runtime(say)) if "runtime" in chosen else None
     move_to(folder)
     whole = asyncio.run(benchmarks.path(say)) if "path" in chosen else None
-    text = benchmarks.page(alone, whole)
+    text = benchmarks.page(alone, whole, verifier)
     click.echo(text)
     if write is not None:
         write.parent.mkdir(parents=True, exist_ok=True)
