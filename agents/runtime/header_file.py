@@ -12,8 +12,7 @@ import mmap
 import os
 from pathlib import Path
 
-from pipeline.chain.headers import HEADER_BYTES, Checkpoint, Rules, header_hash, root_of, standing
-from schemas.types import Root
+from pipeline.chain.headers import HEADER_BYTES, Checkpoint, Rules, header_hash, standing
 
 log = logging.getLogger(__name__)
 
@@ -82,11 +81,6 @@ class HeaderFile:
         if self._map is None or last < first:
             return b""
         return self._map[self._at(first) : self._at(last + 1)]
-
-    def has_root(self, height: int, root: Root) -> bool | None:
-        """Whether the header at a height has this root; None where there is no header."""
-        header = self.header(height)
-        return root_of(header) == root if header else None
 
     def hash_at(self, height: int) -> bytes:
         """The block hash at a height, wire order; empty where there is no header."""

@@ -26,6 +26,7 @@ from pipeline.chain.headers import (
     checkpoint_of,
     header_hash,
     median_time,
+    root_of,
     rules_of,
     shared,
     split,
@@ -251,6 +252,7 @@ class Follower:
         """Open, and follow the sources until closed."""
         await self.open()
         self._running = asyncio.create_task(self._run())
+        self._running.add_done_callback(_ended)
 
     async def close(self) -> None:
         """Give up what is under way, and the file."""
@@ -263,10 +265,10 @@ class Follower:
 
     def answer(self, at: RootAt) -> Answer:
         """Whether our chain has a root at a height: unknown below the checkpoint and above the tip. Microseconds."""
-        has = self.file.has_root(*at) if self._file is not None else None
-        if has is None:
+        header = self._file.header(at[0]) if self._file is not None else b""
+        if not header:
             return Answer.UNKNOWN
-        return Answer.YES if has else Answer.NO
+        return Answer.YES if root_of(header) == at[1] else Answer.NO
 
     async def look(self) -> bool:
         """One round: all sources asked for their tips, and followed to them. Whether one was heard to its end."""
@@ -289,11 +291,8 @@ class Follower:
         while True:
             try:
                 await self.look()
-            except OSError as error:  # the disk: others are asked meanwhile, and it may be mended
+            except OSError as error:  # the disk, which may be mended; meanwhile the services are asked alone
                 log.error("headers cannot be kept: %s", error)
-            except Exception:
-                log.exception("following headers failed, and ends: roots are asked of the services alone")
-                raise
             await asyncio.sleep(self._settings.poll_s)
 
     async def _follow(self, source: _Source, height: int, tip_hash: bytes) -> bool:
@@ -398,3 +397,8 @@ class Follower:
         else:
             self.seen = None
         self._tell(Grown(file.tip))
+
+
+def _ended(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("following headers failed: roots are asked of the services alone from here on", exc_info=error)

@@ -57,13 +57,10 @@ def begins(chain: list[bytes], found: list[bytes]) -> bool:
 def test_what_is_written_is_read_and_all_but_the_newest_again_after_a_restart(tmp_path: Path) -> None:
     file = opened(tmp_path)
     assert held(file) == []
-    assert file.has_root(CHECKPOINT, bytes(32)) is None
     file.write(CHECKPOINT, CHAIN[0])
     for first in range(1, 30, 7):
         file.write(CHECKPOINT + first, b"".join(CHAIN[first : first + 7]))
     assert held(file) == CHAIN
-    assert file.has_root(CHECKPOINT + 9, CHAIN[9][36:68]) is True
-    assert file.has_root(CHECKPOINT + 9, CHAIN[8][36:68]) is False
     file.close()
     assert (tmp_path / "headers-0.bin").read_bytes() == content(CHAIN)  # 80 bytes a header, and a head of as many
     file = opened(tmp_path)

@@ -125,6 +125,44 @@ async def test_long_stretches_come_in_batches(tmp_path: Path) -> None:
             await follower.close()
 
 
+@pytest.mark.parametrize("most", [1, 7])
+async def test_a_service_that_tells_fewer_headers_than_it_is_asked_for(most: int, tmp_path: Path) -> None:
+    """Services bound their replies as they like."""
+    async with world_of(tmp_path, CHAIN, "chaintracks") as world:
+        view = world.sources[0].service.view
+        whole = view.raws
+        view.raws = lambda height, count: whole(height, min(count, most))  # type: ignore[method-assign]
+        follower = world.follower(CHAIN)
+        await follower.open()
+        for chain in (CHAIN, [*CHAIN[:-6], *BARE.branch(6)]):
+            world.sources[0].tell(chain)
+            assert await follower.look()
+            assert chain_of(follower) == chain
+        await follower.close()
+
+
+async def test_a_disk_that_fails_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on when there is room again; whatever else ends the following is told."""
+    async with world_of(tmp_path, CHAIN, "chaintracks") as world:
+        follower = world.follower(CHAIN, poll_s=0.01)
+        failures = 0
+
+        def full(*_: object) -> int:
+            nonlocal failures
+            failures += 1
+            raise OSError(28, "no space left on device")
+
+        await follower.open()
+        await follower.close()
+        await follower.start()
+        monkeypatch.setattr("agents.runtime.header_file.os.pwrite", full)
+        await until(lambda: failures > 1)
+        monkeypatch.undo()
+        await until(lambda: follower.file.tip == TIP)
+        assert chain_of(follower) == CHAIN
+        await follower.close()
+
+
 async def test_a_restart_fetches_the_newest_header_alone(tmp_path: Path) -> None:
     async with world_of(tmp_path, CHAIN, "woc") as world:
         for asked in (1 + 4 + 59, 1 + 1):
