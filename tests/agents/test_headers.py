@@ -141,6 +141,20 @@ async def test_a_service_that_tells_fewer_headers_than_it_is_asked_for(most: int
         await follower.close()
 
 
+async def test_what_stands_behind_a_gap_does_not_count(tmp_path: Path) -> None:
+    """Of headers asked for one by one, one is not there: what comes behind it would stand at another height."""
+    async with world_of(tmp_path, CHAIN, "woc") as world:
+        view = world.sources[0].service.view
+        whole = view.header
+        view.header = lambda height: None if height == CHECKPOINT + 2 else whole(height)  # type: ignore[method-assign]
+        follower = world.follower(CHAIN)
+        await follower.open()
+        assert not await follower.look()
+        assert chain_of(follower) == CHAIN[:2]
+        assert put_aside(world) == []
+        await follower.close()
+
+
 async def test_a_disk_that_fails_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It goes on when there is room again; whatever else ends the following is told."""
     async with world_of(tmp_path, CHAIN, "chaintracks") as world:

@@ -112,6 +112,14 @@ async def test_a_member_is_one_voice(root: RootAt, tmp_path: Path) -> None:
     assert await every_combination(tmp_path, "member", root) == MEMBER
 
 
+async def test_a_member_counts_as_one_that_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One service and the follower are two: nobody has to be asked whether the world is there."""
+    async with asking(tmp_path, "member") as world:
+        monkeypatch.setattr(world.trackers, "probe", None)
+        world.says("Nxx")
+        assert await world.word(OLD) is U
+
+
 @pytest.mark.setting("trackers.follower")
 async def test_an_authority_decides_whatever_the_services_say(tmp_path: Path) -> None:
     found = await every_combination(tmp_path, "authority", OLD)
