@@ -43,6 +43,9 @@ STEP_BACK = 6
 """Blocks below our tip where the fork is looked for first, four times as many each time after: reorganisations of more
 are years apart."""
 
+LONG = 100
+"""Headers a source that tells one a request is not asked for while another has not had its turn."""
+
 WEAK_BRANCH = 4
 """A branch of so many times the headers it would replace that still has less work is no honest chain: difficulty moves
 by a factor of two a day at most."""
@@ -215,9 +218,7 @@ class Follower:
             raise ValueError("headers.sources: none is named, and no tracker either")
         for remote in found:
             transport.know(remote)
-        # Long stretches come from whoever tells most at once.
-        sources = [_Source(remote, transport, settings) for remote in found]
-        self._sources = sorted(sources, key=lambda source: -source.range)
+        self._sources = [_Source(remote, transport, settings) for remote in found]
         self._settings = settings
         self._folder = folder
         self._clock = clock
@@ -271,20 +272,39 @@ class Follower:
         return Answer.YES if root_of(header) == at[1] else Answer.NO
 
     async def look(self) -> bool:
-        """One round: all sources asked for their tips, and followed to them. Whether one was heard to its end."""
-        asked = [source for source in self._sources if self._clock() >= source.aside_until]
-        tips = await asyncio.gather(*(source.tip() for source in asked))
-        heard = False
-        for source, tip in zip(asked, tips, strict=True):
-            if tip is None:
-                continue
-            try:
-                if await self._follow(source, *tip):
-                    self.heard_at = self._clock()
-                    heard = True
-            except _Lies as lies:
-                source.aside_until = self._clock() + self._settings.put_aside_s
-                self._tell(PutAside(source.remote.name, lies.found))
+        """One round: all sources asked for their tips, and followed to them as they answer. Whether one was heard."""
+        now = self._clock()
+        asked = {asyncio.create_task(s.tip()): s for s in self._sources if now >= s.aside_until}
+        pending, late, heard = set(asked), [], False
+        try:
+            while pending:
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    source, tip = asked[task], task.result()
+                    if tip is None:
+                        continue
+                    # A long stretch header by header is for when nobody else tells it.
+                    if source.range == 1 and tip[0] - self.file.tip > LONG:
+                        late.append((source, tip))
+                    else:
+                        heard |= await self._hear(source, *tip)
+            for source, tip in late:
+                heard |= await self._hear(source, *tip)
+        finally:
+            for task in pending:
+                task.cancel()
+        return heard
+
+    async def _hear(self, source: _Source, height: int, tip_hash: bytes) -> bool:
+        """Follow a source, and take down whether it was heard to its end; one that lies is put aside."""
+        try:
+            heard = await self._follow(source, height, tip_hash)
+        except _Lies as lies:
+            source.aside_until = self._clock() + self._settings.put_aside_s
+            self._tell(PutAside(source.remote.name, lies.found))
+            return False
+        if heard:
+            self.heard_at = self._clock()
         return heard
 
     async def _run(self) -> None:

@@ -452,6 +452,35 @@ async def test_a_silent_source_costs_its_time_out(tmp_path: Path) -> None:
         await follower.close()
 
 
+@pytest.mark.parametrize("silent", [0, 1, 2])
+async def test_a_silent_source_delays_nothing_that_others_tell(silent: int, tmp_path: Path) -> None:
+    async with world_of(tmp_path, CHAIN, "chaintracks", "bhs", "woc") as world:
+        follower = world.follower(CHAIN, timeout_s=60.0)
+        await follower.open()
+        world.sources[silent].fault("hang")
+        looking = asyncio.create_task(follower.look())
+        await until(lambda: follower.heard_at == world.clock.now)
+        assert chain_of(follower) == CHAIN
+        assert not looking.done()
+        looking.cancel()
+        await asyncio.wait((looking,))
+        await follower.close()
+
+
+async def test_a_long_stretch_comes_from_who_tells_many_headers_at_once(tmp_path: Path) -> None:
+    """However late it answers; from the other, if nobody else has them."""
+    long = mined(CHAIN, 60)
+    for mode, asked in (("slow", 1), ("down", 1 + 4 + len(long) - 1)):
+        async with world_of(tmp_path / mode, long, "woc", "chaintracks") as world:
+            world.sources[1].fault(mode, delay_ms=100)
+            follower = world.follower(CHAIN)
+            await follower.open()
+            assert await follower.look()
+            assert chain_of(follower) == long
+            assert world.sources[0].asked == asked
+            await follower.close()
+
+
 async def test_a_source_that_is_behind_is_heard_and_one_that_shows_less_than_it_claims_is_not(tmp_path: Path) -> None:
     async with world_of(tmp_path, CHAIN, "chaintracks", "chaintracks") as world:
         follower = world.follower(CHAIN)
