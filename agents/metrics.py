@@ -97,6 +97,30 @@ TRANSACTION_SECONDS = _histogram(
 RESTORE_SECONDS = _histogram(
     "restore_seconds", "Time to restore one partition.", _SECONDS, "Of exactly-once stages, at assignment."
 )
+TRACKER_DISAGREEMENTS = _counter(
+    "tracker_disagreements",
+    "Roots about which one chain tracker said yes and another no.",
+    (),
+    "Of verify. Rising for long: one of them lies, is broken or stands on another branch; the event names them.",
+)
+REORGANISATIONS = _counter(
+    "chain_reorganisations",
+    "Times a chain tracker replaced blocks, by tracker; `follower` is our own.",
+    ("tracker",),
+    "Of verify. All trackers together: the chain did. One alone and often: it is served by nodes that differ.",
+)
+SOURCES_PUT_ASIDE = _counter(
+    "header_sources_put_aside",
+    "Times a source told the header follower headers that break a rule.",
+    ("source",),
+    "Of verify. Honest services never do: find out what is wrong with it.",
+)
+FOLLOWER_HEIGHT = _gauge(
+    "follower_height",
+    "Height of the header follower's tip; one below the checkpoint while it has none.",
+    (),
+    "Of verify, with `trackers.follower` on. It stands still for an hour: no source has headers it takes.",
+)
 
 STATES = ("running", "paused", "halted", "restoring")
 
@@ -115,6 +139,15 @@ def register(stage: str, topics: Iterable[str], codes: Iterable[tuple[str, str]]
         else:
             OUTCOMES.labels(stage, kind, code)
     state(stage, "running")
+
+
+def register_chain(stage: str, trackers: Iterable[str], sources: Iterable[str]) -> None:
+    """The same for what a stage that asks about the chain counts; sources: of the header follower, if there is one."""
+    TRACKER_DISAGREEMENTS.labels(stage)
+    for tracker in trackers:
+        REORGANISATIONS.labels(stage, tracker)
+    for source in sources:
+        SOURCES_PUT_ASIDE.labels(stage, source)
 
 
 def state(stage: str, name: str) -> None:

@@ -2,9 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
 
 from msgspec import Struct
 
+from agents import metrics
+from agents.runtime.chain_news import ChainNews
+from agents.runtime.desk import Teller
+from agents.runtime.headers import Follower, HeaderSettings, News, Reorganised
 from agents.runtime.http import HttpSettings, Transport
 from agents.runtime.records import Decision, Defer, Emit, Fault, Inbound, Out, Refuse, WorldCondition
 from agents.runtime.sandbox import Sandbox, SandboxSettings
@@ -47,21 +52,60 @@ class Verify:
     begins_traces = False
     went_well: tuple[str, ...] = ("",)
 
-    def __init__(self, policy: Policy, trackers: TrackerSettings, http: HttpSettings, sandbox: SandboxSettings) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        trackers: TrackerSettings,
+        http: HttpSettings,
+        sandbox: SandboxSettings,
+        headers: HeaderSettings | None = None,
+        data_dir: str = ".",
+    ) -> None:
+        """headers, data_dir: of the header follower, where `trackers.follower` wants one."""
         self._policy = policy
         self._settings = trackers
+        self._headers = headers or HeaderSettings()
+        self._folder = Path(data_dir, self.name, "headers")
+        self._news = ChainNews(self.name)
+        self._follower: Follower | None = None
         self._transport = Transport(http)
         self._sandbox = Sandbox(policy, sandbox)
         self._trackers: Trackers | None = None
 
+    def tell_to(self, teller: Teller) -> None:
+        """Who writes events of this stage. Before `start`."""
+        self._news = ChainNews(self.name, teller)
+
     async def start(self) -> None:
-        """Open connections and start the script children."""
+        """Open connections, follow headers if that is wanted, and start the script children."""
         await self._transport.__aenter__()
-        self._trackers = Trackers(self._settings, self._transport)
+        if self._settings.follower != "off":
+            self._follower = Follower(
+                self._headers, self._settings.trackers, self._transport, self._folder, tell=self._heard
+            )
+        self._trackers = Trackers(
+            self._settings,
+            self._transport,
+            follower=self._follower,
+            tell=self._news.disagreement,
+            tell_reorganised=self._news.reorganised,
+        )
+        metrics.register_chain(self.name, self._trackers.names, self._follower.sources if self._follower else ())
+        if self._follower is not None:
+            await self._follower.start()
         await self._sandbox.start()
+
+    def _heard(self, news: News) -> None:
+        assert self._trackers is not None
+        if isinstance(news, Reorganised):
+            self._trackers.reorganised(news)
+        else:
+            self._news.followed(news)
 
     async def stop(self) -> None:
         """Close them."""
+        if self._follower is not None:
+            await self._follower.close()
         if self._trackers is not None:
             await self._trackers.close()
         await self._sandbox.stop()

@@ -96,9 +96,14 @@ class Installation:
         local = broker_settings(self.broker.bootstrap, 1)
         self._say("simulated network")
         chain = home() / "simulate" / "chain"
-        await asyncio.to_thread(Chain.open, chain)
+        begins = (await asyncio.to_thread(Chain.open, chain)).begins
         self.services = self._plan_services()
-        local = (*local, *self.services.settings(), f"worker.data_dir={home() / 'data'}")
+        local = (
+            *local,
+            *self.services.settings(),
+            f"worker.data_dir={home() / 'data'}",
+            f"headers.checkpoint={begins}",
+        )
         self.loaded = load(network=self._network, local=local, flags=self._own_flags)
         settings = self.loaded.settings
         self.simulated = Supervisor(self._simulated_specs(chain), settings.supervisor, home() / "logs")

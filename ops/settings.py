@@ -17,6 +17,7 @@ from msgspec import Struct
 from agents.apply import ApplySettings
 from agents.parse import ParseSettings
 from agents.runtime.endpoints import BroadcastSettings
+from agents.runtime.headers import HeaderSettings
 from agents.runtime.http import HttpSettings
 from agents.runtime.sandbox import SandboxSettings
 from agents.runtime.settings import (
@@ -60,6 +61,7 @@ class Settings(Struct, frozen=True):
     parse: ParseSettings = ParseSettings()
     policy: Policy = Policy()
     trackers: TrackerSettings = TrackerSettings()
+    headers: HeaderSettings = HeaderSettings()
     sandbox: SandboxSettings = SandboxSettings()
     apply: ApplySettings = ApplySettings()
     broadcast: BroadcastSettings = BroadcastSettings()
@@ -72,11 +74,20 @@ class Settings(Struct, frozen=True):
 
 PRESETS: dict[Network, dict[str, dict[str, Any]]] = {
     "main": {},
-    "test": {"policy": {"genesis_height": 1_344_302, "chronicle_height": 1_621_670}},
-    # One broker on this machine, and a simulated chain from height 900,000 up: mainnet's rules at those heights.
-    "dev": {"topics": {"replication": 1, "min_isr": 1}},
+    "test": {
+        "policy": {"genesis_height": 1_344_302, "chronicle_height": 1_621_670},
+        # The node's last checkpoint. Whoever finds no block for 20 minutes may take the easiest target there is.
+        "headers": {
+            "checkpoint": "1188697:0000000000170ed0918077bde7b4d36cc4c91be69fa09211f748240dabe047fb",
+            "easiest_bits": "1d00ffff",
+        },
+    },
+    # One broker on this machine, and a simulated chain from height 900,000 up: mainnet's rules at those heights, and
+    # regtest's difficulty. Its checkpoint follows from its seed: the installation names it.
+    "dev": {"topics": {"replication": 1, "min_isr": 1}, "headers": {"checkpoint": "", "easiest_bits": "207fffff"}},
 }
-"""What differs by network: the heights of its upgrades (as ARC's configuration names them), and a local broker."""
+"""What differs by network: the heights of its upgrades (as ARC's configuration names them), where its headers begin
+(as the node's `chainparams.cpp` names it) and how easy they may be, and a local broker."""
 
 
 class BadSettings(Exception):  # noqa: N818 - what the user wrote

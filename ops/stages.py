@@ -28,7 +28,14 @@ def make_stage(name: str, settings: Settings, cluster: Cluster) -> Any:
         case "verify":
             from agents.verify import Verify
 
-            return Verify(settings.policy, settings.trackers, settings.http, settings.sandbox)
+            return Verify(
+                settings.policy,
+                settings.trackers,
+                settings.http,
+                settings.sandbox,
+                settings.headers,
+                settings.worker.data_dir,
+            )
         case "apply":
             from agents.apply import ApplyStage
 
@@ -92,6 +99,8 @@ def _driver(stage: Any, settings: Settings, cluster: Cluster) -> Callable[[Worke
                 cluster.partitions,
             )
             return lanes, stage.start, _stopping(stage, tracer)
+        if hasattr(stage, "tell_to"):
+            stage.tell_to(worker.desk.tell)
         plain: Stage[Any] = stage
         runner = Runner(
             plain,

@@ -57,7 +57,7 @@ class Result(Struct, frozen=True, kw_only=True):
 class Event(Struct, frozen=True, kw_only=True):
     """Something an operator may want to know, by machine."""
 
-    kind: str  # stage-halted | stage-resumed | offsets-reset | range-lost | endpoint-down | ...
+    kind: str  # stage-halted | stage-resumed | offsets-reset | range-lost | trackers-disagree | chain-reorganised | ...
     subject: str  # the stage, endpoint, context or partition it is about
     severity: Severity
     message: str

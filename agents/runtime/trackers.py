@@ -2,14 +2,17 @@
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Callable, Collection, Coroutine, Mapping
-from typing import Annotated, Any, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from agents.runtime.http import Failure, Remote, Transport, Unavailable, remotes
+from agents.runtime.headers import NAME, Follower, Reorganised, log_news
+from agents.runtime.http import Failure, Remote, Transport, Unavailable, Unreachable, remotes
 from pipeline.chain.answer import Answer, RootAt, Seen, Tip
 from pipeline.chain.quorum import RootCache, agreed_tip, disagree, reorganised_at, settled
 from pipeline.chain.trackers import TRACKERS, Question, TipAt
@@ -39,6 +42,12 @@ class TrackerSettings(Struct, frozen=True):
     timeout_s: Annotated[
         float, why("A header service answers from memory; three such waits open its breaker.", gt=0)
     ] = 2.0
+    attempts: Annotated[
+        int, why("Of a request whose connection broke: it may have been closed while idle. A silence is not.", ge=1)
+    ] = 2
+    backoff_s: Annotated[
+        float, why("Drawn anew from 0 up to that before another try, so that workers spread.", ge=0)
+    ] = 0.1
     concurrency: Annotated[
         int, why("Requests in flight to one tracker; some dialects need one a height. Waiting here is no fault.", ge=1)
     ] = 8
@@ -58,6 +67,21 @@ class TrackerSettings(Struct, frozen=True):
     tip_max_age_s: Annotated[
         float, why("A tip that cannot be asked anew errs towards waiting; beyond this it is no longer used.", gt=0)
     ] = 60.0
+    follower: Annotated[
+        Literal["off", "member", "authority"],
+        why(
+            "The local header follower: one voice more, or the word on whatever it knows. Off by default, since it "
+            "first fetches 32 MB of headers, and since work instead of operators is a belief to choose."
+        ),
+    ] = "off"
+    follower_depth: Annotated[
+        int,
+        why(
+            "Blocks above one before an authority's word on it is enough: a block is cheap to make, seven in a row "
+            "before an honest one are not, and a no is final. Younger ones are the quorum's, the follower a voice.",
+            ge=0,
+        ),
+    ] = 6
 
 
 class NoQuorum(Unavailable):
@@ -82,10 +106,15 @@ def log_disagreement(found: Disagreement) -> None:
 class _Member:
     """One tracker: its dialect, and what it last said of its own tip."""
 
-    def __init__(self, remote: Remote, transport: Transport, settings: TrackerSettings) -> None:
+    def __init__(
+        self, remote: Remote, transport: Transport, settings: TrackerSettings, draw: Callable[[], float]
+    ) -> None:
         self.remote = remote
         self.seen: Seen | None = None
         self.seen_at = 0.0
+        self._attempts = settings.attempts
+        self._backoff_s = settings.backoff_s
+        self._draw = draw
         self._dialect = TRACKERS[remote.dialect]
         self._transport = transport
         self._timeout_s = settings.timeout_s
@@ -122,9 +151,16 @@ class _Member:
             value = read(reply)
             return value, value.why if isinstance(value, Unreadable) else ""
 
-        return await self._transport.send(
-            self.remote, request, judged, self._timeout_s, self._dialect.authorization, force
-        )
+        for attempt in range(self._attempts):
+            if attempt:
+                await asyncio.sleep(self._draw() * self._backoff_s)
+            came = await self._transport.send(
+                self.remote, request, judged, self._timeout_s, self._dialect.authorization, force
+            )
+            # Every question is idempotent. What was silent for the whole deadline would only be silent for another.
+            if not isinstance(came, Unreachable):
+                break
+        return came
 
 
 _Word: TypeAlias = asyncio.Future[Answer | BaseException]
@@ -139,10 +175,16 @@ class Trackers:
         settings: TrackerSettings,
         transport: Transport,
         *,
+        follower: Follower | None = None,
         clock: Callable[[], float] = time.monotonic,
+        draw: Callable[[], float] = random.random,
         tell: Callable[[Disagreement], None] = log_disagreement,
+        tell_reorganised: Callable[[Reorganised], None] = log_news,
     ) -> None:
-        """Raises ValueError for settings that name too few services or one twice, and what `Transport.know` raises."""
+        """follower: with the same clock; who closes it calls `reorganised` with what it tells.
+
+        Raises ValueError for settings that name too few services or one twice, and what `Transport.know` raises.
+        """
         found = remotes(settings.trackers, TRACKERS, "trackers.trackers")
         if len({urlsplit(remote.url).netloc for remote in found}) < len(found):
             raise ValueError("trackers.trackers: a host stands twice, and one service asked twice is one opinion")
@@ -153,7 +195,9 @@ class Trackers:
         self._settings = settings
         self._clock = clock
         self._tell = tell
-        self._members = [_Member(remote, transport, settings) for remote in found]
+        self._tell_reorganised = tell_reorganised
+        self._follower = follower if settings.follower != "off" else None
+        self._members = [_Member(remote, transport, settings, draw) for remote in found]
         self._cache = RootCache(settings.root_ttl_s, settings.buried_ttl_s, settings.cache_roots)
         self._open: dict[RootAt, _Word] = {}
         self._reorganisations = 0
@@ -171,8 +215,13 @@ class Trackers:
             return {}
         tip = await self.tip()
         now = self._clock()
-        answers = {at: self._cache.get(at, tip, now) for at in roots}
+        authority = self._authority()
+        answers = {at: self._by_work(at, authority) for at in roots}
+        for at in [at for at, word in answers.items() if word is Answer.UNKNOWN]:
+            answers[at] = self._cache.get(at, tip, now)
         unknown = [at for at, word in answers.items() if word is Answer.UNKNOWN and at[0] <= tip.height + AHEAD]
+        if authority is not None and unknown:
+            await self._look_again()  # the services' own tips, which the follower's stood in for
         if fresh := [at for at in unknown if at not in self._open]:
             loop = asyncio.get_running_loop()
             mine: dict[RootAt, _Word] = {at: loop.create_future() for at in fresh}
@@ -183,18 +232,36 @@ class Trackers:
         if waited:
             await asyncio.wait(waited.values())
         for at, future in waited.items():
-            word = future.result()
-            if isinstance(word, BaseException):
-                raise word
-            answers[at] = word
+            found = future.result()
+            if isinstance(found, BaseException):
+                raise found
+            answers[at] = found
         return answers
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the trackers, the follower last."""
+        names = tuple(member.remote.name for member in self._members)
+        return names if self._follower is None else (*names, NAME)
 
     async def tip(self) -> Tip:
         """The tip a quorum vouches for, at most `tip_ttl_s` old where trackers answer, `tip_max_age_s` where not.
 
+        A follower that is the authority says it alone while it is abreast.
+
         Raises:
             NoQuorum: too few trackers have named their tip lately.
         """
+        if (authority := self._authority()) is not None:
+            return Tip(authority.height, authority.median_time_past)
+        await self._look_again()
+        tip = self._agreed()
+        if tip is None:
+            raise NoQuorum(f"fewer than {self._settings.needed} of {len(self._members)} trackers answer")
+        return tip
+
+    async def _look_again(self) -> None:
+        """Ask the services for their tips, if that was long ago; callers at a time share one look."""
         if self._agreed() is None or self._clock() - self._looked_at >= self._settings.tip_ttl_s:
             if self._looking is None:
                 self._looking = self._spawn(self._look())
@@ -204,14 +271,40 @@ class Trackers:
             if looking.cancelled():
                 raise NoQuorum("asking was given up")
             looking.result()
-        tip = self._agreed()
-        if tip is None:
-            raise NoQuorum(f"fewer than {self._settings.needed} of {len(self._members)} trackers answer")
-        return tip
 
     async def probe(self) -> bool:
-        """Whether a quorum answers, asked now, open breakers or not: what ends a stage's pause."""
-        return await self._look(force=True) >= self._settings.needed
+        """Whether a quorum answers, asked now, open breakers or not: what ends a stage's pause.
+
+        A follower that is abreast counts as one that answers, and as all of them if it is the authority.
+        """
+        if self._authority() is not None:
+            return True
+        return await self._look(force=True) + (self._followed() is not None) >= self._settings.needed
+
+    def reorganised(self, found: Reorganised) -> None:
+        """Blocks were replaced: what was said of them is forgotten, and what is being asked about them is not kept."""
+        self._reorganisations += 1
+        dropped = self._cache.reorganised(found.height)
+        self._tell_reorganised(replace(found, forgotten=dropped))
+
+    def _followed(self) -> Seen | None:
+        """The follower's tip; None while it may not be believed: far behind, by what it heard or by the services."""
+        if self._follower is None or (seen := self._follower.seen) is None:
+            return None
+        if self._clock() - self._follower.heard_at >= self._settings.tip_max_age_s:
+            return None
+        others = agreed_tip(self._recent(), self._settings.needed)
+        return seen if others is None or others.height <= seen.height + AHEAD else None
+
+    def _authority(self) -> Seen | None:
+        """The follower's tip while its word is the last."""
+        return self._followed() if self._settings.follower == "authority" else None
+
+    def _by_work(self, at: RootAt, authority: Seen | None) -> Answer:
+        """What the authority says of a block that is deep enough."""
+        if authority is None or self._follower is None or at[0] > authority.height - self._settings.follower_depth:
+            return Answer.UNKNOWN
+        return self._follower.answer(at)
 
     async def close(self) -> None:
         """Give up what is under way."""
@@ -225,6 +318,10 @@ class Trackers:
         said: dict[RootAt, dict[str, Answer]] = {at: {} for at in mine}
         names = {asyncio.create_task(member.answer(mine)): member.remote.name for member in self._members}
         pending, reached = set(names), 0
+        if self._follower is not None and self._followed() is not None:
+            reached += 1
+            for at in mine:
+                said[at][NAME] = self._follower.answer(at)
         try:
             while pending:
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
@@ -241,7 +338,7 @@ class Trackers:
                         self._resolve(mine, (at,), word)
             left = [at for at, future in mine.items() if not future.done()]
             if left and reached < needed and not await self.probe():
-                self._resolve(mine, left, NoQuorum(f"{reached} of {len(names)} trackers answer, {needed} are needed"))
+                self._resolve(mine, left, NoQuorum(f"{reached} trackers answer, {needed} are needed"))
             # With a quorum that answers, it is about these roots, not about the world.
             self._resolve(mine, left, Answer.UNKNOWN)
             for at, answers in said.items():
@@ -278,18 +375,20 @@ class Trackers:
         if seen is None:
             return False
         if member.seen is not None and (height := reorganised_at(member.seen, seen)) is not None:
-            self._reorganisations += 1
-            dropped = self._cache.reorganised(height)
-            log.warning(
-                "%s shows other blocks from height %d on: %d roots forgotten", member.remote.name, height, dropped
-            )
+            self.reorganised(Reorganised(member.remote.name, height))
         member.seen, member.seen_at = seen, self._clock()
         return True
 
     def _agreed(self) -> Tip | None:
-        oldest = self._clock() - self._settings.tip_max_age_s
-        recent = [member.seen for member in self._members if member.seen is not None and member.seen_at >= oldest]
+        recent = self._recent()
+        if (followed := self._followed()) is not None:
+            recent.append(followed)
         return agreed_tip(recent, self._settings.needed)
+
+    def _recent(self) -> list[Seen]:
+        """The services' tips of late."""
+        oldest = self._clock() - self._settings.tip_max_age_s
+        return [member.seen for member in self._members if member.seen is not None and member.seen_at >= oldest]
 
     def _looked(self, _: asyncio.Task[int]) -> None:
         self._looking = None

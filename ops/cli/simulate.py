@@ -106,15 +106,18 @@ def arc(
     required=True,
     help="Block Headers Service, Chaintracks, WhatsOnChain.",
 )
-def headers(host: str, port: int, chain: Path | None, token: str, guarded: int | None, dialect: str) -> None:
+@click.option("--bare", type=int, metavar="BLOCKS", help="So many headers without blocks, in place of the chain.")
+def headers(
+    host: str, port: int, chain: Path | None, token: str, guarded: int | None, dialect: str, bare: int | None
+) -> None:
     """A header service over the simulated chain."""
     _guard(guarded)
     import asyncio
 
-    from ops.instruments.chain import Chain
+    from ops.instruments.chain import BareChain, Chain
     from ops.simulate.dialects import DIALECTS
 
-    opened = Chain.open(chain)
+    opened = Chain.open(chain) if bare is None else BareChain(bare)
 
     async def serve() -> None:
         await DIALECTS[dialect](opened, token).run(host, port)

@@ -137,6 +137,62 @@ def write_header(previous: bytes, root: Root, time: int, version: int = VERSION)
     return candidate
 
 
+def checkpoint_text(first: bytes) -> str:
+    """A chain's first header as `headers.checkpoint` names it."""
+    return f"{CHECKPOINT}:{display(hash256(first))}"
+
+
+class BareChain:
+    """Headers alone, so many of them, in memory: for those who follow headers and ask for nothing in the blocks.
+
+    10 us a header to make. A minute apart, so that 100,000 of them end in the past.
+    """
+
+    SPACING_S = 60
+
+    def __init__(self, blocks: int, seed: int = 0) -> None:
+        self.seed = seed
+        self.tip = CHECKPOINT + blocks - 1
+        self._headers: list[bytes] = []
+        previous = material(seed, CHECKPOINT - 1, "block", 31) + b"\x00"
+        for height in range(CHECKPOINT, self.tip + 1):
+            self._headers.append(self._write(previous, height, "main"))
+            previous = hash256(self._headers[-1])
+
+    def _write(self, previous: bytes, height: int, branch: str) -> bytes:
+        root = material(self.seed, height, f"{branch} root", 32)
+        return write_header(previous, root, BIRTH + (height - CHECKPOINT) * self.SPACING_S)
+
+    @property
+    def begins(self) -> str:
+        """The first block as `headers.checkpoint` names it."""
+        return checkpoint_text(self._headers[0])
+
+    def refresh(self) -> bool:
+        """It never grows."""
+        return False
+
+    def header(self, height: int) -> bytes:
+        """The header at `height`.
+
+        Raises:
+            IndexError: the height is below the checkpoint or above the tip.
+        """
+        if not CHECKPOINT <= height <= self.tip:
+            raise IndexError(f"the simulated chain has no block {height}")
+        return self._headers[height - CHECKPOINT]
+
+    def branch(self, depth: int) -> list[bytes]:
+        """Headers that replace the last `depth` blocks: one more of them, hence more work."""
+        if not 1 <= depth <= self.tip - CHECKPOINT:
+            raise ValueError(f"a branch replaces 1 to {self.tip - CHECKPOINT} blocks")
+        previous, headers = hash256(self.header(self.tip - depth)), []
+        for height in range(self.tip - depth + 1, self.tip + 2):
+            headers.append(self._write(previous, height, "branch"))
+            previous = hash256(headers[-1])
+        return headers
+
+
 class Chain:
     """The chain in a folder. Opening one that does not exist makes it, in about two seconds.
 
@@ -196,6 +252,11 @@ class Chain:
         for number in range(len(self._maps), manifest.stretches):
             with (self.folder / f"coins-{number:04}.bin").open("rb") as file:
                 self._maps.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+    @property
+    def begins(self) -> str:
+        """The first block as `headers.checkpoint` names it."""
+        return checkpoint_text(self.header(CHECKPOINT))
 
     @property
     def coins(self) -> int:

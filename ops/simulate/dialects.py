@@ -7,9 +7,9 @@ import msgspec
 from aiohttp import web
 from msgspec import Struct
 
-from ops.instruments.chain import WORK, Chain
+from ops.instruments.chain import WORK
 from ops.simulate.faults import Fault, Faults
-from ops.simulate.headers import DIFFICULTY, MODES, Header, View
+from ops.simulate.headers import DIFFICULTY, MODES, Header, Headers, View
 from ops.simulate.service import Service, reply
 from schemas.types import display, from_display
 
@@ -25,7 +25,7 @@ class HeaderService(Service):
     path = ""
     lies: tuple[str, ...] = ("root",)
 
-    def __init__(self, chain: Chain, token: str = "") -> None:
+    def __init__(self, chain: Headers, token: str = "") -> None:
         faults = Faults(MODES)
         super().__init__(self.name, faults, token=token, scheme=self.scheme, path=self.path)
         self.view = View(chain, faults)
@@ -221,8 +221,7 @@ class Chaintracks(HeaderService):
         return header if header is not None and header.on_best_chain else None
 
     def _raw_range(self, request: web.Request) -> bytes:
-        wanted = self.view.headers(number(request, "height"), min(number(request, "count"), MAX_COUNT))
-        return b"".join(header.raw for header in wanted)
+        return self.view.raws(number(request, "height"), min(number(request, "count"), MAX_COUNT))
 
     # v2
 

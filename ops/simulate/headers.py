@@ -1,8 +1,10 @@
 """The chain as one header service sees it, with what is wrong with its view."""
 
+from typing import Protocol
+
 from msgspec import Struct
 
-from ops.instruments.chain import BITS, CHECKPOINT, WORK, Chain
+from ops.instruments.chain import BITS, CHECKPOINT, WORK
 from ops.instruments.payloads import mainnet_data
 from ops.instruments.wire import hash256
 from ops.simulate.faults import Faults
@@ -36,10 +38,25 @@ class Header(Struct, frozen=True):
         return WORK * (self.height - CHECKPOINT + 1)
 
 
+class Headers(Protocol):
+    """What a view needs of a chain: `Chain`, or `BareChain`."""
+
+    tip: int
+
+    def refresh(self) -> bool:
+        """Take over what was added."""
+
+    def header(self, height: int) -> bytes:
+        """The header at `height`."""
+
+    def branch(self, depth: int) -> list[bytes]:
+        """Headers that replace the last `depth` blocks."""
+
+
 class View:
     """Best chain and tip. Heights below the checkpoint are known by root alone, and only those of real payloads."""
 
-    def __init__(self, chain: Chain, faults: Faults) -> None:
+    def __init__(self, chain: Headers, faults: Faults) -> None:
         self.chain = chain
         self.faults = faults
         self._old_roots = mainnet_data().root_table()
@@ -77,6 +94,14 @@ class View:
         """Up to `count` headers from `height` up, as far as they go."""
         found = [self.header(each) for each in range(height, min(height + count, self.tip + 1))]
         return [header for header in found if header is not None]
+
+    def raws(self, height: int, count: int) -> bytes:
+        """The same as bare bytes, without looking at each."""
+        if self.faults.get("lying") is not None:
+            return b"".join(header.raw for header in self.headers(height, count))
+        first, branch = self._branch()
+        heights = range(max(height, CHECKPOINT), min(height + count, self.tip + 1))
+        return b"".join(branch[each - first] if each >= first else self.chain.header(each) for each in heights)
 
     def by_hash(self, block_hash: bytes) -> Header | None:
         """A header by its hash (wire order): on the best chain, or replaced."""

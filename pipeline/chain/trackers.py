@@ -5,26 +5,28 @@ that height, with another root, or an explicit INVALID at or below its own tip, 
 Sources: Block Headers Service `transports/http/endpoints/api`, Chaintracks v2 routes, WhatsOnChain's documentation.
 """
 
-import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from pipeline.chain.answer import Answer, RootAt, Seen
+from pipeline.chain.headers import HEADER_BYTES, SPAN, header_hash, median_time, split, time_of, write_header
 from pipeline.http import HttpRequest, Unreadable
 from schemas.types import display, from_display
 
 T = TypeVar("T")
 
-SPAN = 11
-"""Headers in a median time past (BIP 113)."""
+WOC_HEADER = "/block/{height}/header"
 
-HEADER_BYTES = 80
+BHS_HEADERS = "/api/v1/chain/header/byHeight?height={first}&count={count}"
 
 BHS_BATCH = 500
 """Roots in one verification request: 55 kB of JSON. The service looks up one by one, and sets no limit itself."""
+
+RANGE = 2000
+"""Headers in one request: 160 kB bare, 1 MB as JSON; what nodes send each other in one message."""
 
 BHS_MAX_HEIGHT = 2**31 - 1
 """The service reads heights as 32-bit integers; one beyond them makes it refuse the whole batch."""
@@ -71,6 +73,18 @@ class Dialect(Protocol):
     def read_times(self, tip: TipAt, status: int, body: bytes) -> Seen | Unreadable:
         """The reply to `tip.request`: the headers up to the tip, from which the median time past follows."""
 
+    range: int
+    """Headers that one request may ask for."""
+
+    def ask_headers(self, first: int, count: int) -> HttpRequest:
+        """The request for `count` headers (at most `range`) from height `first` up."""
+
+    def read_headers(self, first: int, count: int, status: int, body: bytes) -> bytes | Unreadable:
+        """The reply: 80 bytes a header, at most `count`, none where the service has none there.
+
+        Nothing is checked but the form: what they claim is for `pipeline.chain.headers.check`.
+        """
+
 
 # --- Block Headers Service
 
@@ -91,6 +105,13 @@ class _BhsHeader(Struct):
     time: int = msgspec.field(name="creationTimestamp")
 
 
+class _BhsWhole(_BhsHeader):
+    version: int
+    root: str = msgspec.field(name="merkleRoot")
+    bits: int = msgspec.field(name="difficultyTarget")
+    nonce: int
+
+
 class _BhsTip(Struct):
     height: int
     header: _BhsHeader
@@ -100,6 +121,7 @@ class BlockHeadersService:
     """Block Headers Service (formerly Pulse): verifies whole batches in one call."""
 
     authorization = "Bearer {key}"
+    range = RANGE
 
     def ask(self, roots: Sequence[RootAt]) -> list[Question]:
         """Batches of `BHS_BATCH`."""
@@ -132,8 +154,7 @@ class BlockHeadersService:
         found = _json(_BhsTip, status, body)
         if isinstance(found, Unreadable):
             return found
-        path = "/api/v1/chain/header/byHeight?height={first}&count={count}"
-        return _tip_at(found.height, found.header.hash, path)
+        return _tip_at(found.height, found.header.hash, BHS_HEADERS)
 
     def read_times(self, tip: TipAt, status: int, body: bytes) -> Seen | Unreadable:
         """Follow the links down from the tip: the list has no heights and may hold stale headers too."""
@@ -149,6 +170,45 @@ class BlockHeadersService:
             chain.append((from_display(wanted), header.time))
             wanted = header.previous.lower()
         return _seen(tip.height, chain[::-1])
+
+    def ask_headers(self, first: int, count: int) -> HttpRequest:
+        """By height."""
+        return HttpRequest("GET", BHS_HEADERS.format(first=first, count=count))
+
+    def read_headers(self, first: int, count: int, status: int, body: bytes) -> bytes | Unreadable:
+        """Made anew from their fields; of stale ones beside them, which the list may hold, the longest branch."""
+        if status == 404:
+            return b""
+        found = _json(list[_BhsWhole], status, body)
+        if isinstance(found, Unreadable):
+            return found
+        try:
+            headers = [
+                write_header(h.version, from_display(h.previous), from_display(h.root), h.time, h.bits, h.nonce)
+                for h in found
+            ]
+        except ValueError as error:
+            return Unreadable(f"a header that is none: {error}")
+        return b"".join(_longest({header_hash(header): header for header in headers})[:count])
+
+
+def _longest(headers: Mapping[bytes, bytes]) -> list[bytes]:
+    """The longest run of headers that link, lowest first; of equal ones either. headers: by hash. Linear."""
+    length: dict[bytes, int] = {}  # of the run that ends with a header
+    for block_hash in headers:
+        walked = []
+        while block_hash in headers and block_hash not in length:
+            walked.append(block_hash)
+            block_hash = headers[block_hash][4:36]
+        below = length.get(block_hash, 0)
+        for each in reversed(walked):
+            below = length[each] = below + 1
+    run: list[bytes] = []
+    at = max(length, key=length.__getitem__, default=b"")
+    while at in headers:
+        run.append(headers[at])
+        at = headers[at][4:36]
+    return run[::-1]
 
 
 def _confirmed(said: str, height: int, own_tip: int | None) -> Answer:
@@ -183,6 +243,7 @@ class Chaintracks:
     """Chaintracks, either version: a header a height."""
 
     authorization = "Bearer {key}"
+    range = RANGE
 
     def __init__(self, header: str, tip: str, headers: str, *, as_hex: bool) -> None:
         """Paths with `{height}`, `{first}` and `{count}`; `as_hex`: ranges come as hex in JSON, else as bare bytes."""
@@ -212,13 +273,32 @@ class Chaintracks:
 
     def read_times(self, tip: TipAt, status: int, body: bytes) -> Seen | Unreadable:
         """Bare headers of 80 bytes, whose links and last hash are checked."""
+        raw = self._bare(status, body)
+        return raw if isinstance(raw, Unreadable) else _read_bare(tip, raw)
+
+    def ask_headers(self, first: int, count: int) -> HttpRequest:
+        """A range."""
+        return HttpRequest("GET", self._headers.format(first=first, count=count))
+
+    def read_headers(self, first: int, count: int, status: int, body: bytes) -> bytes | Unreadable:
+        """Bare, in hex or not."""
+        if status == 404:
+            return b""
+        raw = self._bare(status, body)
+        if isinstance(raw, Unreadable):
+            return raw
+        if len(raw) % HEADER_BYTES or len(raw) > count * HEADER_BYTES:
+            return Unreadable("not the headers asked for")
+        return raw
+
+    def _bare(self, status: int, body: bytes) -> bytes | Unreadable:
         if not self._as_hex:
-            return _read_bare(tip, body) if status == 200 else Unreadable(f"HTTP {status}")
+            return body if status == 200 else Unreadable(f"HTTP {status}")
         text = _json(str, status, _unwrapped(body))
         if isinstance(text, Unreadable):
             return text
         try:
-            return _read_bare(tip, bytes.fromhex(text))
+            return bytes.fromhex(text)
         except ValueError:
             return Unreadable("headers that are not hexadecimal")
 
@@ -229,14 +309,25 @@ class _ChainInfo(Struct):
     median_time: int = msgspec.field(name="mediantime")
 
 
+class _WocHeader(Struct):
+    height: int
+    version: int
+    root: str = msgspec.field(name="merkleroot")
+    time: int
+    bits: str
+    nonce: int
+    previous: str = msgspec.field(name="previousblockhash", default="")  # the first block has none
+
+
 class WhatsOnChain:
     """WhatsOnChain. The base URL names the network: …/v1/bsv/main."""
 
     authorization = "{key}"  # the bare key, without "Bearer"
+    range = 1
 
     def ask(self, roots: Sequence[RootAt]) -> list[Question]:
         """One request for each distinct height."""
-        return _ask_heights("/block/{height}/header", roots)
+        return _ask_heights(WOC_HEADER, roots)
 
     def read(
         self, question: Question, status: int, body: bytes, own_tip: int | None
@@ -259,6 +350,26 @@ class WhatsOnChain:
     def read_times(self, tip: TipAt, status: int, body: bytes) -> Unreadable:
         """Never asked for: `read_tip` tells everything."""
         return Unreadable("not a question of this dialect")
+
+    def ask_headers(self, first: int, count: int) -> HttpRequest:
+        """One at a time."""
+        return HttpRequest("GET", WOC_HEADER.format(height=first))
+
+    def read_headers(self, first: int, count: int, status: int, body: bytes) -> bytes | Unreadable:
+        """Made anew from its fields."""
+        if status == 404:
+            return b""
+        found = _json(_WocHeader, status, body)
+        if isinstance(found, Unreadable):
+            return found
+        if found.height != first:
+            return Unreadable("a header of another height")
+        try:
+            bits = int.from_bytes(bytes.fromhex(found.bits), "big")
+            previous = from_display(found.previous) if found.previous or first else bytes(32)
+            return write_header(found.version, previous, from_display(found.root), found.time, bits, found.nonce)
+        except ValueError as error:
+            return Unreadable(f"a header that is none: {error}")
 
 
 TRACKERS: dict[str, Dialect] = {
@@ -343,12 +454,10 @@ def _read_bare(tip: TipAt, raw: bytes) -> Seen | Unreadable:
     if len(raw) != _span(tip.height) * HEADER_BYTES:
         return Unreadable("not the headers asked for")
     chain: list[tuple[bytes, int]] = []
-    for at in range(0, len(raw), HEADER_BYTES):
-        header = raw[at : at + HEADER_BYTES]
+    for header in split(raw):
         if chain and header[4:36] != chain[-1][0]:
             return Unreadable("headers that are not linked")
-        block_hash = hashlib.sha256(hashlib.sha256(header).digest()).digest()
-        chain.append((block_hash, int.from_bytes(header[68:72], "little")))
+        chain.append((header_hash(header), time_of(header)))
     if chain[-1][0] != tip.hash:  # the chain was reorganised between the two requests
         return Unreadable("the headers do not lead to the tip")
     return _seen(tip.height, chain)
@@ -357,6 +466,5 @@ def _read_bare(tip: TipAt, raw: bytes) -> Seen | Unreadable:
 def _seen(height: int, chain: Sequence[tuple[bytes, int]]) -> Seen:
     """chain: (hash, time), tip last."""
     first = height - len(chain) + 1
-    times = sorted(time for _, time in chain)
     hashes = tuple((first + i, block_hash) for i, (block_hash, _) in enumerate(chain))
-    return Seen(height, times[len(times) // 2], hashes)
+    return Seen(height, median_time([time for _, time in chain]), hashes)

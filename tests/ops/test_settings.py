@@ -14,9 +14,11 @@ from agents.parse import Parse
 from agents.runtime.cluster import Unreachable, admin, compare, create, look
 from agents.runtime.outbox import Outbox, TooLarge
 from agents.runtime.records import Emit, Out, Refuse
-from ops.settings import PRESETS, BadSettings, Settings, flags_of, knobs, load
+from ops.instruments.chain import Chain
+from ops.settings import PRESETS, BadSettings, Network, Settings, flags_of, knobs, load
 from ops.supervisor import Spec, Supervisor
 from pipeline.chain.answer import Answer, Tip
+from pipeline.chain.headers import checkpoint_of, rules_of, standing
 from pipeline.outcome import Condition, Verdict
 from pipeline.parse import Payload, parse
 from pipeline.policy import Policy
@@ -58,6 +60,27 @@ def test_later_sources_win(tmp_path: Path) -> None:
     assert (settings.kafka.bootstrap, origins["kafka.bootstrap"]) == ("127.0.0.1:1", "local installation")
     assert load(network="dev", environment=NOTHING).origins["topics.replication"] == "network dev"
     assert "worker.http_port" not in origins
+
+
+@pytest.mark.setting("headers.checkpoint")
+@pytest.mark.setting("headers.easiest_bits")
+@pytest.mark.parametrize(("network", "height", "easiest"), [("main", 556_767, 2**30), ("test", 1_188_697, 1)])
+def test_each_network_has_its_checkpoint_and_its_floor(network: Network, height: int, easiest: int) -> None:
+    """In difficulty, as nodes print it; the simulated chain's are the installation's matter."""
+    headers = load(network=network, environment=NOTHING).settings.headers
+    checkpoint, rules = checkpoint_of(headers.checkpoint), rules_of(headers.easiest_bits)
+    assert checkpoint.height == height
+    assert int.from_bytes(checkpoint.hash, "little") <= rules.easiest  # it has the work it asks of others
+    assert round((0xFFFF << 208) / rules.easiest) == easiest
+
+
+def test_the_simulated_chain_keeps_the_rules_of_its_network(tmp_path: Path) -> None:
+    """What the installation names as checkpoint is where the headers of its services begin."""
+    chain = Chain.open(tmp_path / "chain")
+    settings = load(network="dev", local=[f"headers.checkpoint={chain.begins}"], environment=NOTHING).settings
+    checkpoint, rules = checkpoint_of(settings.headers.checkpoint), rules_of(settings.headers.easiest_bits)
+    headers = chain.headers()
+    assert standing(b"".join(headers), checkpoint, rules) == len(headers) - 1
 
 
 def test_file_and_network_may_be_named_in_the_environment(tmp_path: Path) -> None:

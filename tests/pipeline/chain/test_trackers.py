@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from time import process_time
 from typing import Any
 
 import pytest
@@ -287,3 +288,124 @@ def test_byte_order_of_a_real_block() -> None:
     (question,) = TRACKERS["woc"].ask([at])
     assert TRACKERS["woc"].read(question, 200, body, None) == {at: Answer.YES}
     assert from_display(root) == at[1]
+
+
+# --- ranges of headers
+
+FIRST = TIP - len(CHAIN) + 1
+
+
+def whole(header: bytes) -> dict[str, Any]:
+    """A header as Block Headers Service writes it."""
+    numbers = {"version": 0, "difficultyTarget": 72, "nonce": 76}
+    fields = {name: int.from_bytes(header[at : at + 4], "little") for name, at in numbers.items()}
+    return bhs_header(header) | fields | {"work": "2"}
+
+
+def woc_header(header: bytes, height: int) -> dict[str, Any]:
+    """A header as nodes print it, and WhatsOnChain hands it on."""
+    version = int.from_bytes(header[:4], "little", signed=True)
+    return {
+        "height": height, "hash": display(hash_of(header)), "version": version, "merkleroot": display(header[36:68]),
+        "time": int.from_bytes(header[68:72], "little"), "bits": header[72:76][::-1].hex(),
+        "nonce": int.from_bytes(header[76:80], "little"), "previousblockhash": display(header[4:36]),
+    }  # fmt: skip
+
+
+def told(dialect: str, headers: list[bytes], first: int) -> bytes:
+    """A reply that tells `headers`."""
+    bodies = {
+        "bhs": json.dumps([whole(header) for header in headers]).encode(),
+        "chaintracks": b"".join(headers),
+        "chaintracks-v1": success(b"".join(headers).hex()),
+        "woc": json.dumps(woc_header(headers[0], first) if headers else None).encode(),
+    }
+    return bodies[dialect]
+
+
+@pytest.mark.parametrize(
+    ("dialect", "path", "range_"),
+    [
+        ("bhs", "/api/v1/chain/header/byHeight?height=900007&count=5", 2000),
+        ("chaintracks", "/chaintracks/v2/headers?height=900007&count=5", 2000),
+        ("chaintracks-v1", "/getHeaders?height=900007&count=5", 2000),
+        ("woc", "/block/900007/header", 1),
+    ],
+)
+def test_a_range_is_asked_for_and_made_bytes_again(dialect: str, path: str, range_: int) -> None:
+    tracker, count = TRACKERS[dialect], min(5, range_)
+    request = tracker.ask_headers(FIRST, 5)
+    assert (request.method, request.path, tracker.range) == ("GET", path, range_)
+    body = told(dialect, CHAIN[:count], FIRST)
+    assert tracker.read_headers(FIRST, 5, 200, body) == b"".join(CHAIN[:count])
+    assert len(tracker.ask_headers(2**31 - 1, range_).path) < 100
+
+
+@pytest.mark.parametrize("dialect", TRACKERS)
+def test_where_a_service_has_no_headers_there_are_none(dialect: str) -> None:
+    assert TRACKERS[dialect].read_headers(FIRST, 5, 404, b"Not Found") == b""
+    if dialect != "woc":
+        assert TRACKERS[dialect].read_headers(FIRST, 5, 200, told(dialect, [], FIRST)) == b""
+
+
+@pytest.mark.parametrize("dialect", TRACKERS)
+@pytest.mark.parametrize(("status", "body"), [row for row in NO_ANSWER if row[0] != 200 or not row[1].startswith(b"[")])
+def test_what_is_no_range_is_unreadable(dialect: str, status: int, body: bytes) -> None:
+    assert isinstance(TRACKERS[dialect].read_headers(FIRST, 5, status, body), Unreadable)
+
+
+BROKEN: list[tuple[str, dict[str, Any]]] = [
+    ("bhs", {"hash": 5}), ("bhs", {"merkleRoot": "ab"}), ("bhs", {"prevBlockHash": ""}), ("bhs", {"nonce": -1}),
+    ("bhs", {"version": 2**32}), ("bhs", {"difficultyTarget": 2**64}), ("bhs", {"creationTimestamp": 2**32}),
+    ("woc", {"height": FIRST + 1}), ("woc", {"previousblockhash": ""}), ("woc", {"bits": "zz"}), ("woc", {"bits": 5}),
+    ("woc", {"bits": "ff" * 9}), ("woc", {"merkleroot": "zz" * 32}), ("woc", {"nonce": 2**32}), ("woc", {"time": -1}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("dialect", "change"), BROKEN)
+def test_fields_that_make_no_header_are_unreadable(dialect: str, change: dict[str, Any]) -> None:
+    body = json.dumps([whole(CHAIN[0]) | change] if dialect == "bhs" else woc_header(CHAIN[0], FIRST) | change)
+    assert isinstance(TRACKERS[dialect].read_headers(FIRST, 5, 200, body.encode()), Unreadable)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "body"),
+    [
+        ("chaintracks", b"".join(CHAIN[:6])),  # one more than was asked for
+        ("chaintracks", CHAIN[0][:79]),
+        ("chaintracks-v1", success(b"".join(CHAIN[:6]).hex())),
+        ("chaintracks-v1", success(CHAIN[0].hex()[:-2])),
+        ("chaintracks-v1", success("zz" * 80)),
+        ("chaintracks-v1", success(5)),
+    ],
+)
+def test_more_than_was_asked_for_or_pieces_of_headers_are_unreadable(dialect: str, body: bytes) -> None:
+    assert isinstance(TRACKERS[dialect].read_headers(FIRST, 5, 200, body), Unreadable)
+
+
+def test_bhs_tells_the_longest_branch_of_a_range() -> None:
+    """In whatever order, with stale headers of any kind beside it, and no more of it than was asked for."""
+    stale = [CHAIN[2][:36] + b"\x55" * 32 + CHAIN[2][68:]]
+    stale.append(b"\1\0\0\0" + hash_of(stale[0]) + bytes(40))
+    for headers in ([*stale, *CHAIN[:6]], [*CHAIN[5::-1], *stale], [CHAIN[3], *stale, *CHAIN[:3], *CHAIN[4:6]]):
+        body = told("bhs", headers, FIRST)
+        assert TRACKERS["bhs"].read_headers(FIRST, 6, 200, body) == b"".join(CHAIN[:6])
+        assert TRACKERS["bhs"].read_headers(FIRST, 4, 200, body) == b"".join(CHAIN[:4])
+
+
+def test_a_range_of_bhs_costs_what_it_is_long() -> None:
+    """Thousands of stale headers on one long branch: each is looked at once."""
+    chain = linked(list(range(3000)))
+    ends = [b"\1\0\0\0" + hash_of(chain[-2]) + number.to_bytes(32, "little") + bytes(12) for number in range(3000)]
+    began = process_time()
+    found = TRACKERS["bhs"].read_headers(FIRST, 3000, 200, told("bhs", [*ends, *chain], FIRST))
+    assert isinstance(found, bytes)
+    assert len(found) == 80 * 3000
+    assert process_time() - began < 2  # 3,000 times 3,000 steps are more
+
+
+def test_the_first_block_of_all_has_none_below() -> None:
+    genesis = bytes(4) + bytes(32) + b"\x07" * 32 + bytes(12)
+    fields = woc_header(genesis, 0)
+    del fields["previousblockhash"]
+    assert TRACKERS["woc"].read_headers(0, 1, 200, json.dumps(fields).encode()) == genesis
