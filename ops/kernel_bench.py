@@ -293,7 +293,7 @@ def page(found: Iterable[Timed], soaked: Soaked | None) -> str:
     rows = list(found)
     parts = [
         f"\n## The verifier alone\n\nOne core; {PAYLOADS} distinct payloads over proofs of 12 levels, {ROUNDS} rounds "
-        "in turn, medians in microseconds a payload. The limit is libsecp256k1 on the same signatures and nothing else. "
+        "in turn, medians in microseconds a payload. The limit is libsecp256k1 on the same signatures, nothing else. "
         "The SDKs (bsv-sdk, and the TypeScript SDK where Node is there) parse and verify the same bytes, in their way "
         "(docs/decisions/differences.md).\n\n"
         "| un-mined | limit | parse | verify | both | share of the limit | target | bsv-sdk: parse, both "
