@@ -1,13 +1,16 @@
 """What signatures sign: both digests, with what the inputs of a transaction share computed once."""
 
+from hashlib import sha256
+
 from pipeline.codec.reader import hash256, write_varint
 from pipeline.codec.tx import FINAL_SEQUENCE, Tx
 from pipeline.script.form import instructions
-from pipeline.script.rules import ANYONE_CAN_PAY, BASE, CHRONICLE, FORKID, NONE, SINGLE
+from pipeline.script.rules import ALL, ANYONE_CAN_PAY, BASE, CHRONICLE, FORKID, NONE, SINGLE
 
 _NOTHING = bytes(32)
 _ONE = b"\x01" + bytes(31)
 _BLANK_OUTPUT = b"\xff" * 8 + b"\x00"
+_ALL_FORKID = (ALL | FORKID).to_bytes(4, "little")
 _ONE_FINAL = hash256(FINAL_SEQUENCE)
 """What most transactions of one input have for their sequences."""
 
@@ -52,6 +55,16 @@ class Digests:
 
         coin: the output spent, as its transaction holds it; locking: its script.
         """
+        if kind == ALL | FORKID:  # what nearly every signature has, spelled out
+            tx = self.tx
+            raw, at, end = tx.raw, tx.ins[vin], tx.ins[vin + 1]
+            if not self._outputs or not self._prevouts or not self._sequences:
+                self._hash_all()
+            parts = (
+                raw[:4], self._prevouts, self._sequences, raw[at : at + 36], coin[8:], coin[:8],
+                raw[end - 4 : end], self._outputs, raw[-4:], _ALL_FORKID,
+            )  # fmt: skip
+            return sha256(sha256(b"".join(parts)).digest()).digest()
         if kind & FORKID and not kind & CHRONICLE:
             return self._bip143(vin, coin[:8], coin[8:], kind)
         return self.original(vin, locking, kind)
@@ -82,14 +95,24 @@ class Digests:
             ))
         )  # fmt: skip
 
+    def _hash_all(self) -> None:
+        tx = self.tx
+        raw, ins, outs = tx.raw, tx.ins, tx.outs
+        if len(ins) == 2 and raw[ins[1] - 4 : ins[1]] == FINAL_SEQUENCE:
+            self._prevouts = sha256(sha256(raw[5:41]).digest()).digest()
+            self._sequences = _ONE_FINAL
+        else:
+            self._hash_prevouts()
+            self._hash_sequences()
+        self._outputs = sha256(sha256(raw[outs[0] : outs[-1]]).digest()).digest()
+
     def _hash_prevouts(self) -> bytes:
         self._prevouts = hash256(self.tx.spends())
         return self._prevouts
 
     def _hash_sequences(self) -> bytes:
         raw = self.tx.raw
-        sequences = b"".join([raw[end - 4 : end] for end in self.tx.ins[1:]])
-        self._sequences = _ONE_FINAL if sequences == FINAL_SEQUENCE else hash256(sequences)
+        self._sequences = hash256(b"".join([raw[end - 4 : end] for end in self.tx.ins[1:]]))
         return self._sequences
 
     def _hash_outputs(self) -> bytes:

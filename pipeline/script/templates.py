@@ -13,7 +13,7 @@ from pipeline.script.form import OP_16, PUSHDATA4, instructions, is_shortest_pus
 from pipeline.script.machine import OLD_SCRIPT
 from pipeline.script.rules import Rules, untrue
 from pipeline.script.sighash import Digests
-from pipeline.script.signature import check_form, check_key, fits, is_ordinary, is_true
+from pipeline.script.signature import check_form, check_key, fits, is_true, ordinary
 
 _RIPEMD160 = new("ripemd160", usedforsecurity=False)  # copying it is half as dear as looking it up by name
 
@@ -40,10 +40,14 @@ def match(unlocking: bytes, locking: bytes, after_genesis: bool) -> Checks | Non
     """
     head = locking[:3]
     if head == b"\x76\xa9\x14" and locking[23:25] == b"\x88\xac":
-        pushed = _two_pushes(unlocking)
-        if pushed and (len(locking) == 25 or _ends_quietly(locking, 25, after_genesis)):
-            return Checks(pushed[:1], pushed[1:], locking[3:23])
-        return None
+        # A signature and a key, each by the shortest push.
+        size = len(unlocking)
+        at = unlocking[0] + 2 if size >= 43 else size
+        if not 11 <= at <= 75 or at >= size or not unlocking[at - 1] == size - at in (33, 65):
+            return None
+        if len(locking) > 25 and not _ends_quietly(locking, 25, after_genesis):
+            return None
+        return Checks((unlocking[1 : at - 1],), (unlocking[at:],), locking[3:23])
     if head[:2] == b"\x00\x6a" or head[:1] == b"\x6a":
         return _data(unlocking, locking, after_genesis)
     if locking[-1:] == b"\xae":
@@ -75,7 +79,7 @@ def judge(checks: Checks, digests: Digests, vin: int, coin: bytes, locking: byte
         hashed.update(sha256(checks.keys[0]).digest())
         if hashed.digest() != checks.key_hash:
             raise untrue("the key is not the one whose hash the coin names")
-    if len(checks.keys) == 1 and is_ordinary(signature := checks.signatures[0]):
+    if len(checks.keys) == 1 and ordinary(signature := checks.signatures[0]):
         check_key(key := checks.keys[0])
         if is_true(signature[:-1], digests.of_coin(vin, coin, locking, signature[-1]), key):
             return
@@ -99,18 +103,6 @@ def judge(checks: Checks, digests: Digests, vin: int, coin: bytes, locking: byte
             check_key(checks.keys[keys])
             if fits(signature, checks.keys[keys], digest):
                 break
-
-
-def _two_pushes(script: bytes) -> tuple[bytes, bytes] | None:
-    # A signature and a key, each by the shortest push: what unlocks a P2PKH coin.
-    size = len(script)
-    if size < 43:
-        return None
-    length = script[0]
-    at = length + 2
-    if 9 <= length <= 73 and at < size and script[at - 1] == size - at and script[at - 1] in (33, 65):
-        return script[1 : at - 1], script[at:]
-    return None
 
 
 def _key(locking: bytes, at: int) -> bytes:
