@@ -1,9 +1,11 @@
 # The image of every service of ours: `beefline worker parse`, `beefline topics create`, `beefline simulate arc` …
-# All dependencies have wheels for this Python, so nothing is compiled and no compiler comes along.
+# All dependencies have wheels for this Python. The one C file of ours is compiled in the first stage, which the image
+# leaves behind.
 ARG PYTHON=python:3.12.12-slim-bookworm
 
 FROM ${PYTHON} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PYTHONDONTWRITEBYTECODE=1
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 RUN python -m venv /opt/beefline
 WORKDIR /source
 # Dependencies first: their layer stays while only our own files change.

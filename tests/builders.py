@@ -14,7 +14,8 @@ from msgspec import Struct
 from pipeline.chain.answer import Answer, RootAt, Tip
 from pipeline.codec.beef import write_atomic, write_beef_v1, write_beef_v2
 from pipeline.codec.bump import write_bump
-from pipeline.codec.reader import hash256, write_varint
+from pipeline.codec.hashing import hash256
+from pipeline.codec.reader import write_varint
 from pipeline.codec.tx import Tx, read_tx
 from schemas.types import display
 

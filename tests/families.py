@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from ops.instruments import wire
 from pipeline.chain.answer import Answer, RootAt, Tip
-from pipeline.codec.reader import hash256
+from pipeline.codec.hashing import hash256
 from pipeline.codec.tx import Tx
 from pipeline.policy import MAX_SATOSHIS
 from schemas.types import Txid

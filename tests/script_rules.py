@@ -11,7 +11,7 @@ import _bsv_native as native
 from msgspec import Struct
 
 from pipeline.chain.answer import Tip
-from pipeline.codec.reader import hash256
+from pipeline.codec.hashing import hash256
 from pipeline.codec.tx import Tx, read_tx
 from pipeline.policy import Policy
 from pipeline.script.engine import STEPS_PER_MS, ScriptJob, SpentCoin

@@ -5,12 +5,12 @@ what no block can have, whatever trackers say: hashes missing, two values for on
 a tree does not do so (CVE-2012-2459), offsets beyond the tree.
 """
 
-from hashlib import sha256
 from struct import Struct as Layout
 
 from msgspec import Struct
 
-from pipeline.codec.reader import Malformed, counted, hash256, truncated, varint, write_varint
+from pipeline.codec.hashing import climb, hash256
+from pipeline.codec.reader import Malformed, counted, truncated, varint, write_varint
 from schemas.types import Root, Txid
 
 MAX_HEIGHT = 2**31  # block heights; 40,000 years
@@ -167,8 +167,8 @@ def _read_line(data: bytes, start: int, index: int) -> tuple[Bump, int] | None:
         return None
     if other != one ^ 1 or left == right or flags not in _LEAF or other_flags not in _LEAF:
         return None
-    node = sha256(sha256(right + left if one & 1 else left + right).digest()).digest()
     place = one >> 1
+    siblings = []
     for _ in range(depth - 1):
         beside = place ^ 1
         if beside < 0xFD:
@@ -184,17 +184,17 @@ def _read_line(data: bytes, start: int, index: int) -> tuple[Bump, int] | None:
             if beside > 0xFFFFFFFF or data[at:end] != _WIDER(1, 0xFE, beside, _PLAIN):
                 return None
         at = end + 32
-        sibling = data[end:at]
-        if sibling == node:
-            return None
-        node = sha256(sha256(sibling + node if place & 1 else node + sibling).digest()).digest()
+        siblings.append(data[end:at])
         place >>= 1
     if place or at > len(data) or height >= MAX_HEIGHT or not 1 <= depth <= MAX_LEVELS:
+        return None
+    root = climb(hash256(right + left if one & 1 else left + right), one >> 1, siblings)
+    if not root:
         return None
     flagged = [one] if flags else []
     if other_flags:
         flagged.append(other)
-    return Bump(height, depth, {one: left, other: right}, flagged, data[start:at], index, [], node), at
+    return Bump(height, depth, {one: left, other: right}, flagged, data[start:at], index, [], root), at
 
 
 _LEAF = (_PLAIN, _TXID)

@@ -4,8 +4,6 @@ Functions take the whole buffer and a position and give back a value and the pos
 from a count before `counted` has compared it with the bytes that are left.
 """
 
-from hashlib import sha256
-
 
 class Malformed(Exception):  # noqa: N818 - what the bytes are, not a fault of ours
     """The bytes are not what the format says. `parse.py` alone turns this into a verdict.
@@ -24,11 +22,6 @@ class Malformed(Exception):  # noqa: N818 - what the bytes are, not a fault of o
 def truncated(data: bytes) -> Malformed:
     """The error of reading past the end."""
     return Malformed("malformed.truncated", f"byte {len(data)}")
-
-
-def hash256(data: bytes) -> bytes:
-    """Double SHA-256, in wire order. OpenSSL uses the processor's SHA instructions; libsecp256k1's copy does not."""
-    return sha256(sha256(data).digest()).digest()
 
 
 def varint(data: bytes, at: int) -> tuple[int, int]:

@@ -2,10 +2,10 @@
 
 from array import array
 from collections.abc import Sequence
-from hashlib import sha256
 
 from msgspec import Struct
 
+from pipeline.codec.hashing import hash256
 from pipeline.codec.reader import Malformed, truncated, varint
 from schemas.types import Outpoint, Txid
 
@@ -161,7 +161,7 @@ def scan(data: bytes, start: int) -> Tx:
     raw = data[start:end]
     if len(raw) < SMALLEST_TX or len(raw) == NODE_SIZE:
         raise Malformed("structure.tx-size", "", f"{len(raw)} bytes")
-    return Tx(sha256(sha256(raw).digest()).digest(), raw, ins, outs)
+    return Tx(hash256(raw), raw, ins, outs)
 
 
 def read_tx(data: bytes) -> Tx:

@@ -1,8 +1,7 @@
 """What signatures sign: both digests, with what the inputs of a transaction share computed once."""
 
-from hashlib import sha256
-
-from pipeline.codec.reader import hash256, write_varint
+from pipeline.codec.hashing import hash256
+from pipeline.codec.reader import write_varint
 from pipeline.codec.tx import FINAL_SEQUENCE, Tx
 from pipeline.script.form import instructions
 from pipeline.script.rules import ALL, ANYONE_CAN_PAY, BASE, CHRONICLE, FORKID, NONE, SINGLE
@@ -64,7 +63,7 @@ class Digests:
                 raw[:4], self._prevouts, self._sequences, raw[at : at + 36], coin[8:], coin[:8],
                 raw[end - 4 : end], self._outputs, raw[-4:], _ALL_FORKID,
             )  # fmt: skip
-            return sha256(sha256(b"".join(parts)).digest()).digest()
+            return hash256(b"".join(parts))
         if kind & FORKID and not kind & CHRONICLE:
             return self._bip143(vin, coin[:8], coin[8:], kind)
         return self.original(vin, locking, kind)
@@ -99,12 +98,12 @@ class Digests:
         tx = self.tx
         raw, ins, outs = tx.raw, tx.ins, tx.outs
         if len(ins) == 2 and raw[ins[1] - 4 : ins[1]] == FINAL_SEQUENCE:
-            self._prevouts = sha256(sha256(raw[5:41]).digest()).digest()
+            self._prevouts = hash256(raw[5:41])
             self._sequences = _ONE_FINAL
         else:
             self._hash_prevouts()
             self._hash_sequences()
-        self._outputs = sha256(sha256(raw[outs[0] : outs[-1]]).digest()).digest()
+        self._outputs = hash256(raw[outs[0] : outs[-1]])
 
     def _hash_prevouts(self) -> bytes:
         self._prevouts = hash256(self.tx.spends())

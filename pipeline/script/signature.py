@@ -20,8 +20,8 @@ _ORDINARY = re.compile(
 )
 
 ordinary = _ORDINARY.fullmatch
-"""Whether a signature is as wallets make them, hence of a form that is right under all rules: numbers of 32 bytes, S low
-by its first byte, FORKID without Chronicle's bit. 97 of 100 are; for the others there is `check_form`."""
+"""Whether a signature is as wallets make them, and so of a form that all rules take: numbers of 32 bytes, S low by its
+first byte, FORKID without Chronicle's bit. 97 of 100 are; for the others there is `check_form`."""
 
 
 def check_form(signature: bytes, rules: Rules) -> None:

@@ -12,7 +12,8 @@ from pipeline.chain.answer import Answer
 from pipeline.codec.beef import read_beef, write_atomic, write_beef_v1, write_beef_v2
 from pipeline.codec.bump import read_bump, write_bump
 from pipeline.codec.ef import read_ef
-from pipeline.codec.reader import Malformed, hash256, varint
+from pipeline.codec.hashing import hash256
+from pipeline.codec.reader import Malformed, varint
 from pipeline.codec.tx import read_tx, scan
 from pipeline.outcome import Verdict
 from pipeline.parse import Payload, parse

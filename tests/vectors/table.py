@@ -13,7 +13,8 @@ from pipeline.chain.answer import Answer, Tip
 from pipeline.codec.beef import read_beef, write_beef_v1, write_beef_v2
 from pipeline.codec.bump import Bump, read_bump, write_bump
 from pipeline.codec.ef import read_ef, write_ef
-from pipeline.codec.reader import hash256, write_varint
+from pipeline.codec.hashing import hash256
+from pipeline.codec.reader import write_varint
 from pipeline.codec.tx import read_tx
 from pipeline.outcome import Verdict
 from pipeline.parse import Payload, parse

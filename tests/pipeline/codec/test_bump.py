@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.codec.bump import Bump, _read_any, _read_line, read_bump, write_bump
-from pipeline.codec.reader import Malformed, hash256
+from pipeline.codec.hashing import hash256
+from pipeline.codec.reader import Malformed
 from schemas.types import display, from_display
 from tests.builders import compound, path, tree
 from tests.profiles import CHEAP

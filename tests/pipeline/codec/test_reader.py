@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.codec.reader import Malformed, counted, hash256, varint, write_varint
+from pipeline.codec.hashing import hash256
+from pipeline.codec.reader import Malformed, counted, varint, write_varint
 from tests.profiles import CHEAP
 
 EDGES = [0, 1, 0xFC, 0xFD, 0xFFFF, 0x1_0000, 0xFFFF_FFFF, 0x1_0000_0000, 2**64 - 1]

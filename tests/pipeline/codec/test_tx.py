@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.codec.reader import Malformed, hash256
+from pipeline.codec.hashing import hash256
+from pipeline.codec.reader import Malformed
 from pipeline.codec.tx import NULL_OUTPOINT, Tx, read_tx, scan
 from schemas.types import display
 from tests import builders
