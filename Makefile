@@ -12,6 +12,7 @@ help:
 	@echo "make demo   the main job on an embedded broker: 500 payloads, faults included"
 	@echo "make test   the tests            make check  format, lint, types, import contracts"
 	@echo "make bench  the measurements     make chaos  the long fault tests      make fuzz  the long fuzzing"
+	@echo "make test LONG_TESTS=1   the same, with the long forms of those that have one"
 	@echo "make setup  install into .venv   make docs   regenerate reference pages"
 	@echo "make lock   resolve dependencies again       make clean  remove what was built or run here"
 

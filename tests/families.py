@@ -312,11 +312,13 @@ DEFECTS: dict[str, Defect] = {
     "equal neighbours": ProofDefect("structure.bump-duplicate"),
     "offset beyond the tree": ProofDefect("structure.bump-leaf"),
     "coinbase off its place": ProofDefect("structure.coinbase"),
+    "flag that leads nowhere": ProofDefect("structure.bump-missing"),
     "two roots for a height": ProofDefect("structure.bump-roots"),
     "coinbase without proof": EntryDefect("structure.coinbase", alone=True),
     "proof not claimed": EntryDefect("structure.missing-parent", alone=True),
     "ancestor left out": EntryDefect("structure.missing-parent", alone=True),
     "ancestor by its txid": EntryDefect("structure.txid-only", alone=True, framings=WITH_TXIDS),
+    "repeated with another proof": EntryDefect("structure.repeated"),
     "proof beyond the list": EntryDefect("structure.bump-index"),
     "two tips": EntryDefect("structure.subject-unclear", alone=True, framings=("v2",)),
     "another subject": EntryDefect("structure.subject-missing", framings=NAMED),
@@ -327,6 +329,8 @@ DEFECTS: dict[str, Defect] = {
 
 HARMLESS: dict[str, Defect] = {
     "repeated": Defect("structure.repeated"),
+    "repeated with its proof": Defect("structure.repeated"),
+    "repeated with another path": Defect("structure.repeated"),
     "child first": Defect("structure.order"),
     "stranger": Defect("structure.unrelated", framings=("v1", *NAMED)),
     "proof nobody uses": Defect("structure.unused-bump"),
@@ -392,6 +396,7 @@ class _Builder:
         self.efs: dict[Txid, bytes] = {}
         self.answers: dict[RootAt, Answer] = {}
         self.proof_of: dict[int, bytes] = {}
+        self.block_of: dict[int, tuple[Block, int]] = {}
 
     def build(self) -> Family:
         self._make_transactions()
@@ -522,7 +527,7 @@ class _Builder:
             height = draw.choice(list(self.answers))[0]
         else:
             height += 999
-        size = draw.randint(3, 20)
+        size = 8 if self.name == "flag that leads nowhere" else draw.randint(3, 20)
         place = draw.randrange(1, size)
         if self.txs[self.target].is_coinbase():
             place = 0 if self.name == "young coinbase" else 2
@@ -540,14 +545,20 @@ class _Builder:
             levels[0][place ^ 1] = levels[0][place]
         elif self.name == "offset beyond the tree":
             levels[0] = {at + (1 << len(levels)): node for at, node in levels[0].items()}
+        flagged = {place} & levels[0].keys()
+        if self.name == "flag that leads nowhere":
+            flagged.add(place ^ 2)
+            levels[0][place ^ 2] = _filler(height, place ^ 2)  # without its neighbour
         said = {"root denied": Answer.NO, "root unknown": Answer.UNKNOWN, "above the tip": Answer.UNKNOWN}
         self.answers[block.root_at()] = said.get(self.name, Answer.YES)
-        self.proof_of[self.target] = write_path(height, levels, {place} & levels[0].keys())
+        self.proof_of[self.target] = write_path(height, levels, flagged)
 
     def _fill(self, height: int, size: int, numbers: dict[int, int]) -> Block:
         """A block of `size` with our transactions at their places."""
         leaves = [self.txs[numbers[at]].txid if at in numbers else _filler(height, at) for at in range(size)]
-        return Block(height, leaves)
+        block = Block(height, leaves)
+        self.block_of |= {number: (block, at) for at, number in numbers.items()}
+        return block
 
     def _prove_in_block(self, group: Sequence[int], height: int) -> None:
         """Put transactions into a block, and write the path of each or one for all."""
@@ -583,7 +594,8 @@ class _Builder:
         draw = self.draw
         bumps = sorted(dict.fromkeys(self.proof_of.values()), key=lambda _: draw.random())
         if "proof nobody uses" in self.harmless:
-            bumps.append(write_path(5, minimal(tree([STRANGER.txid, _filler(5, 1)]), [0]), {0}))
+            unused = write_path(5, minimal(tree([STRANGER.txid, _filler(5, 1)]), [0]), {0})
+            bumps.insert(draw.randint(0, len(bumps)), unused)
         index = {number: bumps.index(bump) for number, bump in self.proof_of.items()}
         order = list(range(len(self.txs)))
         if self.name == "ancestor left out":
@@ -600,6 +612,14 @@ class _Builder:
             for number in draw.choices(order, k=draw.randint(1, 3)):
                 order.insert(draw.randint(0, len(order)), number)
         entries = [wire.Entry(self.txs[number].raw, index.get(number)) for number in order]
+        number = draw.choice(self.shape.proven)
+        at = order.index(number) if number in order else 0
+        if "repeated with its proof" in self.harmless:
+            entries.insert(at, wire.Entry(self.txs[number].raw))
+        for name in ("repeated with another path", "repeated with another proof"):
+            if name == self.name or name in self.harmless:
+                entries.insert(at + 1, wire.Entry(self.txs[number].raw, len(bumps)))
+                bumps.append(self._another_path(number, name.endswith("proof")))
         if self.name == "ancestor by its txid":
             entries[order.index(self.target)] = wire.Entry(self.txs[self.target].txid, txid_only=True)
         if self.name == "two tips" or "stranger" in self.harmless:
@@ -607,6 +627,15 @@ class _Builder:
         if "txid nobody needs" in self.harmless:
             entries.insert(draw.randrange(len(entries)), wire.Entry(STRANGER.txid, txid_only=True))
         return entries, bumps
+
+    def _another_path(self, number: int, elsewhere: bool) -> bytes:
+        """To the same root, with a leaf more; or to that of another block."""
+        block, place = self.block_of[number]
+        if elsewhere:
+            block, place = Block(TIP.height - 9_999, [_filler(0, 0), self.txs[number].txid]), 1
+            self.answers[block.root_at()] = Answer.YES
+        more = [place, place ^ 2 if place ^ 2 < len(block.leaves) else 0]
+        return write_path(block.height, minimal(block.levels(), more), {place})
 
     def _frame(self, framing: str, entries: Sequence[wire.Entry], bumps: Sequence[bytes]) -> bytes:
         body = wire.write_beef(bumps, entries, "v2" if framing in WITH_TXIDS else "v1")

@@ -58,8 +58,8 @@ def questions(chain: Chain) -> Iterator[Question]:
     yield from corpus.of_vectors()
     yield from corpus.of_spoiled(chain)
     yield from corpus.of_special_cases()
-    yield from corpus.of_families(much(200, 5_000))
-    yield from corpus.of_changed_bytes(much(200, 20_000))
+    yield from corpus.of_families(much(184, 5_000))
+    yield from corpus.of_changed_bytes(much(120, 20_000))
 
 
 def told(case: Case) -> str:

@@ -202,6 +202,9 @@ AB = hash256(A + B)
         pytest.param([{0: A, 1: B, 2: A}], "structure.bump-duplicate", id="one leaf twice in a whole block"),
         pytest.param([{0: b"", 1: A}], "structure.bump-duplicate", id="duplicate on an even offset"),
         pytest.param([{0: A, 1: b"", 2: B, 3: C}, {}], "structure.bump-duplicate", id="duplicate not at the end"),
+        pytest.param(
+            [{4: A, 5: b"", 6: B}, {3: b""}, {0: D}], "structure.bump-duplicate", id="a lone leaf behind a duplicate"
+        ),
         pytest.param([{4: A, 5: b""}, {3: C}, {0: D}], "structure.bump-duplicate", id="a node behind the last, above"),
         pytest.param(
             [{8: A, 9: b""}, {5: b""}, {3: C}, {0: D}], "structure.bump-duplicate", id="a node behind the last, higher"
