@@ -44,7 +44,7 @@ chaos: setup
 # atheris is bound to its platform: a lock of its own, installed only here.
 fuzz: setup
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-fuzz.lock
-	BEEFLINE_EXAMPLES=200000 $(BIN)/python -m pytest -q tests/pipeline/script/test_fast_path.py
+	SCRIPT_EXAMPLES=200000 $(BIN)/python -m pytest -q tests/pipeline/script/test_fast_path.py
 	$(BIN)/python -m tests.fuzz.target parse .beefline/fuzz/parse -max_total_time=$(FUZZ_S) -max_len=20000 -rss_limit_mb=2000
 	$(BIN)/python -m tests.fuzz.target verify .beefline/fuzz/verify -max_total_time=$(FUZZ_S) -max_len=20000 -rss_limit_mb=2000
 

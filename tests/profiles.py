@@ -10,5 +10,5 @@ CHEAP = settings(derandomize=True, deadline=None, database=None, max_examples=10
 SIGNED = settings(derandomize=True, deadline=None, database=None, max_examples=40, suppress_health_check=_QUIET)
 """For examples that make signatures."""
 
-LONG = int(os.environ.get("BEEFLINE_EXAMPLES", "0"))
+LONG = int(os.environ.get("SCRIPT_EXAMPLES", "0"))
 """How many examples the long form of a property looks at; `make fuzz` asks for 200,000."""
