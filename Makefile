@@ -45,6 +45,7 @@ chaos: setup
 # atheris is bound to its platform: a lock of its own, installed only here.
 fuzz: setup
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-fuzz.lock
+	LONG_TESTS=1 $(BIN)/python -m pytest -q tests/pipeline/script/test_fast_path.py
 	$(BIN)/python -m tests.fuzz.target parse .beefline/fuzz/parse -max_total_time=$(FUZZ_S) -max_len=20000 -rss_limit_mb=2000
 	$(BIN)/python -m tests.fuzz.target verify .beefline/fuzz/verify -max_total_time=$(FUZZ_S) -max_len=20000 -rss_limit_mb=2000
 

@@ -51,7 +51,7 @@ class Policy(Struct, frozen=True):
         int, why("Of one script that is run; what mining nodes relay by default. Data nobody runs may be longer.", ge=1)
     ] = 500_000
     script_budget_ms: Annotated[
-        int, why("Counted in steps of about a microsecond, so that every machine gives the same verdict.", ge=1)
+        int, why("Counted in steps, 500 a millisecond: one verdict on every machine, before its clock decides.", ge=1)
     ] = 5_000
     script_memory_bytes: Annotated[
         int, why("Everything on both stacks of a script: what mining nodes allow by default.", ge=1 << 10, le=400 << 20)

@@ -18,6 +18,9 @@ _IF, _NOTIF, _VERIF, _VERNOTIF, _ELSE, _ENDIF, _RETURN = 0x63, 0x64, 0x65, 0x66,
 _CODESEPARATOR = 0xAB
 _DOUBLED = (0x8D, 0x8E)  # OP_2MUL, OP_2DIV
 
+_STEPS = bytes(2 if 0x8B <= opcode <= 0xA5 else 1 for opcode in range(256))
+"""What an instruction costs beside its bytes: those that reckon with numbers as much as two others."""
+
 ELEMENT_BYTES = 32  # what an element costs beside its bytes, as nodes count
 OLD_ELEMENT, OLD_SCRIPT, OLD_OPS, OLD_STACK = 520, 10_000, 500, 1_000  # limits of coins before Genesis
 SHORT = 64  # bytes of a number or truth value whose cost is that of its operation
@@ -157,7 +160,7 @@ class Machine:
         conditions = _Conditions()
         meter = self.meter
         for opcode, _, data, end in instructions(script):
-            meter.spend(1)
+            meter.spend(_STEPS[opcode])
             if end > len(script):
                 raise malformed("a push of more than there is")
             if opcode > OP_16:

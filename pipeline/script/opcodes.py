@@ -192,7 +192,7 @@ def _bitwise(combine: Callable[[int, int], int]) -> Callable[[Machine], None]:
         right, left = m.pop(), m.pop()
         if len(left) != len(right):
             raise untrue("operands of different sizes")
-        m.meter.spend(len(left) >> 8)
+        m.meter.spend(1 + (len(left) >> 8))
         value = combine(int.from_bytes(left, "little"), int.from_bytes(right, "little"))
         m.push(value.to_bytes(len(left), "little"))
 
