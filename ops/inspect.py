@@ -20,6 +20,8 @@ FRAMINGS = {"0100beef": "BEEF V1", "0200beef": "BEEF V2", "01010101": "Atomic BE
 LOCKTIME_IS_TIME = 500_000_000
 """From here up a lock time is Unix seconds, below it a block height."""
 
+HOLDS = "values and scripts hold; whether the blocks have these roots, header services must say"
+
 
 class Input(Struct, frozen=True):
     """An input, and what is known of the coin it spends."""
@@ -183,7 +185,7 @@ def tree(found: Inspected, most: int) -> Tree:
         where = f" at {found.at}" if found.at else ""
         root.add(f"[red]rejected[/]  {found.code}{where}: {escape(found.message or '')}")
     else:
-        root.add("[green]values and scripts hold[/]; whether the blocks have these roots, header services must say")
+        root.add(f"[green]{HOLDS}[/]")
     return root
 
 
