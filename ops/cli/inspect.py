@@ -56,10 +56,7 @@ def inspect(file: Path, as_json: bool, most: int, picture: Path | None, loaded: 
         fail(f"no such file: {file}")
     if picture is not None and picture.name in ("", "-"):
         fail("--svg names a file to write; standard output has the tree")
-    try:
-        payloads = payloads_of(file)
-    except OSError as error:
-        fail(f"cannot read {file}: {error.strerror}")
+    payloads = payloads_of(file)
     bad = False
     for number, (name, beef) in enumerate(payloads, 1):
         found = look(beef, loaded.settings.policy)
@@ -91,7 +88,10 @@ def payloads_of(file: Path) -> list[tuple[str, bytes]]:
     from beefline.encodings import Given, read_payloads
 
     name = "standard input" if str(file) == "-" else str(file)
-    data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    try:
+        data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    except OSError as error:
+        fail(f"cannot read {name}: {error.strerror}")
     read = list(read_payloads(io.BytesIO(data), name))
     given = [(each.where, each.beef) for each in read if isinstance(each, Given)]
     return given if len(given) == len(read) else [(name, data)]

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ops.cli.inspect import inspect as command
+from ops.cli.verify import verify
 from ops.drawing import MOST, MOST_LINES, ROWS, draw, xml
 from ops.inspect import Input, Inspected, Output, Proof, Transaction, inspect
 from pipeline.policy import Policy
@@ -364,6 +365,6 @@ def test_a_payload_that_cannot_be_read_is_told_in_words(monkeypatch: pytest.Monk
         return read(self)
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
-    ran = run(path)
-    assert ran.exit_code == 3
-    assert ran.stderr == f"beefline: cannot read {path}: Permission denied\n"
+    for ran in (run(path), CliRunner().invoke(verify, [path, "--headers", str(PAYLOADS / "headers.json")])):
+        assert ran.exit_code == 3
+        assert ran.stderr == f"beefline: cannot read {path}: Permission denied\n"
