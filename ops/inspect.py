@@ -1,24 +1,26 @@
 """A payload, told in words: what `beefline inspect` shows. Nothing is asked of anybody: no header service, no node."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from msgspec import Struct
 from rich.markup import escape
 from rich.tree import Tree
 
+from ops.forms import template
 from pipeline import verify
 from pipeline.codec.tx import NULL_OUTPOINT, Tx
 from pipeline.outcome import BY_CODE, Condition, Verdict
-from pipeline.overlay.pushdrop import read_pushdrop
 from pipeline.parse import Payload, parse
 from pipeline.policy import Policy
 from pipeline.script.engine import STEPS_PER_MS, run_jobs
-from schemas.types import display
+from schemas.types import Txid, display
 
 FRAMINGS = {"0100beef": "BEEF V1", "0200beef": "BEEF V2", "01010101": "Atomic BEEF"}
 
 LOCKTIME_IS_TIME = 500_000_000
 """From here up a lock time is Unix seconds, below it a block height."""
+
+HOLDS = "values and scripts hold; whether the blocks have these roots, header services must say"
 
 
 class Input(Struct, frozen=True):
@@ -42,7 +44,8 @@ class Transaction(Struct, frozen=True, kw_only=True):
     place: int  # among the entries received, as messages count them: "tx 3"
     txid: str
     size: int  # bytes
-    proof: int | None  # which of the proofs covers it; None: un-mined
+    unmined: bool  # must be verified: no proof covers it or a descendant of its
+    proof: int | None  # which of the proofs covers it
     leaf: int | None  # its place in the block
     inputs: tuple[Input, ...]
     outputs: tuple[Output, ...]
@@ -85,6 +88,13 @@ def inspect(beef: bytes, policy: Policy) -> Inspected | Verdict:
         return payload
     refused = refusal(payload, policy)
     roots = dict(payload.roots)
+    needed = {tx.index for tx in payload.unmined}
+    covered: list[list[str]] = [[] for _ in payload.bumps]
+    told: dict[Txid, Transaction] = {}
+    for tx in payload.txs:
+        told[tx.txid] = _transaction(tx, tx.index in needed, told)
+        if tx.proven:
+            covered[tx.bump].append(display(tx.txid))
     return Inspected(
         framing=FRAMINGS.get(beef[:4].hex(), ""),
         size=len(beef),
@@ -92,15 +102,10 @@ def inspect(beef: bytes, policy: Policy) -> Inspected | Verdict:
         unmined=len(payload.unmined),
         repeats=payload.repeats,
         pruned=payload.pruned,
-        transactions=tuple(_transaction(tx) for tx in payload.txs),
+        transactions=tuple(told.values()),
         proofs=tuple(
-            Proof(
-                bump.height,
-                bump.depth,
-                display(roots[bump.height]),
-                tuple(display(tx.txid) for tx in payload.txs if tx.proven and payload.bumps[tx.bump] is bump),
-            )
-            for bump in payload.bumps
+            Proof(bump.height, bump.depth, display(roots[bump.height]), tuple(txids))
+            for bump, txids in zip(payload.bumps, covered, strict=True)
         ),
         code=refused.code if refused else None,
         message=(refused.message or BY_CODE[refused.code].meaning) if refused else None,
@@ -119,8 +124,8 @@ def refusal(payload: Payload, policy: Policy) -> Verdict | None:
     return None if isinstance(said, Condition | verify.Valid) else said
 
 
-def _transaction(tx: Tx) -> Transaction:
-    inputs = tuple(_inputs(tx))
+def _transaction(tx: Tx, unmined: bool, told: Mapping[Txid, Transaction]) -> Transaction:
+    inputs = tuple(_inputs(tx, told))
     outputs = tuple(Output(tx.satoshis(vout), template(tx.locking(vout))) for vout in range(len(tx.outs) - 1))
     brought = [coin.satoshis for coin in inputs if coin.satoshis is not None]
     complete = len(brought) == len(inputs) and not tx.is_coinbase()
@@ -128,6 +133,7 @@ def _transaction(tx: Tx) -> Transaction:
         place=tx.index,
         txid=display(tx.txid),
         size=len(tx.raw),
+        unmined=unmined,
         proof=tx.bump if tx.proven else None,
         leaf=tx.leaf if tx.proven else None,
         inputs=inputs,
@@ -137,50 +143,22 @@ def _transaction(tx: Tx) -> Transaction:
     )
 
 
-def _inputs(tx: Tx) -> Iterator[Input]:
+def _inputs(tx: Tx, told: Mapping[Txid, Transaction]) -> Iterator[Input]:
     for vin in range(len(tx.ins) - 1):
         outpoint = tx.outpoint(vin)
-        parent = tx.parents[vin] if tx.parents else None
         name = f"{display(outpoint[:32])}.{tx.vout(vin)}" if outpoint != NULL_OUTPOINT else ""
+        parent = told.get(outpoint[:32])
         if parent is None:
             yield Input(name, None, None)
         else:
-            yield Input(name, parent.satoshis(tx.vout(vin)), template(parent.locking(tx.vout(vin))))
+            coin = parent.outputs[tx.vout(vin)]
+            yield Input(name, coin.satoshis, coin.script)
 
 
 def _locktime(tx: Tx) -> str:
     if tx.is_final(0, 0):
         return ""
     return f"{'time' if tx.locktime >= LOCKTIME_IS_TIME else 'height'} {tx.locktime}"
-
-
-def template(script: bytes) -> str:
-    """The name of a locking script's form, by what it begins and ends with."""
-    size = _count(len(script), "byte")
-    if not script:
-        return "empty: anyone can spend it"
-    if script[:2] == b"\x00\x6a" or script[:1] == b"\x6a":
-        return f"data, {size}"
-    if (pushed := read_pushdrop(script)) is not None:
-        return f"PushDrop of {_count(len(pushed.fields), 'field')}, {size}"
-    for name, length, begins, ends in TEMPLATES:
-        if script.startswith(begins) and script[:length].endswith(ends) and len(script) >= length:
-            if len(script) == length:
-                return name
-            if script[length] == 0x6A:
-                return f"{name} and data, {size}"
-    if script[-1] == 0xAE and len(script) > 3 and 0x51 <= script[0] <= script[-2] <= 0x60:
-        return f"{script[0] - 0x50}-of-{script[-2] - 0x50} multisig"
-    return f"script, {size}"
-
-
-TEMPLATES = (
-    ("P2PKH", 25, b"\x76\xa9\x14", b"\x88\xac"),
-    ("P2PK", 35, b"\x21", b"\xac"),
-    ("P2PK", 67, b"\x41", b"\xac"),
-    ("P2SH", 23, b"\xa9\x14", b"\x87"),
-)
-"""Name, length in bytes, beginning, end."""
 
 
 # --- the tree
@@ -191,13 +169,13 @@ def tree(found: Inspected, most: int) -> Tree:
 
     most: proofs, transactions, and inputs or outputs of one, that are shown; of more the first ones.
     """
-    transactions = f"{_count(len(found.transactions), 'transaction')}, {found.unmined} un-mined"
+    transactions = f"{count(len(found.transactions), 'transaction')}, {found.unmined} un-mined"
     root = Tree(f"[bold]{found.framing}[/], {found.size:,} bytes: {transactions}", highlight=False)
     root.add(f"subject {found.subject}")
     if found.repeats or found.pruned:
-        root.add(f"left aside: {_count(found.repeats, 'repeat')}, {found.pruned} unrelated to the subject")
+        root.add(f"left aside: {count(found.repeats, 'repeat')}, {found.pruned} unrelated to the subject")
     for number, proof in enumerate(found.proofs[:most]):
-        branch = root.add(f"[bold]proof {number}[/]  block {proof.height:,}, {_count(proof.levels, 'level')}")
+        branch = root.add(f"[bold]proof {number}[/]  block {proof.height:,}, {count(proof.levels, 'level')}")
         branch.add(f"root {proof.root}")
     _rest(root, len(found.proofs), most, "proof")
     for transaction in found.transactions[:most]:
@@ -207,34 +185,45 @@ def tree(found: Inspected, most: int) -> Tree:
         where = f" at {found.at}" if found.at else ""
         root.add(f"[red]rejected[/]  {found.code}{where}: {escape(found.message or '')}")
     else:
-        root.add("[green]values and scripts hold[/]; whether the blocks have these roots, header services must say")
+        root.add(f"[green]{HOLDS}[/]")
     return root
 
 
 def _show(root: Tree, transaction: Transaction, most: int) -> None:
-    about = [f"{transaction.size:,} bytes"]
-    if transaction.proof is None:
-        about.append("un-mined")
-    else:
-        about.append(f"proven by proof {transaction.proof}, leaf {transaction.leaf}")
+    about = [f"{transaction.size:,} bytes", standing(transaction)]
     if transaction.fee_sat is not None:
-        about.append(f"fee {transaction.fee_sat:,} sat ({1000 * transaction.fee_sat / transaction.size:,.0f} per kB)")
+        about.append(fee(transaction.fee_sat, transaction.size))
     if transaction.locktime:
         about.append(f"locked until {transaction.locktime}")
     branch = root.add(f"[bold]tx {transaction.place}[/]  {transaction.txid}  {', '.join(about)}")
     for number, coin in enumerate(transaction.inputs[:most]):
-        value = "not in the payload" if coin.satoshis is None else f"{coin.satoshis:,} sat  {coin.script}"
+        value = "not in the payload" if coin.satoshis is None else f"{coin.satoshis:,} sat  {escape(coin.script or '')}"
         branch.add(f"[cyan]input {number}[/]  {coin.outpoint or 'new coins'}" + (f"  {value}" if coin.outpoint else ""))
     _rest(branch, len(transaction.inputs), most, "input")
     for number, output in enumerate(transaction.outputs[:most]):
-        branch.add(f"[cyan]output {number}[/]  {output.satoshis:,} sat  {output.script}")
+        branch.add(f"[cyan]output {number}[/]  {output.satoshis:,} sat  {escape(output.script)}")
     _rest(branch, len(transaction.outputs), most, "output")
 
 
-def _rest(branch: Tree, count: int, most: int, what: str) -> None:
-    if count > most:
-        branch.add(f"… {_count(count - most, f'more {what}')}")
+def _rest(branch: Tree, number: int, most: int, what: str) -> None:
+    if number > most:
+        branch.add(f"… {count(number - most, f'more {what}')}")
 
 
-def _count(number: int, what: str) -> str:
+def standing(transaction: Transaction) -> str:
+    """How a transaction stands to the chain, as the payload says."""
+    if transaction.proof is not None:
+        return f"proven by proof {transaction.proof}, leaf {transaction.leaf}"
+    # What a mined transaction spends is mined, whether or not the payload shows where.
+    return "un-mined" if transaction.unmined else "mined before a proven one"
+
+
+def fee(sat: int, size: int) -> str:
+    """A fee in satoshis, and for each 1,000 bytes; two digits at least, since rates below one are in use."""
+    rate = 1000 * sat / size
+    return f"fee {sat:,} sat ({rate:,.0f} per kB)" if abs(rate) >= 10 else f"fee {sat:,} sat ({rate:.2g} per kB)"
+
+
+def count(number: int, what: str) -> str:
+    """`1 output`, `2,000 outputs`."""
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
