@@ -17,13 +17,13 @@ from msgspec import Struct
 
 from tests.fuzz.checks import LENIENT, ONCE, SCRIPT_MEMORY, STRICT, limit_s
 
-PEAK_PER_BYTE = 30
+PEAK_PER_BYTE = 25
 PEAK_BESIDE = {"parse": 64 << 10, "verify": (64 << 10) + 6 * SCRIPT_MEMORY}
-"""Bytes one payload may have allocated at its peak: 30 for each of its own, and some beside.
+"""Bytes one payload may have allocated at its peak: 25 for each of its own, and some beside.
 
-Measured on 10 kB made of nothing but the smallest inputs, outputs, nodes or links of a chain: at most 15 a byte; on the
-smallest payloads 3 kB beside. Of what scripts may keep on their stacks an operation takes up to 5.03 times as much
-while it makes a number from its operand, and bytes from that (`1000000 NUM2BIN 1ADD` and its like).
+Measured on 10 kB made of nothing but the smallest inputs, outputs, nodes or links of a chain: at most 11 a byte; for a
+payload of 400 bytes or less 6 kB in all. Of what scripts may keep on their stacks an operation takes up to 5.03 times
+as much while it makes a number from its operand, and bytes from that (`1000000 NUM2BIN 1ADD` and its like).
 """
 
 _ASK, _REPLY = Layout("<BI"), Layout("<dQQ")

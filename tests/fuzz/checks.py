@@ -13,8 +13,8 @@ from pipeline.codec.ef import read_ef
 from pipeline.outcome import BY_CODE, Condition, Verdict
 from pipeline.parse import Payload, parse
 from pipeline.policy import Policy
-from pipeline.script.engine import STEPS_PER_MS, run_jobs
-from pipeline.verify import Valid, plan, verify
+from pipeline.script.engine import STEPS_PER_MS, ScriptResult, run_jobs
+from pipeline.verify import Plan, Valid, plan, verify
 from tests.builders import TIP
 
 BUDGET_MS = 50
@@ -55,13 +55,11 @@ def judge(payload: Payload, policy: Policy) -> Valid | Verdict | Condition:
     planned = plan(payload, policy, TIP)
     if isinstance(planned, Verdict):
         return planned
-    results = {result.key: result for result in run_jobs(planned.jobs, policy.script_budget_ms * STEPS_PER_MS)}
-    confirmed = dict.fromkeys(planned.roots, Answer.YES)
-    said = verify(payload, confirmed, results, TIP, policy, planned)
-    assert verify(payload, confirmed, results, TIP, policy) == said, "another answer without the plan"
-    unsaid = verify(payload, {}, results, TIP, policy, planned)
-    assert not isinstance(unsaid, Valid), "valid though no tracker has said anything"  # ANCHOR-1
-    return said
+    return verify(payload, dict.fromkeys(planned.roots, Answer.YES), _run(planned, policy), TIP, policy, planned)
+
+
+def _run(planned: Plan, policy: Policy) -> dict[int, ScriptResult]:
+    return {result.key: result for result in run_jobs(planned.jobs, policy.script_budget_ms * STEPS_PER_MS)}
 
 
 # --- parse
@@ -133,6 +131,7 @@ def check_verify(data: bytes) -> None:
         if isinstance(payload, Verdict):
             continue
         said = judge(payload, policy)
+        _check_agreement(payload, said, policy)
         if isinstance(said, Valid):
             _check_valid(payload, said)
             codes.append("")
@@ -140,6 +139,18 @@ def check_verify(data: bytes) -> None:
             assert BY_CODE[said.code].kind == ("verdict" if isinstance(said, Verdict) else "condition"), said
             codes.append(said.code)
     assert len(set(codes)) < 2, f"the forms differ in more than form: {codes}"
+
+
+def _check_agreement(payload: Payload, said: Valid | Verdict | Condition, policy: Policy) -> None:
+    """The same without the plan; and never valid before a tracker has spoken (ANCHOR-1)."""
+    planned = plan(payload, policy, TIP)
+    if isinstance(planned, Verdict):
+        assert verify(payload, {}, {}, TIP, policy) == planned == said
+        return
+    results = _run(planned, policy)
+    assert verify(payload, dict.fromkeys(planned.roots, Answer.YES), results, TIP, policy) == said
+    unsaid = verify(payload, {}, results, TIP, policy, planned)
+    assert not isinstance(unsaid, Valid), "valid though no tracker has said anything"
 
 
 def _check_valid(payload: Payload, said: Valid) -> None:

@@ -1,5 +1,7 @@
 """Fuzzing of the door for hostile bytes: python -m tests.fuzz.target parse|verify CORPUS [libFuzzer options].
 
+CORPUS is a folder, which the kept corpus and the seeds are added to; or a file, to try one input again.
+
 An input fails when a check does (`checks.py`), or when it costs too much time or memory in a plain interpreter
 (`bare.py`). atheris is bound to its platform and has a lock of its own (`make test` installs it where it can).
 """
@@ -86,9 +88,9 @@ def by_structure(data: bytes, most: int, seed: int) -> bytes:
 
 
 def main() -> None:
-    """Run libFuzzer on one target, beginning with the kept corpus and the seeds."""
+    """Run libFuzzer on one target."""
     name, folder, *options = sys.argv[1:]
-    if not any(option.startswith("-merge") for option in options):
+    if not Path(folder).is_file() and not any(option.startswith("-merge") for option in options):
         write(Path(folder), [*seeds(), *kept(name)])
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
     # libFuzzer starts itself again by this line when it merges.

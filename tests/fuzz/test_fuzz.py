@@ -41,11 +41,18 @@ def fuzz(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(command, running.returncode, said)
 
 
+def left_of(ran: subprocess.CompletedProcess[str]) -> str:
+    """The file that holds the input it ended at."""
+    found = re.search(r"Test unit written to (\S+)", ran.stdout)
+    return found[1] if found else ""
+
+
 @needs_atheris
 @pytest.mark.parametrize("name", list(CHECKS))
 def test_no_input_raises_stalls_or_grows(name: str, tmp_path: Path) -> None:
     ran = fuzz("-m", "tests.fuzz.target", name, str(tmp_path), f"-max_total_time={SECONDS}")
-    assert ran.returncode == 0, f"the input is in the file named last:\n{ran.stdout[-6000:]}"
+    again = f"again: python -m tests.fuzz.target {name} {left_of(ran)}"
+    assert ran.returncode == 0, f"{ran.stdout[-6000:]}\n{again}"
     done = re.search(r"^Done (\d+) runs", ran.stdout, re.MULTILINE)
     assert done, ran.stdout[-6000:]
     assert int(done[1]) > len(set(seeds()) | set(kept(name))), "not even the corpus was run through"
@@ -53,6 +60,7 @@ def test_no_input_raises_stalls_or_grows(name: str, tmp_path: Path) -> None:
 
 PLANTED = """
 import tests.fuzz.target as target
+from tests.fuzz import bare
 from pipeline.parse import Payload, parse
 from tests.fuzz.checks import LENIENT
 inputs, hoard = 0, []
@@ -76,13 +84,26 @@ target.main()
         ("assert all(tx.version != 2**31 - 1 for tx in txs), 'a version no seed has'", "a version no seed has"),
         ("hoard.extend(object() for _ in range(10))", "more blocks of memory than after input 200"),
         ("bytes(1 << 30)", "MemoryError"),
+        ("bare.limit_s = target.limit_s = lambda size: 1e-7", "bytes took 0 ms; at most 0"),
+        ("bare.PEAK_BESIDE['parse'] = -10**9", "bytes of memory; at most -"),
     ],
-    ids=["raises", "leaks", "allocates much at once"],
+    ids=["raises", "leaks", "allocates much at once", "is slow", "takes memory"],
 )
 def test_a_planted_fault_is_found_and_its_input_kept(fault: str, message: str, tmp_path: Path) -> None:
     ran = fuzz("-c", PLANTED.format(fault=fault), "parse", str(tmp_path), "-runs=10000")
     assert message in ran.stdout, ran.stdout[-2000:]
     assert ran.returncode
-    left = re.search(r"Test unit written to (\S+)", ran.stdout)
-    assert left, ran.stdout[-2000:]
-    (ROOT / left[1]).unlink()
+    left = ROOT / left_of(ran)
+    assert left.is_file(), ran.stdout[-2000:]
+    left.unlink()
+
+
+@needs_atheris
+def test_one_input_can_be_tried_again(tmp_path: Path) -> None:
+    """What fails leaves a file; the target takes it in place of a folder, and reads that alone."""
+    path = tmp_path / "input"
+    path.write_bytes(seeds()[0])
+    ran = fuzz("-m", "tests.fuzz.target", "verify", str(path))
+    assert ran.returncode == 0, ran.stdout[-2000:]
+    assert f"Executed {path}" in ran.stdout
+    assert list(tmp_path.iterdir()) == [path]
