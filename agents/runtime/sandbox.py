@@ -107,6 +107,10 @@ class Sandbox:
 
 _decode = msgspec.msgpack.Decoder(ScriptResult).decode
 
+_KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
+"""For glibc: large elements are given memory again that others had. Else each of 32 MB and more is new to the process,
+and making its pages costs more than what a script does with them."""
+
 _WALL_MARGIN = 10.0  # the share of a processor a child may be left with: a tenth
 _START_S = 30.0
 
@@ -127,6 +131,7 @@ class _Child:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-I", "-m", "agents.runtime.sandbox_child", str(memory_bytes),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True,
+            env={**os.environ, **_KEEP_MEMORY},
         )  # fmt: skip
         child = cls(process)
         try:
