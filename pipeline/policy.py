@@ -42,8 +42,8 @@ class Policy(Struct, frozen=True):
     )
     max_inputs: Annotated[
         int,
-        why("Of all un-mined transactions: each holds its context up for 14 us, these for 0.7 s.", ge=1),
-    ] = 50_000
+        why("Of all un-mined transactions: each holds its context up for 14 us, these for 0.9 s.", ge=1),
+    ] = 60_000
     max_outputs: Annotated[
         int,
         why("Of the subject: each may become a coin and an effect; these hold their context up for 0.4 s.", ge=1),
