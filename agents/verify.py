@@ -39,7 +39,7 @@ class Gathered(Struct, frozen=True):
     prepared: Mapping[int, Prepared | Decision]  # by the record's identity in memory
     answers: Mapping[RootAt, Answer]
     tip: Tip
-    scripts: ScriptResults
+    scripts: ScriptResults | Condition
 
 
 class Verify:
@@ -116,6 +116,8 @@ class Verify:
         if not isinstance(prepared, Prepared):
             return prepared
         parsed = prepared.parsed
+        if isinstance(gathered.scripts, Condition):
+            return Defer(gathered.scripts, _about(parsed))
         said = verify(prepared.payload, gathered.answers, gathered.scripts, gathered.tip, self._policy, prepared.plan)
         if isinstance(said, Verdict):
             return Refuse(said, _about(parsed))
@@ -139,8 +141,8 @@ class Verify:
 
     async def _find_out(
         self, prepared: Prepared, known: Mapping[RootAt, Answer]
-    ) -> tuple[Mapping[RootAt, Answer], ScriptResults]:
-        """What one payload alone has to wait for."""
+    ) -> tuple[Mapping[RootAt, Answer], ScriptResults | Condition]:
+        """What one payload alone has to wait for; a condition where too many wait for the script child already."""
         assert self._trackers is not None
         answers = known
         if _has_many_roots(prepared):
@@ -148,6 +150,8 @@ class Verify:
             for at in range(0, len(roots), FEW_ROOTS):
                 own |= await self._trackers.ask(roots[at : at + FEW_ROOTS])
             answers = own
+        if prepared.plan.jobs and self._sandbox.busy:
+            return answers, Condition("script.busy")
         return answers, await self._sandbox.run(prepared.plan.jobs)
 
 
