@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -202,20 +203,24 @@ def warm_up(chain: Chain) -> bytes:
     return shop.frame(bomb(b"\x61\x51")(shop))
 
 
-def measure(chain: Chain, name: str) -> Measured:
-    """One row, in a process of its own."""
+def idle_s(chain: Chain) -> float:
+    """Seconds of processor a worker and its child use before a row comes."""
+    with Worker(HOSTILE["nested"], table(chain, Laid(b"")), warm_up(chain)) as worker:
+        return worker.end()
+
+
+def measure(chain: Chain, name: str, rest_s: float) -> Measured:
+    """One row, in a process of its own. rest_s: see `idle_s`."""
     laid, warm = lay(chain, name), warm_up(chain)
     headers = table(chain, laid)
-    best = _measure(name, laid.beef, headers, warm)
+    best = _measure(name, laid.beef, headers, warm, rest_s)
     while best.tries < TRIES and best.wall_s > LONGEST_S:
-        again = _measure(name, laid.beef, headers, warm)
+        again = _measure(name, laid.beef, headers, warm, rest_s)
         best = msgspec.structs.replace(min(best, again, key=lambda one: one.wall_s), tries=best.tries + 1)
     return best
 
 
-def _measure(name: str, beef: bytes, headers: bytes, warm: bytes) -> Measured:
-    with Worker(HOSTILE[name], headers, warm) as idle:
-        rest_s = idle.end()
+def _measure(name: str, beef: bytes, headers: bytes, warm: bytes, rest_s: float) -> Measured:
     with Worker(HOSTILE[name], headers, warm) as worker:
         answer, took = worker.judge(beef)
         own, child = worker.peaks
@@ -229,8 +234,9 @@ def _measure(name: str, beef: bytes, headers: bytes, warm: bytes) -> Measured:
 def rows(chain: Chain, say: Say, names: Iterable[str] = HOSTILE) -> list[Measured]:
     """Every row, one after the other."""
     found = []
+    rest_s = idle_s(chain)
     for name in names:
-        one = measure(chain, name)
+        one = measure(chain, name, rest_s)
         found.append(one)
         say(
             f"{name:24} {one.outcome:8} {one.code:24} {one.wall_s:6.2f} s  {one.cpu_s:6.2f} s of CPU  "
@@ -252,6 +258,7 @@ class Beside(Struct, frozen=True, kw_only=True):
     honest: Latency  # of the honest ones beside hostile ones
     hostile: int
     wrong: Mapping[str, str]  # hostile payloads that got another decision than they must: row, what was said
+    late: Mapping[str, int]  # honest payloads above MOST_RATIO times the p99 alone, by the row sent last before them
     waiting: tuple[str, ...]  # that no header service can say anything about
     restarted: int  # workers
     peak_bytes: Mapping[str, int]  # of each worker and of its children
@@ -342,11 +349,17 @@ async def _round(
     assert honest_alone is not None
     assert beside_hostile is not None
     restarted = sum(before[name] != pid for name, pid in _pids(installation).items())
+    slow = _late(load, honest_alone.p99 * MOST_RATIO / 1000, chosen)
     return Beside(
         alone=report_alone, mixed=report, honest_alone=honest_alone, honest=beside_hostile, hostile=len(chosen),
-        wrong=wrong, waiting=tuple(waiting), restarted=restarted,
+        wrong=wrong, late=slow, waiting=tuple(waiting), restarted=restarted,
         peak_bytes=peaks.found, load_average=(after_alone, after),
     )  # fmt: skip
+
+
+def _late(load: Load, beyond_s: float, chosen: Sequence[str]) -> dict[str, int]:
+    late = Counter(n // ONE_IN for n, took in load.took() if took > beyond_s and n % ONE_IN != ONE_IN - 1)
+    return {chosen[at - 1] if at else "none": count for at, count in late.most_common()}
 
 
 async def _under_load(
@@ -442,6 +455,12 @@ def _beside_page(rounds: Sequence[Beside]) -> str:
     )
     if waiting:
         parts.append(f"\nStill waiting for header services, which know no block there: {', '.join(waiting)}.\n")
+    for number, one in enumerate(rounds, 1):
+        held = ", ".join(f"{name} {count}" for name, count in list(one.late.items())[:10])
+        parts.append(
+            f"\nRound {number}: {sum(one.late.values()):,} honest payloads later than {MOST_RATIO:.0f} times the p99 "
+            f"alone; by the hostile one sent last before them, the first ten: {held or 'none'}.\n"
+        )
     names = sorted({name for one in rounds for name in one.peak_bytes})
     sizes = ", ".join(f"{name} {max(one.peak_bytes.get(name, 0) for one in rounds) / 1e6:.0f}" for name in names)
     parts.append(f"\nPeak resident size, MB: {sizes}.\n")

@@ -77,7 +77,7 @@ def checks(times: int, kind: int, *, tail: bytes = b"", outs: int = 1, valid: bo
         mined, owner = shop.take(), shop.key()
         locking = push(owner.public) + (TWO_DUP + CHECKSIG + DROP) * (times - 1) + CHECKSIG + tail
         made = shop.pay([mined.coin], [(1000, locking)])
-        outputs = [(0, RETURN), *repeat((0, bytes(20)), outs - 1), (500, owner.script)]
+        outputs = [(0, RETURN), *repeat((0, bytes(100)), outs - 1), (500, owner.script)]
         subject = signed([made.coin(0, owner)], outputs, kind, version=2)
         if not valid:
             subject = assemble(subject.spent, [push(b"\x30\x06\x02\x01\x01\x02\x01\x01\x41")], outputs, version=2)
@@ -276,7 +276,7 @@ BOMBS: dict[str, tuple[str, str, Build]] = {
     "checksig-original": (
         "Checks by the original digest of a transaction of 2 MB.",
         BUDGET,
-        checks(5_000, ORIGINAL, outs=70_000),
+        checks(5_000, ORIGINAL, outs=18_000),
     ),
     "separator-flood": (
         "The original digest of a script full of OP_CODESEPARATOR.",

@@ -329,7 +329,7 @@ def _atomic_inside(shop: Workshop) -> Laid:
 # --- the table
 
 _LIMIT = Policy().max_payload_bytes
-_MOST_OUTS = Policy().max_outputs
+_MOST_INS, _MOST_OUTS = Policy().max_inputs, Policy().max_outputs
 _WIDER = replace(POLICY, max_payload_bytes=32 << 20)
 
 
@@ -373,7 +373,7 @@ HOSTILE: dict[str, Hostile] = dict(
             ("chain-backwards", "10,000 of them, children first.", "", _backwards(partial(shapes.chain, size=9_999))),
             ("inputs-50000", "50,000 inputs that need no signature.", "", _framed(_inputs(50_000))),
             ("inputs-signed", "50,000 inputs by P2PK.", "policy.script-budget", _framed(spend_many(50_000, ALL, p2pk))),
-            ("inputs-over", "One input more.", "policy.limits", _framed(_inputs(50_001))),
+            ("inputs-over", "One un-mined input more than there may be.", "policy.limits", _framed(_inputs(_MOST_INS))),
             ("inputs-most", "As many inputs as 8 MiB hold.", "policy.limits", _framed(_inputs(164_000))),
             (
                 "inputs-twice",

@@ -345,8 +345,11 @@ class Load:
 
     def others_applied_ms(self) -> Latency | None:
         """From when a payload was due until it was applied, of those that are not watched."""
-        found = [at - n / self.rate for n, at in enumerate(self._applied) if at and n not in self._watched]
-        return percentiles(array("d", found))
+        return percentiles(array("d", [took for n, took in self.took() if n not in self._watched]))
+
+    def took(self) -> Iterator[tuple[int, float]]:
+        """Of each payload that was applied its number, and the seconds from when it was due."""
+        return ((n, at - n / self.rate) for n, at in enumerate(self._applied) if at)
 
     def _latency(self, times: "array[float]") -> Latency | None:
         return percentiles(array("d", [at - number / self.rate for number, at in enumerate(times) if at]))
