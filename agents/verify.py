@@ -25,6 +25,10 @@ from schemas.flow import PARSED as SCHEMA
 from schemas.wire import Undecodable
 from topics.registry import DEAD_LETTERS, OPERATIONS, PARSED, RESULTS, RETRY_1M, RETRY_10M, RETRY_10S, Topic
 
+FEW_ROOTS = 64
+"""Asked about with the rest of a batch. Some header services take a request a height: a payload with more blocks is
+asked about apart, so many at a time, and others' roots do not queue behind thousands."""
+
 
 class Prepared(Struct, frozen=True):
     """A payload with the questions it raises."""
@@ -40,7 +44,7 @@ class Gathered(Struct, frozen=True):
     prepared: Mapping[int, Prepared | Decision]  # by the record's identity in memory
     answers: Mapping[RootAt, Answer]
     tip: Tip
-    scripts: ScriptResults
+    scripts: ScriptResults | Condition
 
 
 class Verify:
@@ -127,24 +131,28 @@ class Verify:
         try:
             tip = await self._trackers.tip()
             prepared = {id(record): self._prepare(record, tip) for record in batch}
-            roots = {root for one in prepared.values() if isinstance(one, Prepared) for root in one.plan.roots}
-            answers = await self._trackers.ask(roots)
+            plain = [record for record in batch if not _takes_long(prepared[id(record)])]
+            together = [one for one in prepared.values() if isinstance(one, Prepared) and not _has_many_roots(one)]
+            answers = await self._trackers.ask({root for one in together for root in one.plan.roots})
+            if plain:
+                yield plain, Gathered(prepared, answers, tip, {})
+            running = {
+                asyncio.ensure_future(self._find_out(one, answers)): record
+                for record in batch
+                if isinstance(one := prepared[id(record)], Prepared) and _takes_long(one)
+            }
+            try:
+                while running:
+                    done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                    for task in done:
+                        record = running.pop(task)
+                        found, scripts = task.result()
+                        yield [record], Gathered(prepared, found, tip, scripts)
+            finally:
+                for task in running:
+                    task.cancel()
         except NoQuorum as error:
             raise WorldCondition(Condition(error.code, str(error))) from error
-        apart = [record for record in batch if _has_jobs(prepared[id(record)])]
-        if len(apart) < len(batch):
-            plain = [record for record in batch if not _has_jobs(prepared[id(record)])]
-            yield plain, Gathered(prepared, answers, tip, {})
-        running = {asyncio.ensure_future(self._run(prepared[id(record)])): record for record in apart}
-        try:
-            while running:
-                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    record = running.pop(task)
-                    yield [record], Gathered(prepared, answers, tip, task.result())
-        finally:
-            for task in running:
-                task.cancel()
 
     def decide(self, record: Inbound, gathered: Gathered, now_ms: int) -> Decision:
         """One operation for each context, or what is wrong."""
@@ -152,6 +160,8 @@ class Verify:
         if not isinstance(prepared, Prepared):
             return prepared
         parsed = prepared.parsed
+        if isinstance(gathered.scripts, Condition):
+            return Defer(gathered.scripts, _about(parsed))
         said = verify(prepared.payload, gathered.answers, gathered.scripts, gathered.tip, self._policy, prepared.plan)
         if isinstance(said, Verdict):
             return Refuse(said, _about(parsed))
@@ -173,13 +183,28 @@ class Verify:
             return Refuse(planned, _about(parsed))
         return Prepared(parsed, payload, planned)
 
-    async def _run(self, prepared: Prepared | Decision) -> ScriptResults:
-        assert isinstance(prepared, Prepared)
-        return await self._sandbox.run(prepared.plan.jobs)
+    async def _find_out(
+        self, prepared: Prepared, known: Mapping[RootAt, Answer]
+    ) -> tuple[Mapping[RootAt, Answer], ScriptResults | Condition]:
+        """What one payload alone has to wait for; a condition where too many wait for the script child already."""
+        assert self._trackers is not None
+        answers = known
+        if _has_many_roots(prepared):
+            roots, own = prepared.plan.roots, dict[RootAt, Answer]()
+            for at in range(0, len(roots), FEW_ROOTS):
+                own |= await self._trackers.ask(roots[at : at + FEW_ROOTS])
+            answers = own
+        if prepared.plan.jobs and self._sandbox.busy:
+            return answers, Condition("script.busy")
+        return answers, await self._sandbox.run(prepared.plan.jobs)
 
 
-def _has_jobs(prepared: Prepared | Decision) -> bool:
-    return isinstance(prepared, Prepared) and bool(prepared.plan.jobs)
+def _takes_long(prepared: Prepared | Decision) -> bool:
+    return isinstance(prepared, Prepared) and (bool(prepared.plan.jobs) or _has_many_roots(prepared))
+
+
+def _has_many_roots(prepared: Prepared) -> bool:
+    return len(prepared.plan.roots) > FEW_ROOTS
 
 
 def _about(parsed: Parsed) -> About:

@@ -12,7 +12,7 @@ from pipeline.chain.answer import RootAt
 from pipeline.codec.beef import V1, Envelope, read_beef, write_beef_v1
 from pipeline.codec.bump import Bump
 from pipeline.codec.reader import Malformed
-from pipeline.codec.tx import NULL_OUTPOINT, Tx
+from pipeline.codec.tx import NULL_OUTPOINT, SMALLEST_INPUT, Tx
 from pipeline.outcome import Verdict
 from pipeline.policy import Policy
 from schemas.types import Root, Txid, display
@@ -76,6 +76,8 @@ def _link(envelope: Envelope, payload: bytes, policy: Policy) -> Payload:
     subject = txs[-1]
     if len(subject.outs) - 1 > policy.max_outputs:
         raise Malformed("policy.limits", f"tx {subject.index}", f"{len(subject.outs) - 1} outputs")
+    if len(payload) > policy.max_inputs * SMALLEST_INPUT:  # else there cannot be as many
+        _check_inputs(unmined, policy.max_inputs)
     if len(unmined) > policy.max_depth:
         _check_depth(unmined, policy.max_depth)
     bumps, roots = _prove(envelope.bumps, txs, also, strict)
@@ -252,6 +254,14 @@ def _ancestors_first(subject: Tx) -> list[Tx]:
         opened.add(tx.txid)
         stack += [parent for parent in tx.parents if parent is not None and parent.txid not in opened]
     return list(found.values())
+
+
+def _check_inputs(unmined: list[Tx], most: int) -> None:
+    inputs = 0
+    for tx in unmined:
+        inputs += len(tx.ins) - 1
+        if inputs > most:
+            raise Malformed("policy.limits", f"tx {tx.index}", f"more than {most} un-mined inputs")
 
 
 def _check_depth(unmined: list[Tx], most: int) -> None:

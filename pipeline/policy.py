@@ -40,10 +40,14 @@ class Policy(Struct, frozen=True):
     max_bumps: Annotated[int, why("One for each block an ancestry touches; several transactions share one.", ge=1)] = (
         4_096
     )
+    max_inputs: Annotated[
+        int,
+        why("Of all un-mined transactions: each holds its context up for 14 us, these for 0.9 s.", ge=1),
+    ] = 60_000
     max_outputs: Annotated[
         int,
-        why("Of the subject: each may become a coin, an effect in the journal and 20 us of its context's core.", ge=1),
-    ] = 200_000
+        why("Of the subject: each may become a coin and an effect; these hold their context up for 0.4 s.", ge=1),
+    ] = 20_000
     max_depth: Annotated[
         int, why("Un-mined generations; every one of them must be mined before the subject can be.", ge=1)
     ] = 10_000

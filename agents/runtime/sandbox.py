@@ -28,6 +28,14 @@ class SandboxSettings(Struct, frozen=True):
         int,
         why("0: one less than the cores, at least one, so that a core stays with the stage's own work.", ge=0, le=64),
     ] = 0
+    max_waiting: Annotated[
+        int,
+        why(
+            "Payloads that wait for a child. They are held in memory, and many keep others from being fetched; what is "
+            "more comes back in 10 s.",
+            ge=1,
+        ),
+    ] = 4
     memory_bytes: Annotated[
         int, why("Address space of a child, its 100 MB at rest included; scripts are held to less.", ge=256 << 20)
     ] = 600 << 20
@@ -47,6 +55,7 @@ class Sandbox:
         # of the jobs that needed it and not a place lost for good.
         self._places: asyncio.Queue[_Child | None] = asyncio.Queue()
         self._children: set[_Child] = set()
+        self._waiting = 0
         self._burials: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -68,6 +77,11 @@ class Sandbox:
         await asyncio.gather(*(child.end() for child in self._children), *self._burials)
         self._children.clear()
 
+    @property
+    def busy(self) -> bool:
+        """Whether as many wait for a child as may."""
+        return self._waiting >= self._settings.max_waiting
+
     async def run(self, jobs: Sequence[ScriptJob], deadline_ms: int | None = None) -> dict[int, ScriptResult]:
         """Judge the jobs of one payload; a result for each, by its key.
 
@@ -79,7 +93,11 @@ class Sandbox:
         """
         if not jobs:
             return {}
-        child = await self._places.get()
+        self._waiting += 1
+        try:
+            child = await self._places.get()
+        finally:
+            self._waiting -= 1
         try:
             child = child or await self._child()
             return await child.ask(jobs, deadline_ms or self._budget_ms)
@@ -107,6 +125,10 @@ class Sandbox:
 
 _decode = msgspec.msgpack.Decoder(ScriptResult).decode
 
+_KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
+"""For glibc: large elements are given memory again that others had. Else each of 32 MB and more is new to the process,
+and making its pages costs more than what a script does with them."""
+
 _WALL_MARGIN = 10.0  # the share of a processor a child may be left with: a tenth
 _START_S = 30.0
 
@@ -127,6 +149,7 @@ class _Child:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-I", "-m", "agents.runtime.sandbox_child", str(memory_bytes),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True,
+            env={**os.environ, **_KEEP_MEMORY},
         )  # fmt: skip
         child = cls(process)
         try:

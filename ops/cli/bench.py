@@ -7,12 +7,18 @@ import click
 
 
 @click.command()
-@click.argument("parts", nargs=-1, type=click.Choice(["runtime", "path", "kernel"]))
+@click.argument("parts", nargs=-1, type=click.Choice(["kernel", "runtime", "path", "hostile"]))
 @click.option("--soak", default=0, metavar="PAYLOADS", type=click.IntRange(0), help="Verify so many, and watch memory.")
+@click.option("--pipeline", is_flag=True, help="With `hostile`: on a running installation too, beside honest traffic.")
 @click.option("--write", type=click.Path(path_type=Path, dir_okay=False), help="Write the page here too.")
-def bench(parts: tuple[str, ...], soak: int, write: Path | None) -> None:
-    """Measure the verifier alone, the runtime alone and the whole path; prints a page."""
+def bench(parts: tuple[str, ...], soak: int, pipeline: bool, write: Path | None) -> None:
+    """Measure the verifier alone, the runtime alone and the whole path; or what hostile payloads cost. Prints a page.
+
+    \b
+    Exit code 1: a hostile payload passed its bounds, or got another answer than it must.
+    """
     from ops import bench as benchmarks
+    from ops import hostile_bench
     from ops.home import home, move_to
 
     chosen = parts or ("kernel", "runtime", "path")
@@ -31,8 +37,15 @@ def bench(parts: tuple[str, ...], soak: int, write: Path | None) -> None:
     alone = asyncio.run(benchmarks.runtime(say)) if "runtime" in chosen else None
     move_to(folder)
     whole = asyncio.run(benchmarks.path(say)) if "path" in chosen else None
-    text = benchmarks.page(alone, whole, verifier)
+    text = benchmarks.page(alone, whole, verifier) if alone or whole or verifier else ""
+    good = True
+    if "hostile" in chosen:
+        move_to(folder)
+        page, good = hostile_bench.run(say, pipeline, benchmarks.machine)
+        text += page
     click.echo(text)
     if write is not None:
         write.parent.mkdir(parents=True, exist_ok=True)
         write.write_text(text, encoding="utf-8")
+    if not good:
+        raise SystemExit(1)

@@ -18,7 +18,7 @@ import time
 import uuid
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -116,8 +116,19 @@ async def run_load(
 class Load:
     """One run. Times are seconds since it began; a payload's number is its place, and its due time number / rate."""
 
-    def __init__(self, settings: Settings, rate: float, topics: Sequence[str] | None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        rate: float,
+        topics: Sequence[str] | None,
+        watched: Container[int] = (),
+        endless: int = 0,
+    ) -> None:
+        """watched: numbers of payloads whose decision is kept by itself; endless: of how many none is waited for."""
         self.rate = rate
+        self._endless = endless
+        self.said: dict[int, str] = {}  # outcome and code of those watched
+        self._watched = watched
         self.sent = self.failed = self.decided = self.repeats = 0
         self.outcomes: Counter[str] = Counter()
         self._settings = settings
@@ -282,6 +293,8 @@ class Load:
                 return
             decided.add(seen.context)
         self.outcomes[_name(seen)] += 1
+        if number in self._watched:
+            self.said[number] = _name(seen)
         self.repeats += seen.repeat
         self._due_network += seen.outcome == "applied" and not seen.repeat and not self._state[number] & SENT_ON
         self._state[number] |= SENT_ON if seen.outcome == "applied" else REFUSED
@@ -308,7 +321,7 @@ class Load:
         while (now := self._now()) < deadline:
             self._still_reading()
             quiet = now - max(self._news_at, deadline - drain_s) > QUIET_S
-            if self.decided >= self.sent and (self._answered >= self._due_network or quiet):
+            if self.decided >= self.sent - self._endless and (self._answered >= self._due_network or quiet):
                 return
             await asyncio.sleep(10 * TICK_S)
 
@@ -329,6 +342,14 @@ class Load:
             late_ms=percentiles(self._late),
             cpu_cores=cpu_cores,
         )
+
+    def others_applied_ms(self) -> Latency | None:
+        """From when a payload was due until it was applied, of those that are not watched."""
+        return percentiles(array("d", [took for n, took in self.took() if n not in self._watched]))
+
+    def took(self) -> Iterator[tuple[int, float]]:
+        """Of each payload that was applied its number, and the seconds from when it was due."""
+        return ((n, at - n / self.rate) for n, at in enumerate(self._applied) if at)
 
     def _latency(self, times: "array[float]") -> Latency | None:
         return percentiles(array("d", [at - number / self.rate for number, at in enumerate(times) if at]))

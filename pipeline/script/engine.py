@@ -16,6 +16,8 @@ from pipeline.script.templates import judge, match
 STEPS_PER_MS = 500
 """Steps that stand for a millisecond: half of what fits, so that the count comes before the kernel's clock."""
 
+INPUT_STEPS = 10  # what an input costs the machine before its first operation
+
 
 class SpentCoin(Struct, frozen=True, array_like=True):
     """A coin an input spends: the parent's real output, and the era it was made in."""
@@ -92,6 +94,7 @@ def evaluate(unlocking: bytes, locking: bytes, spend: Spend, meter: Meter) -> No
         ScriptFault: as `judge_input`.
     """
     rules = spend.rules
+    meter.spend(INPUT_STEPS)
     if not rules.relaxed and not is_push_only(unlocking):
         raise malformed("the unlocking script does more than push")
     machine = Machine(spend, meter)

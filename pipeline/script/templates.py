@@ -52,13 +52,14 @@ def match(unlocking: bytes, locking: bytes, after_genesis: bool) -> Checks | Non
         return _data(unlocking, locking, after_genesis)
     if locking[-1:] == b"\xae":
         return _multisig(unlocking, locking)
+    if not (len(unlocking) > 9 and len(unlocking) == unlocking[0] + 1 <= 74):
+        return None  # not one signature
     key = _key(locking, 0)
     at = 0
     if not key and after_genesis and locking:  # PushDrop with its lock last
         at = _fields(locking, 0)
         key = _key(locking, at)
-    signed = len(unlocking) > 9 and len(unlocking) == unlocking[0] + 1 <= 74
-    if key and signed and _ends_quietly(locking, at + len(key) + 2, after_genesis):
+    if key and _ends_quietly(locking, at + len(key) + 2, after_genesis):
         return Checks((unlocking[1:],), (key,))
     return None
 

@@ -1,7 +1,8 @@
 """What each stage decides about a record, without a broker."""
 
+import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -19,10 +20,10 @@ from agents.runtime.partition import Decided, Heads
 from agents.runtime.records import Decision, Defer, Emit, Fault, Inbound, Out, Refuse
 from agents.runtime.sandbox import SandboxSettings
 from agents.runtime.trackers import TrackerSettings
-from agents.verify import Gathered, Verify
+from agents.verify import FEW_ROOTS, Gathered, Verify
 from pipeline import results, state
 from pipeline.broadcast import Refused, Success, Waits
-from pipeline.chain.answer import Answer
+from pipeline.chain.answer import Answer, RootAt, Tip
 from pipeline.outcome import BY_CODE, Condition, Verdict
 from pipeline.overlay.manager import BadManager
 from pipeline.policy import Policy
@@ -284,6 +285,76 @@ def test_a_payload_that_the_policy_no_longer_takes_is_refused() -> None:
     decision = judged(parsed_record(value=value))
     assert isinstance(decision, Refuse)
     assert decision.verdict.code == "malformed.trailing-bytes"
+
+
+class Slow:
+    """Trackers that know everything, and are slow about one payload's blocks."""
+
+    def __init__(self, bag: builders.Bag) -> None:
+        self.slow = set(bag.answers())
+        self.asked: list[set[RootAt]] = []
+        self.may_go = asyncio.Event()
+
+    async def tip(self) -> Tip:
+        return builders.TIP
+
+    async def ask(self, roots: Collection[RootAt]) -> dict[RootAt, Answer]:
+        self.asked.append(set(roots))
+        if self.slow & set(roots):
+            await self.may_go.wait()
+        return dict.fromkeys(roots, Answer.YES)
+
+
+async def test_a_payload_of_many_blocks_keeps_nobody_waiting() -> None:
+    """Some header services take a request a height: thousands of blocks are asked about apart, and in parts."""
+    parents = [builders.funding(salt=n) for n in range(2 * FEW_ROOTS + 1)]
+    child = builders.spend([builders.In(parent) for parent in parents])
+    many = builders.bag(*parents, child, proven=parents, height=940_000)
+    trackers = Slow(many)
+    stage = verify_stage()
+    stage._trackers = trackers  # type: ignore[assignment]
+    value = PARSED.encode(Parsed(Asked(origin_at(6), "r2", ("topic:tm_x",)), child.txid, many.v1(), 1))
+    costly, plain = parsed_record(value=value), parsed_record()
+    gathering = stage.gather([costly, plain])
+    async with asyncio.timeout(20):
+        records, gathered = await anext(gathering)
+    assert records == [plain]
+    assert isinstance(stage.decide(plain, gathered, NOW_MS), Emit)
+    trackers.may_go.set()
+    records, gathered = await anext(gathering)
+    assert records == [costly]
+    assert isinstance(stage.decide(costly, gathered, NOW_MS), Emit)
+    assert [record async for record in gathering] == []
+    assert max(len(roots & trackers.slow) for roots in trackers.asked) == FEW_ROOTS
+    assert set().union(*trackers.asked) >= trackers.slow
+
+
+@pytest.mark.setting("sandbox.max_waiting")
+async def test_of_payloads_with_scripts_only_some_wait_for_the_child() -> None:
+    """What waits is held in memory and keeps others from being fetched: what is too many comes back later."""
+    stage = Verify(Policy(), TrackerSettings(), HttpSettings(), SandboxSettings(processes=1, max_waiting=1))
+    records = []
+    for n in range(3):
+        parent = builders.funding(builders.Out(1000, b"\x61" * 200_000), salt=n)
+        child = builders.spend([builders.In(parent, 0, builders.by_script(b"\x51"))], [builders.Out(1)])
+        made = builders.bag(parent, child, proven=[parent], height=949_000 + n)
+        value = PARSED.encode(Parsed(Asked(origin_at(n), f"r{n}", ("topic:tm_x",)), child.txid, made.v1(), 1))
+        records.append(parsed_record(value=value))
+    stage._trackers = Slow(builders.Bag([], {}))  # type: ignore[assignment]
+    numbers = {id(record): n for n, record in enumerate(records)}
+    await stage._sandbox.start()
+    try:
+        said = [
+            (numbers[id(record)], stage.decide(record, gathered, NOW_MS))
+            async for some, gathered in stage.gather(records)
+            for record in some
+        ]
+    finally:
+        await stage._sandbox.stop()
+    assert [number for number, _ in said] == [2, 0, 1]
+    assert isinstance(said[0][1], Defer)
+    assert said[0][1].condition.code == "script.busy"
+    assert all(isinstance(decision, Emit) for _, decision in said[1:])
 
 
 # --- apply

@@ -14,7 +14,7 @@ from beefline.client import Result
 from ops.cli.load import load
 from ops.instruments.chain import Chain
 from ops.instruments.generate import Generator
-from ops.instruments.load import FIRST_COIN, fresh, percentiles, run_load
+from ops.instruments.load import FIRST_COIN, Load, fresh, percentiles, run_load
 from ops.instruments.payloads import Generated, write_pool
 from ops.settings import Settings
 from ops.settings import load as load_settings
@@ -116,6 +116,25 @@ async def test_refusals_and_repeats_are_told_apart(place: Place) -> None:
         report = await run_load(settings_of(place), mixed, rate=200, drain_s=20)
     assert report.outcomes == {"applied": 15, "rejected script.false": 5, "accepted": 5}
     assert report.repeats == 10
+
+
+@pytest.mark.broker
+async def test_watched_payloads_are_told_by_number_and_are_not_among_the_others(place: Place) -> None:
+    """One of them is never decided, which nobody waits for."""
+    mixed = [*payloads(10), *payloads(1, "rejected"), *payloads(1, "silence")]
+    load = Load(settings_of(place), 100, None, watched={3, 10, 11}, endless=1)
+    async with place.pipeline(by_word):
+        await load.start()
+        try:
+            report = await load.run(mixed, None, 60, lambda _: None)
+        finally:
+            await load.stop()
+    assert load.said == {3: "applied", 10: "rejected script.false"}
+    assert (report.decided, report.undecided) == (11, 1)
+    others = load.others_applied_ms()
+    assert others is not None
+    assert report.applied_ms is not None
+    assert 0 < others.max <= report.applied_ms.max
 
 
 def test_percentiles_are_by_nearest_rank() -> None:

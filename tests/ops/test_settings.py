@@ -270,12 +270,19 @@ def test_form_decides_what_is_mended() -> None:
 @pytest.mark.setting("policy.max_transactions")
 @pytest.mark.setting("policy.max_bumps")
 @pytest.mark.setting("policy.max_depth")
+@pytest.mark.setting("policy.max_inputs")
 @pytest.mark.setting("policy.max_outputs")
 @pytest.mark.parametrize(
     ("name", "made", "enough"),
     [
         ("max_transactions", chain(3), 4),
         ("max_depth", chain(3), 3),
+        ("max_inputs", chain(3), 3),
+        (
+            "max_inputs",
+            bag(two := funding(Output(9), Output(9)), spend([In(two, 0), In(two, 1)], [Output(18)]), proven=[two]),
+            2,
+        ),
         ("max_outputs", bag(many := funding(), spend([In(many)], [Output(10)] * 5), proven=[many]), 5),
         (
             "max_bumps",

@@ -35,6 +35,12 @@ def test_jobs_share_their_steps() -> None:
     assert [r.code for r in run_jobs([job(0, SLOW), job(1, SLOW), job(2, TRUE)], 2_000)] == ["", "", ""]
 
 
+def test_an_input_costs_steps_though_its_scripts_do_next_to_nothing() -> None:
+    """Reading it and setting up a machine takes about 14 us: as much as ten operations."""
+    assert [r.code for r in run_jobs([job(0, TRUE), job(1, TRUE)], 20)] == ["", "policy.script-budget"]
+    assert [r.code for r in run_jobs([job(0, TRUE), job(1, TRUE)], 30)] == ["", ""]
+
+
 @pytest.mark.parametrize(
     ("kind", "behind", "ins"),
     [
