@@ -92,12 +92,15 @@ class Loop:
 
 
 class Verifier:
-    """Judges payloads, one after the other or from several threads. The script child is started when first needed."""
+    """Judges payloads, one after the other or from several threads, which wait for one another's scripts.
+
+    The script child is started when first needed.
+    """
 
     def __init__(
         self,
         policy: Policy = Policy(),  # noqa: B008 - frozen
-        sandbox: SandboxSettings = SandboxSettings(processes=1),  # noqa: B008 - frozen
+        sandbox: SandboxSettings = SandboxSettings(processes=1, max_waiting=1 << 30),  # noqa: B008 - frozen
     ) -> None:
         self._policy = policy
         self._settings = sandbox

@@ -12,7 +12,7 @@ from agents.runtime.desk import Teller
 from agents.runtime.headers import Follower, HeaderSettings, News, Reorganised
 from agents.runtime.http import HttpSettings, Transport
 from agents.runtime.records import Decision, Defer, Emit, Fault, Inbound, Out, Refuse, WorldCondition
-from agents.runtime.sandbox import Sandbox, SandboxSettings
+from agents.runtime.sandbox import BusyError, Sandbox, SandboxSettings
 from agents.runtime.trackers import NoQuorum, Trackers, TrackerSettings
 from pipeline.chain.answer import Answer, RootAt, Tip
 from pipeline.outcome import Condition, Verdict
@@ -194,9 +194,10 @@ class Verify:
             for at in range(0, len(roots), FEW_ROOTS):
                 own |= await self._trackers.ask(roots[at : at + FEW_ROOTS])
             answers = own
-        if prepared.plan.jobs and self._sandbox.busy:
-            return answers, Condition("script.busy")
-        return answers, await self._sandbox.run(prepared.plan.jobs)
+        try:
+            return answers, await self._sandbox.run(prepared.plan.jobs)
+        except BusyError as error:
+            return answers, Condition("script.busy", str(error))
 
 
 def _takes_long(prepared: Prepared | Decision) -> bool:

@@ -31,14 +31,26 @@ class SandboxSettings(Struct, frozen=True):
     max_waiting: Annotated[
         int,
         why(
-            "Payloads that wait for a child. They are held in memory, and many keep others from being fetched; what is "
-            "more comes back in 10 s.",
+            "Payloads that wait for a child as long as it takes. They are held in memory, and many keep others from "
+            "being fetched.",
             ge=1,
         ),
     ] = 4
+    patience_s: Annotated[
+        float,
+        why(
+            "What is more waits so long and then comes back in 10 s: time for hundreds of honest scripts of a "
+            "millisecond each, and not for one bomb of seconds.",
+            gt=0,
+        ),
+    ] = 0.5
     memory_bytes: Annotated[
         int, why("Address space of a child, its 100 MB at rest included; scripts are held to less.", ge=256 << 20)
     ] = 600 << 20
+
+
+class BusyError(Exception):
+    """So many wait for a child already that this payload had better come back: a condition of it, no fault."""
 
 
 class SandboxFault(Exception):  # noqa: N818 - ours, and told apart by the stage
@@ -77,11 +89,6 @@ class Sandbox:
         await asyncio.gather(*(child.end() for child in self._children), *self._burials)
         self._children.clear()
 
-    @property
-    def busy(self) -> bool:
-        """Whether as many wait for a child as may."""
-        return self._waiting >= self._settings.max_waiting
-
     async def run(self, jobs: Sequence[ScriptJob], deadline_ms: int | None = None) -> dict[int, ScriptResult]:
         """Judge the jobs of one payload; a result for each, by its key.
 
@@ -90,12 +97,17 @@ class Sandbox:
 
         Raises:
             SandboxFault: a child failed through no fault of the scripts.
+            BusyError: `max_waiting` others wait, and no child came free within `patience_s`.
         """
         if not jobs:
             return {}
+        patience = None if self._waiting < self._settings.max_waiting else self._settings.patience_s
         self._waiting += 1
         try:
-            child = await self._places.get()
+            async with asyncio.timeout(patience):
+                child = await self._places.get()
+        except TimeoutError:
+            raise BusyError(f"{self._waiting - 1} payloads wait for a script child") from None
         finally:
             self._waiting -= 1
         try:

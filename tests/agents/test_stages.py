@@ -329,32 +329,44 @@ async def test_a_payload_of_many_blocks_keeps_nobody_waiting() -> None:
     assert set().union(*trackers.asked) >= trackers.slow
 
 
-@pytest.mark.setting("sandbox.max_waiting")
-async def test_of_payloads_with_scripts_only_some_wait_for_the_child() -> None:
-    """What waits is held in memory and keeps others from being fetched: what is too many comes back later."""
-    stage = Verify(Policy(), TrackerSettings(), HttpSettings(), SandboxSettings(processes=1, max_waiting=1))
+async def judged_beside(count: int, nops: int, settings: SandboxSettings) -> list[tuple[int, Decision]]:
+    """Payloads of one batch, each with a script of so many operations, by number, in the order they are decided."""
+    stage = Verify(Policy(), TrackerSettings(), HttpSettings(), settings)
     records = []
-    for n in range(3):
-        parent = builders.funding(builders.Out(1000, b"\x61" * 200_000), salt=n)
+    for n in range(count):
+        parent = builders.funding(builders.Out(1000, b"\x61" * nops), salt=n)
         child = builders.spend([builders.In(parent, 0, builders.by_script(b"\x51"))], [builders.Out(1)])
-        made = builders.bag(parent, child, proven=[parent], height=949_000 + n)
+        made = builders.bag(parent, child, proven=[parent], height=949_000 - n)
         value = PARSED.encode(Parsed(Asked(origin_at(n), f"r{n}", ("topic:tm_x",)), child.txid, made.v1(), 1))
         records.append(parsed_record(value=value))
     stage._trackers = Slow(builders.Bag([], {}))  # type: ignore[assignment]
     numbers = {id(record): n for n, record in enumerate(records)}
     await stage._sandbox.start()
     try:
-        said = [
+        return [
             (numbers[id(record)], stage.decide(record, gathered, NOW_MS))
             async for some, gathered in stage.gather(records)
             for record in some
         ]
     finally:
         await stage._sandbox.stop()
+
+
+@pytest.mark.setting("sandbox.max_waiting")
+@pytest.mark.setting("sandbox.patience_s")
+async def test_of_payloads_with_slow_scripts_only_some_wait_for_the_child() -> None:
+    """What waits is held in memory and keeps others from being fetched: what is too many comes back later."""
+    said = await judged_beside(3, 400_000, SandboxSettings(processes=1, max_waiting=1, patience_s=0.01))
     assert [number for number, _ in said] == [2, 0, 1]
     assert isinstance(said[0][1], Defer)
     assert said[0][1].condition.code == "script.busy"
     assert all(isinstance(decision, Emit) for _, decision in said[1:])
+
+
+async def test_many_honest_scripts_wait_for_one_another() -> None:
+    said = await judged_beside(60, 20, SandboxSettings(processes=1, patience_s=20.0))
+    assert sorted(number for number, _ in said) == list(range(60))
+    assert all(isinstance(decision, Emit) for _, decision in said)
 
 
 # --- apply
