@@ -14,7 +14,7 @@ from pipeline.chain.answer import Tip
 from pipeline.codec.hashing import hash256
 from pipeline.codec.tx import Tx, read_tx
 from pipeline.policy import Policy
-from pipeline.script.engine import STEPS_PER_MS, ScriptJob, SpentCoin
+from pipeline.script.engine import INPUT_STEPS, STEPS_PER_MS, ScriptJob, SpentCoin
 from schemas.types import display
 from tests.asm import asm
 from tests.builders import (
@@ -863,7 +863,7 @@ def parts() -> Iterator[Case]:
 def costs() -> Iterator[Case]:
     """Steps and memory, to the last one."""
     budget_ms = 40  # far above the kernel's ticks
-    steps = budget_ms * STEPS_PER_MS
+    steps = budget_ms * STEPS_PER_MS - INPUT_STEPS
     for name, count, code in (("all its steps", steps - 1, OK), ("one step more", steps, BUDGET)):
         yield Case(
             rule="steps", source="design.md 6: 5,000 ms a payload, in steps", name=name, unlock=by("1"),

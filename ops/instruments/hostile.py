@@ -372,7 +372,7 @@ HOSTILE: dict[str, Hostile] = dict(
             ("chain-over", "One more.", "policy.limits", _framed(partial(shapes.chain, size=10_000))),
             ("chain-backwards", "10,000 of them, children first.", "", _backwards(partial(shapes.chain, size=9_999))),
             ("inputs-50000", "50,000 inputs that need no signature.", "", _framed(_inputs(50_000))),
-            ("inputs-signed", "50,000 inputs by P2PK.", "policy.script-budget", _framed(spend_many(50_000, ALL, p2pk))),
+            ("inputs-signed", "50,000 inputs by P2PK.", "", _framed(spend_many(50_000, ALL, p2pk))),
             ("inputs-over", "One un-mined input more than there may be.", "policy.limits", _framed(_inputs(_MOST_INS))),
             ("inputs-most", "As many inputs as 8 MiB hold.", "policy.limits", _framed(_inputs(164_000))),
             (
