@@ -27,10 +27,14 @@ needs_atheris = pytest.mark.skipif(
 
 
 def fuzz(*command: str) -> subprocess.CompletedProcess[str]:
-    """Run it. The pipe ends when the last process that holds it is gone: the measuring one too, so nothing is left."""
+    """Run it, from a shell: a process counts the memory of who started it as its own largest, and a test's is large.
+
+    The pipe ends when the last process that holds it is gone: the measuring one too, so nothing is left.
+    """
     FAILED.mkdir(parents=True, exist_ok=True)
+    prefix = f"-artifact_prefix={FAILED.relative_to(ROOT)}/failed-"
     with subprocess.Popen(
-        [sys.executable, *command, "-seed=1", f"-artifact_prefix={FAILED.relative_to(ROOT)}/failed-"],
+        ["sh", "-c", '"$@"; exit $?', "sh", sys.executable, *command, "-seed=1", prefix],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True,
     ) as running:  # fmt: skip
         try:
