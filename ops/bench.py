@@ -8,7 +8,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -22,10 +22,13 @@ from ops.home import home
 from ops.installation import Installation
 from ops.instruments.chain import Chain
 from ops.instruments.generate import Generator
-from ops.instruments.load import LoadReport, run_load
+from ops.instruments.hops import Hops, by_hop
+from ops.instruments.hops import table as hops_table
+from ops.instruments.load import Latency, Load, LoadReport, run_load
 from ops.instruments.payloads import Generated
 from ops.running import broker_settings
-from ops.settings import Settings, load
+from ops.settings import Settings
+from ops.settings import load as load_settings
 from ops.status import group_lags
 from topics.registry import INGEST, PARSED
 
@@ -44,6 +47,7 @@ SETTLE_S = 10.0
 """At half the rate before it is measured: small batches take other ways through the broker than large ones."""
 
 LATENCY_S = 20.0
+DRAIN_S = 30.0
 DRAINED_WITHIN_S = 120.0
 
 
@@ -77,6 +81,7 @@ class PathReport(Struct, frozen=True):
     cpu_us: dict[str, float]  # microseconds a payload, by process
     busy: dict[str, float]  # cores used while it drained, by process
     half: LoadReport
+    hops: Mapping[str, Latency]  # at half the rate
 
     @property
     def bottleneck(self) -> str:
@@ -100,7 +105,7 @@ async def runtime(say: Say) -> RuntimeReport:
         for number in range(ROUNDS):
             for kind, runs in (("plain", plain), ("stage", stage)):
                 flags = [*broker_settings(broker.bootstrap, 1), f"topics.prefix=bench{number}{kind}."]
-                settings = load(network="dev", flags=flags, environment={}).settings
+                settings = load_settings(network="dev", flags=flags, environment={}).settings
                 await _fill(settings)
                 runs.append(await _pass(kind, flags, settings))
                 say(f"{kind:6} {runs[-1].records_s:8,.0f} records/s  {runs[-1].cpu_us:5.1f} us of CPU a record")
@@ -171,12 +176,20 @@ async def path(say: Say) -> PathReport:
         rate = PAYLOADS / took
         say(f"{rate:,.0f} payloads/s")
         await run_load(settings, generator.valid(int(rate / 2 * SETTLE_S)), rate / 2)
-        half = await run_load(settings, generator.valid(int(rate / 2 * LATENCY_S)), rate / 2)
+        hops = Hops(settings)
+        await hops.start()
+        load = Load(settings, rate / 2, None)
+        await load.start()
+        try:
+            half = await load.run(generator.valid(int(rate / 2 * LATENCY_S)), None, DRAIN_S, lambda _: None)
+        finally:
+            await load.stop()
         return PathReport(
             rate,
             {name: seconds / PAYLOADS * 1e6 for name, seconds in used.items()},
             {name: seconds / took for name, seconds in used.items()},
             half,
+            by_hop(await hops.times(load.mark)),
         )
     finally:
         await installation.stop()
@@ -272,7 +285,7 @@ def _path_page(whole: PathReport) -> str:
         f"\n## The whole path\n\n{PAYLOADS:,} payloads (one un-mined P2PKH over 12 levels, one context), sent at "
         f"once, until the network's answer is written: **{whole.payloads_s:,.0f} payloads/s** (target: 1,000).\n\n"
         f"At half that rate for {half.seconds:.0f} s ({half.sent:,} payloads): {latency} "
-        "(target: p99 under 500 ms).\n\n"
+        f"(target: p99 under 500 ms). Where it goes:\n\n{hops_table({'': whole.hops})}\n"
         "| process | CPU us a payload | cores while draining |\n|---|---|---|\n" + rows +
         f"\nThe bottleneck among the stages is **{whole.bottleneck}**.\n"
     )  # fmt: skip

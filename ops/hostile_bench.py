@@ -22,6 +22,8 @@ from ops.installation import Installation
 from ops.instruments.bombs import bomb
 from ops.instruments.chain import CHECKPOINT, Chain
 from ops.instruments.generate import Generator
+from ops.instruments.hops import Hops, by_hop
+from ops.instruments.hops import table as hops_table
 from ops.instruments.hostile import HOSTILE, Hostile, Laid
 from ops.instruments.load import Latency, Load, LoadReport, run_load
 from ops.instruments.payloads import Generated
@@ -258,6 +260,8 @@ class Beside(Struct, frozen=True, kw_only=True):
     honest: Latency  # of the honest ones beside hostile ones
     hostile: int
     wrong: Mapping[str, str]  # hostile payloads that got another decision than they must: row, what was said
+    hops_alone: Mapping[str, Latency]  # where the time goes: by stage, of the honest ones
+    hops: Mapping[str, Latency]
     late: Mapping[str, int]  # honest payloads above MOST_RATIO times the p99 alone, by the row sent last before them
     waiting: tuple[str, ...]  # that no header service can say anything about
     restarted: int  # workers
@@ -332,10 +336,10 @@ async def _round(
     peaks = Peaks(before)
     watching = asyncio.ensure_future(peaks.watch())
     try:
-        report_alone, load_alone, after_alone = await _under_load(settings, alone, range(0), 0)
+        report_alone, load_alone, after_alone, hops_alone = await _under_load(settings, alone, range(0), 0)
         hostile = range(ONE_IN - 1, ONE_IN * len(chosen), ONE_IN)
         endless = sum(not _expected(name, one, chain.tip) for name, one in laid.items())
-        report, load, after = await _under_load(settings, payloads, hostile, endless)
+        report, load, after, hops = await _under_load(settings, payloads, hostile, endless)
     finally:
         watching.cancel()
     wrong, waiting = {}, []
@@ -352,7 +356,7 @@ async def _round(
     slow = _late(load, honest_alone.p99 * MOST_RATIO / 1000, chosen)
     return Beside(
         alone=report_alone, mixed=report, honest_alone=honest_alone, honest=beside_hostile, hostile=len(chosen),
-        wrong=wrong, late=slow, waiting=tuple(waiting), restarted=restarted,
+        wrong=wrong, hops_alone=hops_alone, hops=hops, late=slow, waiting=tuple(waiting), restarted=restarted,
         peak_bytes=peaks.found, load_average=(after_alone, after),
     )  # fmt: skip
 
@@ -364,12 +368,16 @@ def _late(load: Load, beyond_s: float, chosen: Sequence[str]) -> dict[str, int]:
 
 async def _under_load(
     settings: Settings, payloads: Sequence[Generated], hostile: range, endless: int
-) -> tuple[LoadReport, Load, float]:
-    load = Load(settings, RATE, None, hostile, endless)
+) -> tuple[LoadReport, Load, float, dict[str, Latency]]:
+    load, hops = Load(settings, RATE, None, hostile, endless), Hops(settings)
+    await hops.start()
     await load.start()
     try:
         report = await load.run(payloads, None, DRAIN_S, lambda _: None)
-        return report, load, os.getloadavg()[0]
+        average = os.getloadavg()[0]
+        times = await hops.times(load.mark)
+        honest = {number: one for number, one in times.items() if number not in hostile}
+        return report, load, average, by_hop(honest)
     finally:
         await load.stop()
 
@@ -459,7 +467,8 @@ def _beside_page(rounds: Sequence[Beside]) -> str:
         held = ", ".join(f"{name} {count}" for name, count in list(one.late.items())[:10])
         parts.append(
             f"\nRound {number}: {sum(one.late.values()):,} honest payloads later than {MOST_RATIO:.0f} times the p99 "
-            f"alone; by the hostile one sent last before them, the first ten: {held or 'none'}.\n"
+            f"alone; by the hostile one sent last before them, the first ten: {held or 'none'}. Where the time "
+            f"went, of the honest ones:\n\n{hops_table({'alone': one.hops_alone, 'beside': one.hops})}"
         )
     names = sorted({name for one in rounds for name in one.peak_bytes})
     sizes = ", ".join(f"{name} {max(one.peak_bytes.get(name, 0) for one in rounds) / 1e6:.0f}" for name in names)

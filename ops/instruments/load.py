@@ -133,7 +133,7 @@ class Load:
         self.outcomes: Counter[str] = Counter()
         self._settings = settings
         self._topics = topics
-        self._mark = f"load-{uuid.uuid4().hex[:8]}-"  # of this run's request ids, before the number
+        self.mark = f"load-{uuid.uuid4().hex[:8]}-"  # of this run's request ids, before the number
         self._late = array("d")
         self._state = bytearray()
         self._applied = array("d")  # when the last context applied it
@@ -232,7 +232,7 @@ class Load:
         builder, count = self._producer.create_batch(), 0
         for payload in payloads:
             number = self.due
-            headers = [(h.REQUEST_ID, f"{self._mark}{number}".encode()), (h.TOPICS, self._topics_of(payload))]
+            headers = [(h.REQUEST_ID, f"{self.mark}{number}".encode()), (h.TOPICS, self._topics_of(payload))]
             self._late.append(now - number / self.rate)
             if builder.append(key=None, value=payload.beef, timestamp=None, headers=headers) is None:
                 yield builder, count
@@ -273,10 +273,10 @@ class Load:
     def _see(self, record: Any, now: float) -> None:
         seen = _seen(record.value)
         for request_id in seen.request_ids:
-            if not request_id.startswith(self._mark):
+            if not request_id.startswith(self.mark):
                 continue
             self._news_at = now
-            number = int(request_id[len(self._mark) :])
+            number = int(request_id[len(self.mark) :])
             if seen.outcome in ("applied", "rejected", "parked") and (seen.context or not seen.contexts):
                 self._decision(seen, number, now)
             elif seen.outcome in ("accepted", "refused", "parked"):
