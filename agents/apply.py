@@ -11,11 +11,12 @@ from agents.runtime.records import Decision, Defer, Emit, Fault, Inbound, Out, R
 from pipeline import apply as rules
 from pipeline import results
 from pipeline.apply import Answer, Change
+from pipeline.member import extended
 from pipeline.outcome import Condition, Verdict
 from pipeline.overlay.manager import TopicManager, load
 from pipeline.results import About
 from pipeline.state import Layer, head_key
-from schemas.flow import BROADCAST_REQUEST, OPERATION, Accept, Apply, BroadcastRequest, Evict, Origin
+from schemas.flow import BROADCAST_REQUEST, OPERATION, Accept, Apply, BroadcastRequest, Evict, Origin, Unmined
 from schemas.types import Context, why
 from schemas.wire import Undecodable
 from topics.registry import (
@@ -103,10 +104,10 @@ class ApplyStage:
         assert isinstance(said, Answer)
         result = results.applied(about, said.admittance, said.sequence, said.state_root, now_ms, repeat=said.repeat)
         outs = [*entries, result_out(result)]
-        if said.fresh and verified.unmined and (context in self._always or not said.admittance.is_empty()):
+        if said.fresh and verified.proven_height < 0 and (context in self._always or not said.admittance.is_empty()):
             request = BroadcastRequest(
                 txid=verified.txid,
-                unmined=verified.unmined,
+                unmined=tuple(Unmined(one.txid, extended(verified.beef, one)) for one in verified.members),
                 contexts=(context,),
                 request_ids=(verified.asked.request_id,),
                 origin=verified.asked.origin,

@@ -188,9 +188,9 @@ def _accepted(valid: Valid) -> Outcome:
     return Outcome(
         outcome="valid",
         txid=display(valid.txid),
-        unmined=len(valid.unmined),
+        unmined=len(valid.payload.unmined),
         fee_sat=valid.fee_sat if valid.fee_sat >= 0 else None,
-        ef=tuple(Extended(display(tx.txid), tx.ef.hex()) for tx in valid.unmined),
+        ef=tuple(Extended(display(txid), ef.hex()) for txid, ef in valid.extended()),
     )
 
 

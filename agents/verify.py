@@ -218,9 +218,7 @@ def _operations(parsed: Parsed, valid: Valid) -> list[Out]:
         asked=asked,
         txid=parsed.txid,
         beef=parsed.beef,
-        raw=valid.raw,
-        unmined=valid.unmined,
-        spends=valid.spends,
+        members=valid.members(),
         fee_sat=valid.fee_sat,
         proven_height=valid.proven_height,
     )

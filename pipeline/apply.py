@@ -5,12 +5,12 @@ happened. Sources: BRC-22 and the reference overlay engine's semantics, without 
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 from msgspec import Struct
 
-from pipeline import state
+from pipeline import member, state
 from pipeline.outcome import Condition, Verdict
 from pipeline.overlay.manager import Subject, TopicManager, admit
 from pipeline.state import Layer, Live
@@ -150,22 +150,17 @@ def apply(
     manager = managers.get(topic)
     if manager is None:
         return Change(head, said=Verdict("admission.unknown-topic", f"{topic} is not hosted here"))
-    for txid in _mentioned(verified):
-        if (buried := here.value(state.TOMBSTONE, txid)) is not None:
+    for one in verified.members:
+        if (buried := here.value(state.TOMBSTONE, one.txid)) is not None:
             tombstone = _tombstone(buried)
-            why = f"{display(txid)} was refused: {tombstone.message or tombstone.code}"
+            why = f"{display(one.txid)} was refused: {tombstone.message or tombstone.code}"
             return Change(head, said=Verdict("conflict.evicted", why), competing=tombstone.competing)
     if (stored := here.value(state.TX, verified.txid)) is not None:
         return Change(head, said=_repeat(_applied(stored), verified.asked))
-    if rivals := _rivals(here, verified):
+    spends = [member.spends(verified.beef, one) for one in verified.members]
+    if rivals := _rivals(here, verified, spends):
         return _contested(here, operation, rivals)
-    return _judge(here, operation, topic, manager)
-
-
-def _mentioned(verified: Verified) -> Iterator[Txid]:
-    yield from (tx.txid for tx in verified.unmined)
-    if not verified.unmined:
-        yield verified.txid
+    return _judge(here, operation, spends, topic, manager)
 
 
 def _repeat(applied: Applied, asked: Asked) -> Answer | Verdict:
@@ -176,26 +171,18 @@ def _repeat(applied: Applied, asked: Asked) -> Answer | Verdict:
     return Answer(applied.admittance, applied.sequence, applied.state_root, repeat=repeat, fresh=False)
 
 
-def _spends(verified: Verified) -> Iterator[tuple[Txid, bytes]]:
-    """Every transaction that becomes known with the payload, with its outpoints."""
-    for tx in verified.unmined:
-        yield tx.txid, tx.spends
-    if not verified.unmined:
-        yield verified.txid, verified.spends
-
-
 def outpoints(spends: bytes) -> Iterator[Outpoint]:
     """36 bytes each."""
     return (spends[at : at + 36] for at in range(0, len(spends), 36))
 
 
-def _rivals(here: Contextual, verified: Verified) -> dict[Txid, list[Outpoint]]:
+def _rivals(here: Contextual, verified: Verified, spends: Sequence[bytes]) -> dict[Txid, list[Outpoint]]:
     """Known spenders of outpoints that the payload spends too (APPLY-2)."""
     rivals: dict[Txid, list[Outpoint]] = {}
-    for txid, spends in _spends(verified):
-        for spent in outpoints(spends):
+    for one, points in zip(verified.members, spends, strict=True):
+        for spent in outpoints(points):
             holder = here.value(state.SPEND, spent)
-            if holder is not None and holder != txid:
+            if holder is not None and holder != one.txid:
                 rivals.setdefault(holder, []).append(spent)
     return rivals
 
@@ -229,19 +216,20 @@ def _note_loser(here: Contextual, spent: Outpoint, origin: Origin) -> bool:
     return True
 
 
-def _judge(here: Contextual, operation: Apply, topic: str, manager: TopicManager) -> Change:
+def _judge(here: Contextual, operation: Apply, spends: Sequence[bytes], topic: str, manager: TopicManager) -> Change:
+    """spends: outpoints of each member."""
     verified = operation.verified
     asked = verified.asked
-    spent = list(outpoints(verified.spends))
+    spent = list(outpoints(spends[-1]))
     coins = _coins_spent(here, verified.txid, spent)
-    subject = Subject(verified.txid, verified.raw, verified.beef, tuple(coins), asked.off_chain)
+    raw = member.raw(verified.beef, verified.members[-1])
+    subject = Subject(verified.txid, raw, verified.beef, tuple(coins), asked.off_chain)
     admittance = admit(manager, topic, subject)
 
-    for tx in verified.unmined:
-        if tx.txid != verified.txid:
-            _make_known(here, tx.txid, tx.spends, tx.outputs)
     # Proven, it is in a block: nobody broadcasts it, and no endpoint's acceptance will follow.
-    _make_known(here, verified.txid, verified.spends, subject.output_count, accepted=not verified.unmined)
+    proven = verified.proven_height >= 0
+    for one, points in zip(verified.members, spends, strict=True):
+        _make_known(here, one.txid, points, one.outputs, accepted=proven)
     for index in admittance.coins_to_retain:
         here.put(state.HISTORY, spent[index], Retained(coins[index], verified.txid))
     sequence = here.head.sequence + 1

@@ -4,7 +4,7 @@ Two pure steps with the waiting between them: `plan` names what has to be asked,
 A definite fault outranks whatever is unknown, so that a bad payload is never kept waiting for a tracker.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
 from msgspec import Struct
@@ -12,6 +12,7 @@ from msgspec import Struct
 from pipeline.chain.answer import Answer, RootAt, Tip
 from pipeline.codec.ef import write_ef
 from pipeline.codec.tx import NULL_OUTPOINT, Tx
+from pipeline.member import member_of
 from pipeline.outcome import Condition, Verdict
 from pipeline.parse import Payload
 from pipeline.policy import MAX_SATOSHIS, Policy, required_fee
@@ -20,7 +21,7 @@ from pipeline.script.opcodes import SIGNATURE_STEPS
 from pipeline.script.rules import CHRONICLE, Rules, ScriptFault
 from pipeline.script.sighash import Digests
 from pipeline.script.templates import Checks, judge, match
-from schemas.flow import Unmined
+from schemas.flow import Member
 from schemas.types import Outpoint, Txid, display
 
 ScriptResults = Mapping[int, ScriptResult]
@@ -47,12 +48,25 @@ class Work(Struct, gc=False):
 class Valid(Struct, frozen=True):
     """The payload's own history checks out. It says nothing about coins spent elsewhere."""
 
-    txid: Txid
-    unmined: tuple[Unmined, ...]  # ancestors first, subject last; empty when the subject is proven
-    raw: bytes  # the subject
-    spends: bytes  # the subject's outpoints, 36 bytes each, in input order
+    payload: Payload
+    coins: Sequence[Sequence[bytes]]  # for each un-mined transaction the outputs it spends
     fee_sat: int  # satoshis, of the subject alone; -1 when it is proven and its parents are absent
     proven_height: int = -1  # block height when the subject carries its own proof
+
+    @property
+    def txid(self) -> Txid:
+        """The subject's."""
+        return self.payload.subject.txid
+
+    def extended(self) -> Iterator[tuple[Txid, bytes]]:
+        """Each un-mined transaction in Extended Format, ancestors first, subject last; none when it is proven."""
+        for tx, spent in zip(self.payload.unmined, self.coins, strict=True):
+            yield tx.txid, write_ef(tx, spent)
+
+    def members(self) -> tuple[Member, ...]:
+        """The un-mined transactions and, last, the subject, by their places in the bytes that were parsed."""
+        txs = self.payload.unmined or [self.payload.subject]
+        return tuple([member_of(tx) for tx in txs])
 
 
 def plan(payload: Payload, policy: Policy, tip: Tip | None = None) -> Plan | Verdict:
@@ -290,16 +304,9 @@ def _refuse_scripts(payload: Payload, planned: Plan, script_results: ScriptResul
 
 def _accept(payload: Payload, work: Work) -> Valid:
     subject = payload.subject
-    unmined = tuple(
-        [
-            Unmined(tx.txid, write_ef(tx, spent), tx.spends(), len(tx.outs) - 1)
-            for tx, spent in zip(payload.unmined, work.coins, strict=True)
-        ]
-    )
     if not subject.proven:
-        return Valid(subject.txid, unmined, subject.raw, unmined[-1].spends, work.fee_sat)
-    height = payload.bumps[subject.bump].height
-    return Valid(subject.txid, unmined, subject.raw, subject.spends(), _fee(subject), height)
+        return Valid(payload, work.coins, work.fee_sat)
+    return Valid(payload, work.coins, _fee(subject), payload.bumps[subject.bump].height)
 
 
 def _fee(tx: Tx) -> int:

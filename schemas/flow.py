@@ -42,13 +42,14 @@ class Parsed(Struct, frozen=True, array_like=True):
     unmined: int  # un-mined transactions, the subject among them; 0 when the subject is proven
 
 
-class Unmined(Struct, frozen=True, array_like=True):
-    """One un-mined transaction of a verified payload."""
+class Member(Struct, frozen=True, array_like=True):
+    """A transaction of a verified payload, by places in the payload's bytes: they are carried once."""
 
     txid: Txid
-    ef: bytes  # Extended Format (BRC-30)
-    spends: bytes  # its outpoints, 36 bytes each, in input order
-    outputs: int = 0  # how many it makes
+    start: int  # where it begins
+    size: int  # bytes
+    outputs: int  # how many it makes
+    inputs: bytes  # 12 bytes each, see `pipeline/member.py`
 
 
 class Verified(Struct, frozen=True, array_like=True):
@@ -57,9 +58,7 @@ class Verified(Struct, frozen=True, array_like=True):
     asked: Asked
     txid: Txid
     beef: bytes  # canonical, as in Parsed
-    raw: bytes  # the subject alone
-    unmined: tuple[Unmined, ...]  # ancestors first, subject last; empty when the subject is proven
-    spends: bytes  # the subject's outpoints, 36 bytes each, in input order
+    members: tuple[Member, ...]  # the un-mined transactions, ancestors first, and last the subject, proven or not
     fee_sat: int  # satoshis, of the subject alone; -1 when it is proven and its parents are absent
     proven_height: int = -1  # block height when the subject carries its own proof
 
@@ -93,6 +92,13 @@ Operation = Apply | Accept | Evict
 """Everything a context is asked to do."""
 
 
+class Unmined(Struct, frozen=True, array_like=True):
+    """A transaction for the network."""
+
+    txid: Txid
+    ef: bytes  # Extended Format (BRC-30)
+
+
 class BroadcastRequest(Struct, frozen=True, array_like=True):
     """An applied transaction and its un-mined ancestors, ready for the network."""
 
@@ -106,13 +112,13 @@ class BroadcastRequest(Struct, frozen=True, array_like=True):
 PARSED = Schema("parsed", 1, Parsed, "msgpack", "A well-formed payload with what its sender asked for.")
 OPERATION: Schema[Operation] = Schema(
     "operation",
-    1,
+    2,
     Operation,  # type: ignore[arg-type] # a union is not a type to mypy
     "msgpack",
     "Something a context is asked to do.",
 )
 BROADCAST_REQUEST = Schema(
-    "broadcast-request", 1, BroadcastRequest, "msgpack", "An applied transaction, for the network."
+    "broadcast-request", 2, BroadcastRequest, "msgpack", "An applied transaction, for the network."
 )
 EF_TX = Schema("extended-format", 1, bytes, "raw", "One transaction in Extended Format (BRC-30).")
 BEEF = Schema("beef", 1, bytes, "raw", "BEEF V1, V2 or Atomic (BRC-62, 96, 95).")

@@ -4,18 +4,21 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
 from aiokafka.producer.message_accumulator import BatchBuilder
 from msgspec import Struct
 
 from agents.runtime.board import Position, TopicPartition
 from pipeline import apply as rules
 from pipeline.apply import Change
+from pipeline.codec.ef import write_ef
 from pipeline.codec.tx import Tx, read_tx
+from pipeline.member import member_of
 from pipeline.overlay.builtin.anytx import AnyTx
 from pipeline.overlay.manager import Subject, TopicManager
 from pipeline.state import APPLIED_KEY, Layer, Memory, encode, head_key, head_of, seal
 from schemas.external import Admittance
-from schemas.flow import Accept, Apply, Asked, Evict, Operation, Origin, Unmined, Verified
+from schemas.flow import Accept, Apply, Asked, Evict, Member, Operation, Origin, Unmined, Verified
 from schemas.state import AppliedOffset
 from schemas.types import Context, Outpoint, outpoint
 from tests import builders
@@ -143,9 +146,18 @@ def origin_at(offset: int) -> Origin:
     return Origin("cluster", "beef.ingest", 0, offset, NOW_MS)
 
 
+def members_of(txs: Sequence[Tx]) -> tuple[bytes, tuple[Member, ...]]:
+    """Bytes that hold the transactions, and where; what they spend is not among them."""
+    beef, members = b"BEEF", []
+    for tx in txs:
+        members.append(member_of(msgspec.structs.replace(tx, start=len(beef), parents=[None] * (len(tx.ins) - 1))))
+        beef += tx.raw
+    return beef, tuple(members)
+
+
 def unmined(tx: Tx) -> Unmined:
-    """An un-mined member of a payload; its Extended Format is not looked at by apply."""
-    return Unmined(tx.txid, b"EF" + tx.raw, tx.spends(), len(tx.outs) - 1)
+    """The same for the network: what it spends is not known, and so stands nowhere in it."""
+    return Unmined(tx.txid, write_ef(tx, [b""] * (len(tx.ins) - 1)))
 
 
 def verified(
@@ -158,10 +170,10 @@ def verified(
     contexts: tuple[Context, ...] = ("topic:tm_all",),
 ) -> Verified:
     """A payload that verify let through."""
-    members = () if proven else tuple(unmined(tx) for tx in (*ancestors, subject))
+    beef, members = members_of([subject] if proven else [*ancestors, subject])
     asked = Asked(origin_at(offset), f"request-{offset}", contexts, "each", off_chain)
     height = 900_000 if proven else -1
-    return Verified(asked, subject.txid, b"BEEF" + subject.raw, subject.raw, members, subject.spends(), 1, height)
+    return Verified(asked, subject.txid, beef, members, 1, height)
 
 
 def apply_of(payload: Verified) -> Apply:

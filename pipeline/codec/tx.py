@@ -35,6 +35,7 @@ class Tx(Struct, gc=False, eq=False):
     raw: bytes
     ins: Sequence[int]  # where each input begins in `raw`, and behind the last where they end
     outs: Sequence[int]  # the same for outputs
+    start: int = 0  # where `raw` begins in the bytes it was read from
     index: int = 0  # place among the entries of the payload: "tx 3"
     bump: int = -1  # which proof of the payload covers it; -1: none
     leaf: int = -1  # its place in the block, as the proof says
@@ -161,7 +162,7 @@ def scan(data: bytes, start: int) -> Tx:
     raw = data[start:end]
     if len(raw) < SMALLEST_TX or len(raw) == NODE_SIZE:
         raise Malformed("structure.tx-size", "", f"{len(raw)} bytes")
-    return Tx(hash256(raw), raw, ins, outs)
+    return Tx(hash256(raw), raw, ins, outs, start)
 
 
 def read_tx(data: bytes) -> Tx:

@@ -32,7 +32,7 @@ def txid_of(number: int) -> Txid:
 
 
 def member(number: int) -> Unmined:
-    return Unmined(txid_of(number), txid_of(number) + bytes(SIZE - 32), b"")
+    return Unmined(txid_of(number), txid_of(number) + bytes(SIZE - 32))
 
 
 def request(*numbers: int) -> BroadcastRequest:

@@ -21,7 +21,7 @@ from agents.runtime.records import Decision, Defer, Emit, Fault, Inbound, Out, R
 from agents.runtime.sandbox import SandboxSettings
 from agents.runtime.trackers import TrackerSettings
 from agents.verify import FEW_ROOTS, Gathered, Verify
-from pipeline import results, state
+from pipeline import member, results, state
 from pipeline.broadcast import Refused, Success, Waits
 from pipeline.chain.answer import Answer, RootAt, Tip
 from pipeline.outcome import BY_CODE, Condition, Verdict
@@ -249,8 +249,10 @@ def test_a_valid_payload_is_an_operation_for_each_of_its_contexts() -> None:
         assert isinstance(operation, Apply)
         assert operation.id == results.decision_id(origin_at(5), context)
         found = operation.verified
-        assert (found.txid, found.raw, found.spends) == (SUBJECT.txid, SUBJECT.raw, SUBJECT.spends())
-        assert [(member.txid, member.outputs) for member in found.unmined] == [(SUBJECT.txid, 1)]
+        assert found.txid == SUBJECT.txid
+        assert [(one.txid, one.outputs) for one in found.members] == [(SUBJECT.txid, 1)]
+        assert member.raw(found.beef, found.members[0]) == SUBJECT.raw
+        assert member.spends(found.beef, found.members[0]) == SUBJECT.spends()
 
 
 def test_what_trackers_deny_is_refused_and_what_they_do_not_know_waits() -> None:
@@ -524,7 +526,7 @@ def test_who_is_evicted_hears_of_it() -> None:
     [
         (CONTEXT.encode(), b"\xc1", (), "internal.undecodable"),
         (CONTEXT.encode(), None, (), "internal.undecodable"),
-        (CONTEXT.encode(), b"\x90", [("schema", b"operation/2")], "internal.unknown-version"),
+        (CONTEXT.encode(), b"\x90", [("schema", b"operation/1")], "internal.unknown-version"),
     ],
 )
 def test_an_operation_that_cannot_be_read_is_our_fault(
@@ -601,7 +603,7 @@ def test_what_the_network_took_is_handed_on_told_and_noted_in_its_contexts() -> 
     decision = cast(Success(((PARENT.txid, "arc@a"), (CHILD.txid, "arc@b"))))
     assert isinstance(decision, Emit)
     handed = outs_to(decision, TRANSACTIONS)
-    assert [(out.key, out.value) for out in handed] == [(tx.txid, b"EF" + tx.raw) for tx in (PARENT, CHILD)]
+    assert [(out.key, out.value) for out in handed] == [(tx.txid, unmined(tx).ef) for tx in (PARENT, CHILD)]
     assert dict(handed[1].headers) == {
         "endpoint": b"arc@b", "status": b"accepted", "contexts": b"topic:tm_x,topic:tm_y", "request-ids": b"r1,r2",
     }  # fmt: skip

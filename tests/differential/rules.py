@@ -43,7 +43,7 @@ class Case(Struct, frozen=True, dict=True):
             return True  # they know no third answer
         if isinstance(self.ours, Verdict):
             return self.theirs.valid or self.theirs.error == NO_ANSWER
-        ef = self.ours.unmined[-1].ef if self.ours.unmined else b""
+        ef = dict(self.ours.extended()).get(self.ours.txid, b"")
         return (self.theirs.txid, self.theirs.ef) != (self.ours.txid, ef)
 
     @cached_property

@@ -4,9 +4,10 @@ What is recomputed here reads transactions by a reader of its own (BRC-12), a fe
 `pipeline/`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 
+from pipeline import member
 from pipeline.chain.answer import Answer
 from pipeline.codec.beef import write_atomic, write_beef_v1, write_beef_v2
 from pipeline.codec.ef import read_ef
@@ -160,19 +161,33 @@ def _check_valid(payload: Payload, said: Valid) -> None:
     spent = [outpoint for ins, _ in txs.values() for outpoint in ins if outpoint[:32] != bytes(32)]
     assert len(spent) == len(set(spent)), "an outpoint is spent twice"  # SPEND-1
     proven = {tx.txid for tx in payload.txs if tx.proven}
-    assert said.txid in proven or said.unmined[-1].txid == said.txid
-    for one in said.unmined:
-        tx, coins = read_ef(one.ef)
-        ins, outs = txs[one.txid]
-        assert _hash256(tx.raw) == one.txid
-        assert one.spends == b"".join(ins)
-        assert one.outputs == len(outs)
+    unmined = dict(said.extended())
+    assert said.txid in proven or list(unmined)[-1] == said.txid
+    for txid, ef in unmined.items():
+        tx, coins = read_ef(ef)
+        ins, outs = txs[txid]
+        assert _hash256(tx.raw) == txid
         assert coins == [txs[outpoint[:32]][1][int.from_bytes(outpoint[32:], "little")] for outpoint in ins]
         assert _value(outs) <= _value(coins), "more comes out than goes in"  # VALUE-1
-        assert {outpoint[:32] for outpoint in ins} <= proven | {other.txid for other in said.unmined}
-    if said.unmined and said.unmined[-1].txid == said.txid:
+        assert {outpoint[:32] for outpoint in ins} <= proven | unmined.keys()
+    _check_members(payload, said, txs)
+    if unmined:
         _, outs = txs[said.txid]
         assert said.fee_sat == _value(coins) - _value(outs)
+
+
+def _check_members(payload: Payload, said: Valid, txs: Mapping[bytes, tuple[list[bytes], list[bytes]]]) -> None:
+    """The same by places in the payload's bytes, as the stages hand it on."""
+    again = parse(payload.canonical(), Policy())
+    assert isinstance(again, Payload)
+    beef, extended = payload.canonical(), dict(said.extended())
+    for one in Valid(again, said.coins, said.fee_sat, said.proven_height).members():
+        ins, outs = txs[one.txid]
+        assert _hash256(member.raw(beef, one)) == one.txid
+        assert member.spends(beef, one) == b"".join(ins)
+        assert one.outputs == len(outs)
+        if extended:
+            assert member.extended(beef, one) == extended[one.txid]
 
 
 def _value(outs: list[bytes]) -> int:

@@ -462,7 +462,7 @@ def test_a_replays_decision_stands_in_place_of_parked() -> None:
 
 def _add_letter(world: World, like: Record, parsed: Parsed, context: str) -> None:
     """What apply writes when it refuses."""
-    verified = Verified(parsed.asked, parsed.txid, parsed.beef, b"", (), b"", 0)
+    verified = Verified(parsed.asked, parsed.txid, parsed.beef, (), 0)
     operation = Apply(decision_id(parsed.asked.origin, context), verified)
     cause = h.DeadLetterHeaders(
         class_="verdict", code="script.false", message="", stage="apply", origin_topic="operations",

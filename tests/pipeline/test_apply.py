@@ -580,6 +580,6 @@ def test_the_journal_names_what_happened() -> None:
     entries = [JOURNAL.decode(entry) for entry in owner.journal[KEEP]]
     assert [(entry.manager, entry.origin, entry.beef) for entry in entries[:2]] == [
         ("tm_keep/7", origin_at(0), b"BEEF" + parent.raw),
-        ("tm_keep/7", origin_at(1), b"BEEF" + child.raw),
+        ("tm_keep/7", origin_at(1), b"BEEF" + parent.raw + child.raw),
     ]
     assert {entry.beef for entry in entries[2:]} == {b""}

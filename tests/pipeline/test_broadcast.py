@@ -18,7 +18,7 @@ ENDPOINTS = ("arc@a", "arc@b")
 
 
 def member(txid: bytes, size: int = 100) -> Unmined:
-    return Unmined(txid, bytes(size), b"")
+    return Unmined(txid, bytes(size))
 
 
 def request(*txids: bytes, size: int = 100) -> BroadcastRequest:

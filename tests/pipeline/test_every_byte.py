@@ -82,8 +82,8 @@ def told(source: Published, beef: bytes) -> Iterator[bool]:
         judged = judge(beef, dict.fromkeys(asked, Answer.NO) | source.roots, policy=policy)
         yield isinstance(judged, Valid)
         if isinstance(judged, Valid):
-            assert judged.raw == source.raw
-            assert [one.ef for one in judged.unmined] == source.efs
+            assert judged.payload.subject.raw == source.raw
+            assert [ef for _, ef in judged.extended()] == source.efs
         else:
             assert judged.code in BY_CODE
 

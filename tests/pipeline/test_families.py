@@ -9,7 +9,7 @@ from pipeline.parse import Payload, parse
 from pipeline.policy import Policy
 from pipeline.verify import Plan, Valid, plan
 from tests.families import DEFECTS, FRAMINGS, HARMLESS, SHAPES, Family, family
-from tests.pipeline.test_verify import judge
+from tests.pipeline.test_verify import facts, judge
 from tests.profiles import much
 
 LENIENT = Policy()
@@ -27,10 +27,10 @@ def said(found: Family, framing: str, policy: Policy) -> str:
     if not isinstance(judged, Valid):
         return judged.code
     assert judged.txid == found.subject
-    assert {one.txid: one.ef for one in judged.unmined} == found.unmined
+    assert dict(judged.extended()) == found.unmined
     known: set[bytes] = set()
-    for one in judged.unmined:
-        spent = {one.spends[at : at + 32] for at in range(0, len(one.spends), 36)}
+    for one in judged.payload.unmined:
+        spent = {one.outpoint(vin)[:32] for vin in range(len(one.ins) - 1)}
         assert spent & found.unmined.keys() <= known, "an ancestor comes behind"
         known.add(one.txid)
     return ""
@@ -85,7 +85,10 @@ def test_the_framing_makes_no_difference() -> None:
                 judged = [judge(raw, found.answers, found.tip, policy) for raw in found.framed.values()]
                 for one, other in itertools.pairwise(judged):
                     assert type(one) is type(other)
-                    if isinstance(one, Valid) or "byte" not in one.at:
+                    if isinstance(one, Valid):
+                        assert isinstance(other, Valid)
+                        assert facts(one) == facts(other)
+                    elif "byte" not in one.at:
                         assert one == other
                 taken = [parse(raw, policy) for raw in found.framed.values()]
                 assert len({one.canonical() for one in taken if isinstance(one, Payload)}) <= 1

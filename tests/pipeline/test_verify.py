@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import member
 from pipeline.chain.answer import Answer, RootAt, Tip
 from pipeline.codec.ef import read_ef
 from pipeline.codec.tx import Tx
@@ -69,6 +70,11 @@ def judge(
     return found
 
 
+def facts(said: Valid) -> tuple[bytes, dict[bytes, bytes], int, int]:
+    """What a valid payload says, whatever bytes it came in."""
+    return said.txid, dict(said.extended()), said.fee_sat, said.proven_height
+
+
 def valid(made: Bag | bytes, answers: Mapping[RootAt, Answer] | None = None, **more: object) -> Valid:
     found = judge(made, answers, **more)  # type: ignore[arg-type]
     assert isinstance(found, Valid), found
@@ -92,8 +98,8 @@ def test_mainnet_payloads_are_valid_with_their_blocks_roots(vector: dict[str, st
     for policy in (POLICY, Policy(form="strict")):
         found = valid(bytes.fromhex(vector["beef"]), answers, tip=Tip(data["tip"], 1_800_000_000), policy=policy)
         assert display(found.txid) == vector["txid"]
-        assert len(found.unmined) == int(vector["unmined"])
-        assert (found.proven_height > 0) == (not found.unmined)
+        assert len(found.payload.unmined) == int(vector["unmined"])
+        assert (found.proven_height > 0) == (not found.payload.unmined)
 
 
 @pytest.mark.parametrize("key", ["beef_hex", "beef_v2_hex", "atomic_beef_hex"])
@@ -104,8 +110,8 @@ def test_universal_payloads_are_valid_and_broadcast_as_published(name: str, key:
     payload = parse(raw, POLICY)
     assert isinstance(payload, Payload)
     found = valid(raw, dict.fromkeys(payload.roots, Answer.YES))
-    assert [one.ef.hex() for one in found.unmined] == [vector["ef_hex"]]
-    assert found.raw.hex() == vector["raw_hex"]
+    assert [ef.hex() for _, ef in found.extended()] == [vector["ef_hex"]]
+    assert found.payload.subject.raw.hex() == vector["raw_hex"]
 
 
 def test_the_conformance_payload_is_valid() -> None:
@@ -126,7 +132,7 @@ def test_every_bit_flipped_is_never_valid_but_where_nothing_changed() -> None:
         raw[bit // 8] ^= 1 << bit % 8
         found = judge(bytes(raw), answers)
         same += isinstance(found, Valid)
-        assert not isinstance(found, Valid) or found.raw == whole.subject.raw
+        assert not isinstance(found, Valid) or found.payload.subject.raw == whole.subject.raw
         raw[bit // 8] ^= 1 << bit % 8
     assert same == 2  # the flag of each proof's leaf
 
@@ -138,24 +144,27 @@ def test_a_payment_with_all_that_the_network_needs() -> None:
     made = payment()
     parent, child = made.txs
     found = valid(made)
-    assert (found.txid, found.raw, found.fee_sat, found.proven_height) == (child.txid, child.raw, 1, -1)
-    assert found.spends == parent.txid + bytes(4)
-    (only,) = found.unmined
-    assert (only.txid, only.spends, only.outputs) == (child.txid, found.spends, 1)
-    assert read_ef(only.ef)[1] == [parent.output(0)]
+    assert (found.txid, found.fee_sat, found.proven_height) == (child.txid, 1, -1)
+    (only,) = found.members()
+    assert (only.txid, only.outputs) == (child.txid, 1)
+    assert member.raw(made.v1(), only) == child.raw
+    assert member.spends(made.v1(), only) == parent.txid + bytes(4)
+    ((txid, ef),) = found.extended()
+    assert (txid, read_ef(ef)[1]) == (child.txid, [parent.output(0)])
+    assert member.extended(made.v1(), only) == ef
 
 
 def test_un_mined_ancestors_come_first() -> None:
     made = chain(4)
     found = valid(made)
-    assert [one.txid for one in found.unmined] == [tx.txid for tx in made.txs[1:]]
-    assert found.unmined[-1].txid == found.txid
+    assert [txid for txid, _ in found.extended()] == [tx.txid for tx in made.txs[1:]]
+    assert [one.txid for one in found.members()] == [tx.txid for tx in made.txs[1:]]
 
 
 def test_a_proven_subject_is_valid_without_its_parents() -> None:
     alone = funding()
     found = valid(bag(alone, proven=[alone], height=949_000))
-    assert (found.unmined, found.fee_sat, found.proven_height) == ((), -1, 949_000)
+    assert (found.payload.unmined, found.fee_sat, found.proven_height) == ([], -1, 949_000)
     parent = funding(Out(1000))
     child = spend([In(parent)], [Out(990)])
     assert valid(bag(parent, child, proven=[child])).fee_sat == 10
@@ -301,7 +310,7 @@ def test_many_signatures_go_to_the_sandbox_and_give_the_same_answer() -> None:
     planned = plan(payload, policy, TIP)
     assert isinstance(planned, Plan)
     assert [job.key for job in planned.jobs] == [0, 1, 2, 3]
-    assert valid(made, policy=policy) == valid(made)
+    assert facts(valid(made, policy=policy)) == facts(valid(made))
     within = plan(payload, POLICY, TIP)
     assert isinstance(within, Plan)
     assert (within.roots, within.jobs) == (payload.roots, ())
@@ -502,7 +511,7 @@ def test_a_fee_floor_for_each_or_for_the_family() -> None:
 
 
 def test_diamonds_are_verified_once() -> None:
-    assert len(valid(diamonds(64)).unmined) == 64
+    assert len(valid(diamonds(64)).payload.unmined) == 64
 
 
 def test_a_long_chain_is_verified_in_the_sandbox() -> None:
@@ -512,7 +521,7 @@ def test_a_long_chain_is_verified_in_the_sandbox() -> None:
     planned = plan(payload, POLICY, TIP)
     assert isinstance(planned, Plan)
     assert len(planned.jobs) == 600
-    assert len(valid(made).unmined) == 600
+    assert len(valid(made).payload.unmined) == 600
 
 
 # --- any family, with any one fault

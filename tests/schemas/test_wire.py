@@ -15,6 +15,7 @@ from schemas.flow import (
     Asked,
     BroadcastRequest,
     Evict,
+    Member,
     Origin,
     Parsed,
     Unmined,
@@ -25,15 +26,16 @@ from schemas.wire import HEADER, Schema, Undecodable
 
 ORIGIN = Origin("cluster", "beef.ingest", 3, 17, 1_790_000_000_000)
 ASKED = Asked(ORIGIN, "request-1", ("topic:tm_a", "topic:tm_b"), "each", b"values")
-MEMBER = Unmined(b"\x01" * 32, b"ef", b"\x02" * 36, 2)
+MEMBER = Member(b"\x01" * 32, 4, 60, 2, bytes(12))
+UNMINED = Unmined(b"\x01" * 32, b"ef")
 RECORDS: dict[str, tuple[Schema[Any], Any]] = {
     "parsed": (PARSED, Parsed(ASKED, b"\x01" * 32, b"beef", 1)),
-    "apply": (OPERATION, Apply("id", Verified(ASKED, b"\x01" * 32, b"beef", b"raw", (MEMBER,), b"\x02" * 36, 7, -1))),
+    "apply": (OPERATION, Apply("id", Verified(ASKED, b"\x01" * 32, b"beef", (MEMBER,), 7, -1))),
     "accept": (OPERATION, Accept("id", (b"\x01" * 32,), "arc@there")),
     "evict": (OPERATION, Evict("id", b"\x01" * 32, "network.rejected", "no", (b"\x03" * 32,))),
     "broadcast-request": (
         BROADCAST_REQUEST,
-        BroadcastRequest(b"\x01" * 32, (MEMBER,), ("topic:tm_a",), ("r",), ORIGIN),
+        BroadcastRequest(b"\x01" * 32, (UNMINED,), ("topic:tm_a",), ("r",), ORIGIN),
     ),
     "journal-entry": (
         JOURNAL,

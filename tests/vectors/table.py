@@ -159,10 +159,10 @@ def _brc62(vector: Vector) -> None:
         found = valid(beef, policy=policy)
         assert display(found.txid) == "157428aee67d11123203735e4c540fa1bdab3b36d5882c6f8c5ff79f07d20d1c"
         assert found.fee_sat == 2
-        (only,) = found.unmined
-        assert only.ef.startswith(bytes.fromhex("010000000000000000ef01ac4e164f"))
+        ((_, only),) = found.extended()
+        assert only.startswith(bytes.fromhex("010000000000000000ef01ac4e164f"))
         coin = "3e660000000000001976a9146bfd5c7fbe21529d45803dbcf0c87dd3c71efbc288ac"
-        assert bytes.fromhex("ffffffff" + coin) in only.ef
+        assert bytes.fromhex("ffffffff" + coin) in only
     payload = parse(beef, LENIENT)
     assert isinstance(payload, Payload)
     ((height, root),) = payload.roots
@@ -180,7 +180,7 @@ def _hydrated(vector: Vector) -> None:
     beef = bytes.fromhex(vector["input"]["beef_hex"])
     found = valid(beef)
     last = beef[beef.rindex(bytes.fromhex("0100000001c5c92e")) : -1]  # up to the byte that says it has no proof
-    assert (found.raw, found.txid) == (last, hash256(last))
+    assert (found.payload.subject.raw, found.txid) == (last, hash256(last))
 
 
 def _byte_too_many(vector: Vector) -> None:
@@ -222,8 +222,8 @@ def _universal(vector: Vector) -> None:
         beef = bytes.fromhex(vector[key])
         found = valid(beef)
         assert display(found.txid) == vector["tx_id"]
-        assert found.raw.hex() == vector["raw_hex"]
-        assert [one.ef.hex() for one in found.unmined] == [vector["ef_hex"]]
+        assert found.payload.subject.raw.hex() == vector["raw_hex"]
+        assert [ef.hex() for _, ef in found.extended()] == [vector["ef_hex"]]
         assert refused(beef, STRICT) == "structure.coinbase"
         envelope = read_beef(beef, 10, 10)
         write = write_beef_v1 if key == "beef_hex" else write_beef_v2
@@ -243,7 +243,7 @@ def _mainnet(vector: Vector) -> None:
         assert isinstance(payload, Payload)
         assert {str(height): display(root) for height, root in payload.roots}.items() <= data["roots"].items()
         found = valid(beef, Tip(data["tip"], TIP.median_time_past), policy)
-        assert (display(found.txid), len(found.unmined)) == (vector["txid"], int(vector["unmined"]))
+        assert (display(found.txid), len(found.payload.unmined)) == (vector["txid"], int(vector["unmined"]))
 
 
 class Row(Struct, frozen=True):
