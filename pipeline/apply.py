@@ -5,7 +5,7 @@ happened. Sources: BRC-22 and the reference overlay engine's semantics, without 
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -18,7 +18,7 @@ from schemas.external import Admittance
 from schemas.flow import Accept, Apply, Asked, Evict, Origin, Verified
 from schemas.journal import JOURNAL, Effects, JournalEntry, Kind
 from schemas.state import Applied, Coin, Known, Losers, Retained, Tombstone
-from schemas.types import Context, Outpoint, Txid, display, outpoint
+from schemas.types import Context, Outpoint, Txid, display, outpoint, outpoints
 
 TOPIC = "topic:"
 
@@ -169,11 +169,6 @@ def _repeat(applied: Applied, asked: Asked) -> Answer | Verdict:
         return Verdict("conflict.already-applied", "it was applied with other off-chain values")
     repeat = applied.origin != asked.origin
     return Answer(applied.admittance, applied.sequence, applied.state_root, repeat=repeat, fresh=False)
-
-
-def outpoints(spends: bytes) -> Iterator[Outpoint]:
-    """36 bytes each."""
-    return (spends[at : at + 36] for at in range(0, len(spends), 36))
 
 
 def _rivals(here: Contextual, verified: Verified, spends: Sequence[bytes]) -> dict[Txid, list[Outpoint]]:

@@ -4,10 +4,16 @@ import msgspec
 
 from pipeline import state
 from pipeline.state import APPLIED_KEY, Corrupt, Layer, Live, View
-from schemas.state import AppliedOffset, Head
+from schemas.state import AppliedOffset, Head, Known
+from schemas.types import Outpoint, outpoints
 
+_known = msgspec.msgpack.Decoder(Known).decode
 _applied = msgspec.msgpack.Decoder(AppliedOffset).decode
 _head = msgspec.msgpack.Decoder(Head).decode
+
+
+def _spends(stored: bytes | None) -> set[Outpoint]:
+    return set(outpoints(_known(stored[32:]).spends)) if stored is not None else set()
 
 
 class Follower:
@@ -40,11 +46,33 @@ class Follower:
             if live is None:
                 live = self._stated(context)
             if context != entry_key:
+                if state.is_index(entry_key):
+                    raise Corrupt(f"{entry_key!r} is not for a changelog")
                 old = self._layer.get(entry_key)
                 if old != stored:
                     live = state.moved(live, entry_key, old, stored)
+                    self._index(context, entry_key, old, stored)
             self._sums[context] = live
         self._layer.writes[entry_key] = stored
+
+    def _index(self, context: bytes, entry_key: bytes, old: bytes | None, new: bytes | None) -> None:
+        """Which known transaction spends an outpoint: told by what is known."""
+        kind_at = len(context) + 1
+        if entry_key[kind_at : kind_at + 1] != state.KNOWN:
+            return
+        txid, prefix = entry_key[kind_at + 1 :], entry_key[:kind_at] + state.SPEND
+        try:
+            before, after = (_spends(stored) for stored in (old, new))
+        except msgspec.MsgspecError as error:
+            raise Corrupt(f"the value of {entry_key!r} is not one of its kind: {error}") from error
+        for point in before - after:
+            spender = self._layer.value(prefix + point)
+            if spender is None:
+                raise Corrupt(f"the copy does not know who spends what {entry_key!r} spends")
+            if spender == txid:  # and not another that came since, where compaction left this behind it
+                self._layer.delete(prefix + point)
+        for point in after - before:
+            self._layer.put(prefix + point, txid)
 
     def __len__(self) -> int:
         """Records that `writes` would give."""

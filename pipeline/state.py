@@ -5,7 +5,7 @@ letter for its kind, and the rest; a context's head stands under the context alo
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from msgspec import Struct, msgpack
@@ -25,6 +25,10 @@ LOSER = b"l"  # outpoint -> ingest coordinates that lost it
 
 IN_STATE_ROOT = frozenset(COIN + HISTORY)
 """Kinds under the state root: what the context holds. All others sway later decisions: the store root."""
+
+INDEX = frozenset(SPEND)
+"""Kinds that only repeat what others hold, the other way round. They stand in stores alone: roots, journal and
+changelog have them in the entries they follow from, and who follows those makes them anew."""
 
 APPLIED_KEY = b"\0applied"
 """Key of the applied offset, in the changelog and in the local store. No context begins with a zero byte."""
@@ -81,9 +85,20 @@ def key(context: Context, kind: bytes, rest: bytes) -> bytes:
     return context.encode() + b"\0" + kind + rest
 
 
+def is_index(entry_key: bytes) -> bool:
+    """Whether an entry only repeats what others hold. Heads and the applied offset do not."""
+    at = entry_key.find(b"\0")
+    return at > 0 and entry_key[at + 1] in INDEX
+
+
 def head_key(context: Context) -> bytes:
     """Key of a context's head."""
     return context.encode()
+
+
+def kind_of(entry_key: bytes) -> int:
+    """The byte for an entry's kind."""
+    return entry_key[entry_key.index(b"\0") + 1]
 
 
 def context_of(entry_key: bytes) -> bytes:
@@ -114,8 +129,7 @@ def check(stored: bytes, entry_key: bytes) -> bytes:
 
 def moved(total: Live, entry_key: bytes, old: bytes | None, new: bytes | None) -> Live:
     """The sums after one entry went from `old` to `new` (stored values; None is absent)."""
-    kind = entry_key[entry_key.index(b"\0") + 1]
-    in_state = kind in IN_STATE_ROOT
+    in_state = kind_of(entry_key) in IN_STATE_ROOT
     value = total.state_sum if in_state else total.store_sum
     if old is not None:
         value = lthash.remove(value, lthash.element(entry_key + old[:32]))
@@ -169,6 +183,10 @@ class Layer:
         """Remove an entry."""
         self.writes[entry_key] = None
 
+    def to_follow(self) -> Iterator[tuple[bytes, bytes | None]]:
+        """The writes that a copy cannot make from others."""
+        return ((key, stored) for key, stored in self.writes.items() if not is_index(key))
+
     def merge_into(self, below: "Layer") -> None:
         """Make these writes part of the layer below."""
         below.writes.update(self.writes)
@@ -178,6 +196,8 @@ class Layer:
         added: list[tuple[bytes, bytes]] = []
         removed: list[tuple[bytes, bytes]] = []
         for entry_key, new in self.writes.items():
+            if kind_of(entry_key) in INDEX:
+                continue
             old = self._below.get(entry_key)
             if old == new:
                 continue

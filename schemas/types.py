@@ -1,6 +1,7 @@
 """The small types every record shares."""
 
 import re
+from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import msgspec
@@ -45,6 +46,11 @@ def from_display(hex64: str) -> bytes:
 def outpoint(txid: Txid, vout: int) -> Outpoint:
     """The 36 bytes that name output `vout` of `txid`."""
     return txid + vout.to_bytes(4, "little")
+
+
+def outpoints(spends: bytes) -> Iterator[Outpoint]:
+    """Each of a row of outpoints."""
+    return (spends[at : at + 36] for at in range(0, len(spends), 36))
 
 
 def is_topic_name(name: str) -> bool:

@@ -235,7 +235,7 @@ class Owner:
             self.journal.setdefault(context, []).extend(change.entries)
         layer.writes[APPLIED_KEY] = seal(encode(AppliedOffset(self.offset, "beef.operations", 1)))
         self.store.write(layer.writes)
-        self.changelog.append(list(layer.writes.items()))
+        self.changelog.append(list(layer.to_follow()))
         return change
 
 

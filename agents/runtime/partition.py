@@ -379,7 +379,7 @@ class Partition:
                     decided = self.stage.compute(record, own, computed.heads, now_ms)
                 outs = router.outs(record, decided.decision, now_ms)
                 outbox.check(outs)
-                outbox.check(self._changelog(own.writes))
+                outbox.check(self._changelog(own))
             except Corrupt:
                 raise  # the store, not the record
             except Exception as error:  # noqa: BLE001 - the fault door logs it, with where it was
@@ -394,9 +394,9 @@ class Partition:
             computed.written.add(record, kind, outs)
         return computed
 
-    def _changelog(self, writes: dict[bytes, bytes | None]) -> list[Out]:
+    def _changelog(self, layer: Layer) -> list[Out]:
         topic = self.stage.changelog
-        return [Out(topic, key, stored, (), self.number) for key, stored in writes.items()]
+        return [Out(topic, key, stored, (), self.number) for key, stored in layer.to_follow()]
 
     async def _commit(self, store: Store, producer: Any, outbox: Outbox, computed: "Computed", last: Inbound) -> None:
         """One transaction for all of it (TXN-1); then the local store. Whatever fails here ends the process (TXN-4)."""
@@ -406,7 +406,7 @@ class Partition:
         applied = AppliedOffset(last.offset, last.topic, self.lanes.generation)
         layer.writes.pop(APPLIED_KEY, None)
         layer.writes[APPLIED_KEY] = seal(pack(applied))  # the last key written ends the batch for whoever follows
-        changelog = [(out, None) for out in self._changelog(layer.writes)]
+        changelog = [(out, None) for out in self._changelog(layer)]
         began = time.monotonic()
         await producer.begin_transaction()
         crash.point(crash.BEFORE_PRODUCE)

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from itertools import chain
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from pipeline import state
 from pipeline.follow import Follower
 from pipeline.state import APPLIED_KEY, Corrupt, Memory, head_key, head_of
 from schemas.flow import Accept, Evict
+from schemas.state import Known
 from schemas.types import outpoint
 from tests.fakes import Owner, apply_of, coin_of_others, made_tx, verified
 from tests.profiles import CHEAP
@@ -75,8 +77,10 @@ def test_a_copy_fed_in_pieces_equals_the_owners_store(numbers: list[int], data: 
     for begin, end in zip([0, *cuts], [*cuts, len(changelog)], strict=True):
         for key, stored in changelog[begin:end]:
             follower.take(key, stored)
-        assert len(follower) == len({key for key, _ in changelog[begin:end]})
-        copy.write(follower.writes())
+        count, found = len(follower), follower.writes()
+        assert count == len(found)
+        assert {key for key in found if not state.is_index(key)} == {key for key, _ in changelog[begin:end]}
+        copy.write(found)
     follower.compare()
     assert copy.entries == owner.store.entries
     assert follower.applied is not None
@@ -156,9 +160,19 @@ def test_another_value_under_its_own_hash_is_refused(place: int) -> None:
     """Whoever wrote it can hash: the roots of the head say otherwise."""
     key, stored = CHANGELOG[place]
     assert stored is not None
-    forged = [*CHANGELOG[:place], (key, state.seal(stored[32:] + b"\0")), *CHANGELOG[place + 1 :]]
+    value = stored[32:] + b"\0"
+    if b"\0" + state.KNOWN in key:
+        known = msgspec.msgpack.decode(stored[32:], type=Known)
+        value = state.encode(msgspec.structs.replace(known, accepted=not known.accepted))
+    forged = [*CHANGELOG[:place], (key, state.seal(value)), *CHANGELOG[place + 1 :]]
     with pytest.raises(Corrupt, match="do not give the roots"):
         follow(forged)
+
+
+def test_what_is_known_must_be_read_to_know_who_spends_what() -> None:
+    place = next(p for p, (key, stored) in enumerate(CHANGELOG) if stored and b"\0" + state.KNOWN in key)
+    with pytest.raises(Corrupt, match="not one of its kind"):
+        follow([*CHANGELOG[:place], (CHANGELOG[place][0], state.seal(b"\xc1"))])
 
 
 @pytest.mark.parametrize("place", places((APPLIED_KEY,)))
@@ -180,11 +194,19 @@ def test_an_entry_nobody_wrote_is_refused() -> None:
         follow([*CHANGELOG, stranger])
 
 
-def test_a_copy_that_differs_is_found_when_its_context_moves() -> None:
+def test_what_follows_from_others_is_not_for_a_changelog() -> None:
+    stranger = (state.key(CONTEXTS[0], state.SPEND, b"x" * 36), state.seal(b"stranger"))
+    assert not any(state.is_index(key) for key, _ in CHANGELOG)
+    with pytest.raises(Corrupt, match="not for a changelog"):
+        follow([*CHANGELOG, stranger])
+
+
+@pytest.mark.parametrize("kind", [state.SPEND, state.KNOWN, state.COIN])
+def test_a_copy_that_differs_is_found_when_its_context_moves(kind: bytes) -> None:
     """One entry of the store is missing: the next batch of that context shows it."""
     owner = owner_of([0, 0])
     copy, _ = follow(flat(owner))
-    gone = next(key for key in copy.entries if b"\0s" in key)
+    gone = next(key for key in copy.entries if b"\0" + kind in key)
     del copy.entries[gone]
     owner.do(CONTEXTS[0], Evict("evict", made_tx([coin_of_others(0)], 1, 0).txid, "network.rejected", "no"))
     with pytest.raises(Corrupt):
