@@ -14,6 +14,7 @@ from typing import BinaryIO
 import msgspec
 from msgspec import Struct
 
+from agents.runtime.priority import give_way
 from pipeline.script.engine import ScriptJob, ScriptResult, run_jobs
 
 
@@ -75,7 +76,7 @@ def _write(sink: BinaryIO, results: Iterable[ScriptResult]) -> None:
 
 def main() -> None:
     """Step behind the stages, bound memory, leave interrupts to the parent, and serve."""
-    os.nice(NICE)
+    give_way(NICE)
     memory = int(sys.argv[1])
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

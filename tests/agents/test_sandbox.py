@@ -247,6 +247,12 @@ async def test_children_step_behind_the_stage(sandbox: Sandbox) -> None:
     """The kernel's own figure."""
     behind = os.getpriority(os.PRIO_PROCESS, pid_of(sandbox)) - os.getpriority(os.PRIO_PROCESS, 0)
     assert behind == min(NICE, 19 - os.getpriority(os.PRIO_PROCESS, 0))
+    grouped = Path("/proc/sys/kernel/sched_autogroup_enabled")
+    if grouped.exists() and grouped.read_text(encoding="ascii").strip() == "1":
+        group = Path(f"/proc/{pid_of(sandbox)}/autogroup").read_text(encoding="ascii")
+        assert group.split()[-1] == str(
+            NICE
+        )  # its session's: where those are scheduled as groups, its own says nothing
 
 
 async def test_children_end_with_the_sandbox() -> None:
