@@ -19,7 +19,7 @@ help:
 
 setup: $(STAMP)
 
-$(STAMP): requirements-dev.lock pyproject.toml pipeline/codec/_hashing.c
+$(STAMP): requirements-dev.lock pyproject.toml pipeline/codec/_hashing.c pipeline/_lanes.c
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-dev.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .

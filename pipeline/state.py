@@ -57,17 +57,17 @@ class Live(Struct, frozen=True):
 
     sequence: int = 0
     entry_hash: bytes = NO_HASH
-    state_sum: int = lthash.EMPTY
-    store_sum: int = lthash.EMPTY
+    state_sum: bytes = lthash.EMPTY
+    store_sum: bytes = lthash.EMPTY
 
     @classmethod
     def read(cls, head: Head) -> "Live":
         """From its stored form."""
-        return cls(head.sequence, head.entry_hash, lthash.load(head.state_sum), lthash.load(head.store_sum))
+        return cls(head.sequence, head.entry_hash, head.state_sum, head.store_sum)
 
     def stored(self) -> Head:
         """In its stored form."""
-        return Head(self.sequence, self.entry_hash, lthash.dump(self.state_sum), lthash.dump(self.store_sum))
+        return Head(self.sequence, self.entry_hash, self.state_sum, self.store_sum)
 
     @property
     def state_root(self) -> bytes:
@@ -129,15 +129,24 @@ def check(stored: bytes, entry_key: bytes) -> bytes:
 
 def moved(total: Live, entry_key: bytes, old: bytes | None, new: bytes | None) -> Live:
     """The sums after one entry went from `old` to `new` (stored values; None is absent)."""
-    in_state = kind_of(entry_key) in IN_STATE_ROOT
-    value = total.state_sum if in_state else total.store_sum
-    if old is not None:
-        value = lthash.remove(value, lthash.element(entry_key + old[:32]))
-    if new is not None:
-        value = lthash.add(value, lthash.element(entry_key + new[:32]))
-    if in_state:
-        return Live(total.sequence, total.entry_hash, value, total.store_sum)
-    return Live(total.sequence, total.entry_hash, total.state_sum, value)
+    removed = [(entry_key, old[:32])] if old is not None else ()
+    added = [(entry_key, new[:32])] if new is not None else ()
+    return summed(total, Effects(tuple(added), tuple(removed)))
+
+
+def summed(total: Live, effects: Effects) -> Live:
+    """The sums after these effects."""
+    state_sum = lthash.changed(total.state_sum, *_elements(effects, of_state=True))
+    store_sum = lthash.changed(total.store_sum, *_elements(effects, of_state=False))
+    return Live(total.sequence, total.entry_hash, state_sum, store_sum)
+
+
+def _elements(effects: Effects, *, of_state: bool) -> tuple[list[bytes], list[bytes]]:
+    removed, added = (
+        [key + value_hash for key, value_hash in pairs if (kind_of(key) in IN_STATE_ROOT) is of_state]
+        for pairs in (effects.removed, effects.added)
+    )
+    return removed, added
 
 
 class Remembered:
@@ -205,8 +214,8 @@ class Layer:
                 removed.append((entry_key, old[:32]))
             if new is not None:
                 added.append((entry_key, new[:32]))
-            head = moved(head, entry_key, old, new)
-        return Effects(tuple(added), tuple(removed)), head
+        effects = Effects(tuple(added), tuple(removed))
+        return effects, summed(head, effects)
 
 
 class Memory:

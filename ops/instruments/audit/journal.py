@@ -8,8 +8,7 @@ from msgspec import Struct
 
 from ops.instruments.audit.flight import Coordinate, Flight
 from ops.instruments.audit.report import Tally
-from pipeline import lthash
-from pipeline.state import IN_STATE_ROOT
+from pipeline.state import Live, summed
 from schemas.flow import Origin
 from schemas.journal import Effects
 from schemas.types import Context, Txid, display
@@ -54,7 +53,7 @@ class Chain:
         self.marks: dict[int, int] = {}  # sequence -> hash of kind, txid and state root
         self.applied: dict[int, Applied] = {}
         self.live: set[Txid] = set()  # applied, and not evicted since
-        self.state_sum = self.store_sum = lthash.EMPTY
+        self.sums = Live()
         self.replayed = True  # effects so far gave the roots; after a break none would
 
 
@@ -110,16 +109,8 @@ class Journal:
         if len(entry.state_root) != 32 or len(entry.store_root) != 32:
             self._tally.found.add("torn-root", f"{at} has none")
         elif self._roots and chain.replayed:
-            effects = _effects(entry.effects)
-            for step, pairs in ((lthash.remove, effects.removed), (lthash.add, effects.added)):
-                for key, value_hash in pairs:
-                    lanes = lthash.element(key + value_hash)
-                    if key[key.index(b"\0") + 1] in IN_STATE_ROOT:
-                        chain.state_sum = step(chain.state_sum, lanes)
-                    else:
-                        chain.store_sum = step(chain.store_sum, lanes)
-            roots = (lthash.root(chain.state_sum), lthash.root(chain.store_sum))
-            if roots != (entry.state_root, entry.store_root):
+            chain.sums = summed(chain.sums, _effects(entry.effects))
+            if (chain.sums.state_root, chain.sums.store_root) != (entry.state_root, entry.store_root):
                 chain.replayed = False
                 self._tally.found.add("torn-root", f"{at} has others than its effects give")
 

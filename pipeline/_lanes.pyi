@@ -1,0 +1,3 @@
+from collections.abc import Sequence
+
+def moved(total: bytes, removed: Sequence[bytes], added: Sequence[bytes], /) -> bytes: ...
