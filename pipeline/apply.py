@@ -5,7 +5,8 @@ happened. Sources: BRC-22 and the reference overlay engine's semantics, without 
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 
 import msgspec
 from msgspec import Struct
@@ -15,7 +16,7 @@ from pipeline.outcome import Condition, Verdict
 from pipeline.overlay.manager import Subject, TopicManager, admit
 from pipeline.state import Layer, Live
 from schemas.external import Admittance
-from schemas.flow import Accept, Apply, Asked, Evict, Origin, Verified
+from schemas.flow import Accept, Apply, Asked, Evict, Member, Origin, Verified
 from schemas.journal import JOURNAL, Effects, JournalEntry, Kind
 from schemas.state import Applied, Coin, Known, Losers, Retained, Tombstone
 from schemas.types import Context, Outpoint, Txid, display, outpoint, outpoints
@@ -80,9 +81,22 @@ class Contextual:
         """An entry's value."""
         return self._writes.value(self._prefix + kind + rest)
 
+    def values(self, kind: bytes, rests: Sequence[bytes]) -> list[bytes | None]:
+        """Values of many entries, in one question to the store."""
+        if len(rests) < state.FEW:
+            return [self.value(kind, rest) for rest in rests]
+        prefix = self._prefix + kind
+        found = self._writes.get_many([prefix + rest for rest in rests])
+        return [None if stored is None else stored[32:] for stored in found]
+
     def put(self, kind: bytes, rest: bytes, value: Struct | bytes) -> None:
         """Write an entry."""
         self._writes.put(self._prefix + kind + rest, value if isinstance(value, bytes) else _encode(value))
+
+    def put_all(self, kind: bytes, rests: Iterable[bytes], value: bytes) -> None:
+        """Write the same value under many."""
+        prefix, stored = self._prefix + kind, state.seal(value)
+        self._writes.writes.update((prefix + rest, stored) for rest in rests)
 
     def delete(self, kind: bytes, rest: bytes) -> None:
         """Remove an entry."""
@@ -150,14 +164,15 @@ def apply(
     manager = managers.get(topic)
     if manager is None:
         return Change(head, said=Verdict("admission.unknown-topic", f"{topic} is not hosted here"))
-    for one in verified.members:
-        if (buried := here.value(state.TOMBSTONE, one.txid)) is not None:
+    txids = [one.txid for one in verified.members]
+    for one, buried in zip(verified.members, here.values(state.TOMBSTONE, txids), strict=True):
+        if buried is not None:
             tombstone = _tombstone(buried)
             why = f"{display(one.txid)} was refused: {tombstone.message or tombstone.code}"
             return Change(head, said=Verdict("conflict.evicted", why), competing=tombstone.competing)
     if (stored := here.value(state.TX, verified.txid)) is not None:
         return Change(head, said=_repeat(_applied(stored), verified.asked))
-    spends = [member.spends(verified.beef, one) for one in verified.members]
+    spends = [list(outpoints(member.spends(verified.beef, one))) for one in verified.members]
     if rivals := _rivals(here, verified, spends):
         return _contested(here, operation, rivals)
     return _judge(here, operation, spends, topic, manager)
@@ -171,12 +186,12 @@ def _repeat(applied: Applied, asked: Asked) -> Answer | Verdict:
     return Answer(applied.admittance, applied.sequence, applied.state_root, repeat=repeat, fresh=False)
 
 
-def _rivals(here: Contextual, verified: Verified, spends: Sequence[bytes]) -> dict[Txid, list[Outpoint]]:
+def _rivals(here: Contextual, verified: Verified, spends: Sequence[Sequence[Outpoint]]) -> dict[Txid, list[Outpoint]]:
     """Known spenders of outpoints that the payload spends too (APPLY-2)."""
     rivals: dict[Txid, list[Outpoint]] = {}
+    holders = iter(here.values(state.SPEND, list(chain.from_iterable(spends))))
     for one, points in zip(verified.members, spends, strict=True):
-        for spent in outpoints(points):
-            holder = here.value(state.SPEND, spent)
+        for spent, holder in zip(points, holders, strict=False):
             if holder is not None and holder != one.txid:
                 rivals.setdefault(holder, []).append(spent)
     return rivals
@@ -211,27 +226,28 @@ def _note_loser(here: Contextual, spent: Outpoint, origin: Origin) -> bool:
     return True
 
 
-def _judge(here: Contextual, operation: Apply, spends: Sequence[bytes], topic: str, manager: TopicManager) -> Change:
+def _judge(
+    here: Contextual, operation: Apply, spends: Sequence[Sequence[Outpoint]], topic: str, manager: TopicManager
+) -> Change:
     """spends: outpoints of each member."""
     verified = operation.verified
     asked = verified.asked
-    spent = list(outpoints(spends[-1]))
+    spent = spends[-1]
     coins = _coins_spent(here, verified.txid, spent)
     raw = member.raw(verified.beef, verified.members[-1])
     subject = Subject(verified.txid, raw, verified.beef, tuple(coins), asked.off_chain)
     admittance = admit(manager, topic, subject)
 
     # Proven, it is in a block: nobody broadcasts it, and no endpoint's acceptance will follow.
-    proven = verified.proven_height >= 0
-    for one, points in zip(verified.members, spends, strict=True):
-        _make_known(here, one.txid, points, one.outputs, accepted=proven)
+    _make_known(here, verified.members, spends, accepted=verified.proven_height >= 0)
     for index in admittance.coins_to_retain:
         here.put(state.HISTORY, spent[index], Retained(coins[index], verified.txid))
     sequence = here.head.sequence + 1
-    for vout in admittance.outputs_to_admit:
-        point = outpoint(verified.txid, vout)
+    admitted = [outpoint(verified.txid, vout) for vout in admittance.outputs_to_admit]
+    spenders = here.values(state.SPEND, admitted)
+    for vout, point, spender in zip(admittance.outputs_to_admit, admitted, spenders, strict=True):
         coin = Coin(subject.tx.satoshis(vout), subject.tx.locking(vout), sequence)
-        if (spender := here.value(state.SPEND, point)) is None:
+        if spender is None:
             here.put(state.COIN, point, coin)
         else:
             _consumed_before(here, spender, point, coin)
@@ -258,13 +274,13 @@ def _remember(here: Contextual, asked: Asked, sequence: int, admittance: Admitta
     )
 
 
-def _coins_spent(here: Contextual, txid: Txid, spent: list[Outpoint]) -> dict[int, Coin]:
+def _coins_spent(here: Contextual, txid: Txid, spent: Sequence[Outpoint]) -> dict[int, Coin]:
     """Coins of this context by input of the subject: live ones, and those it spends since it came as an ancestor."""
     stored = here.value(state.KNOWN, txid)
     before = dict(_known(stored).consumed) if stored is not None else {}
     found: dict[int, Coin] = {}
-    for index, point in enumerate(spent):
-        if (live := here.value(state.COIN, point)) is not None:
+    for index, (point, live) in enumerate(zip(spent, here.values(state.COIN, spent), strict=True)):
+        if live is not None:
             found[index] = _coin(live)
         elif point in before:
             found[index] = before[point]
@@ -279,19 +295,26 @@ def _consumed_before(here: Contextual, spender: Txid, point: Outpoint, coin: Coi
     here.put(state.KNOWN, spender, msgspec.structs.replace(known, consumed=consumed))
 
 
-def _make_known(here: Contextual, txid: Txid, spends: bytes, outputs: int, *, accepted: bool = False) -> None:
-    """Its spends count from here on: coins it spends are no longer live."""
-    if (stored := here.value(state.KNOWN, txid)) is not None:
-        if accepted and not _known(stored).accepted:
-            here.put(state.KNOWN, txid, msgspec.structs.replace(_known(stored), accepted=True))
-        return
-    consumed = []
-    for spent in outpoints(spends):
-        if (coin := here.value(state.COIN, spent)) is not None:
-            consumed.append((spent, _coin(coin)))
-            here.delete(state.COIN, spent)
-        here.put(state.SPEND, spent, txid)
-    here.put(state.KNOWN, txid, Known(spends, outputs, tuple(consumed), accepted))
+def _make_known(
+    here: Contextual, members: Sequence[Member], spends: Sequence[Sequence[Outpoint]], *, accepted: bool
+) -> None:
+    """Their spends count from here on: coins they spend are no longer live. No two of them spend the same."""
+    fresh: list[tuple[Member, Sequence[Outpoint]]] = []
+    known = here.values(state.KNOWN, [one.txid for one in members])
+    for one, points, stored in zip(members, spends, known, strict=True):
+        if stored is None:
+            fresh.append((one, points))
+        elif accepted and not _known(stored).accepted:
+            here.put(state.KNOWN, one.txid, msgspec.structs.replace(_known(stored), accepted=True))
+    coins = iter(here.values(state.COIN, [spent for _, points in fresh for spent in points]))
+    for one, points in fresh:
+        consumed = []
+        for spent, coin in zip(points, coins, strict=False):
+            if coin is not None:
+                consumed.append((spent, _coin(coin)))
+                here.delete(state.COIN, spent)
+        here.put_all(state.SPEND, points, one.txid)
+        here.put(state.KNOWN, one.txid, Known(b"".join(points), one.outputs, tuple(consumed), accepted))
 
 
 def accept(layer: Layer, head: Live, context: Context, operation: Accept, now_ms: int) -> Change:
@@ -341,7 +364,7 @@ def _leaves_first(here: Contextual, root: Txid) -> list[Txid]:
             continue
         state_of[txid] = False
         outputs = _known(here.value(state.KNOWN, txid) or b"").outputs
-        spenders = (here.value(state.SPEND, outpoint(txid, vout)) for vout in range(outputs))
+        spenders = here.values(state.SPEND, [outpoint(txid, vout) for vout in range(outputs)])
         stack += [child for child in spenders if child is not None and child not in state_of]
     return order
 
@@ -356,9 +379,11 @@ def _undo(here: Contextual, txid: Txid) -> Applied | None:
         for vout in applied.admittance.outputs_to_admit:
             here.delete(state.COIN, outpoint(txid, vout))
         here.delete(state.TX, txid)
-    for spent in outpoints(known.spends):
+    spends = list(outpoints(known.spends))
+    for spent, kept in zip(spends, here.values(state.HISTORY, spends), strict=True):
         here.delete(state.SPEND, spent)
-        here.delete(state.HISTORY, spent)
+        if kept is not None:
+            here.delete(state.HISTORY, spent)
     for spent, coin in known.consumed:
         here.put(state.COIN, spent, coin)
     here.delete(state.KNOWN, txid)

@@ -57,6 +57,10 @@ except ImportError:
 
 def changed(total: bytes, removed: Sequence[bytes], added: Sequence[bytes]) -> bytes:
     """The sum after elements went and came, given by their bytes."""
+    if len(removed) + len(added) <= CHUNK:
+        if not removed and not added:
+            return total
+        return moved(total, [element(data) for data in removed], [element(data) for data in added])
     for at in range(0, len(removed), CHUNK):
         total = moved(total, [element(data) for data in removed[at : at + CHUNK]], ())
     for at in range(0, len(added), CHUNK):

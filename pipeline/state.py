@@ -5,7 +5,7 @@ letter for its kind, and the rest; a context's head stands under the context alo
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct, msgpack
@@ -35,6 +35,9 @@ APPLIED_KEY = b"\0applied"
 
 NO_HASH = bytes(32)
 
+FEW = 8
+"""Entries that are quicker asked for one by one."""
+
 
 class Corrupt(Exception):  # noqa: N818 - what the store is
     """A stored value does not match its hash."""
@@ -49,6 +52,10 @@ class View(Protocol):
         Raises:
             Corrupt: it does not match its hash.
         """
+        ...
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """`get` of each, in one question."""
         ...
 
 
@@ -136,17 +143,14 @@ def moved(total: Live, entry_key: bytes, old: bytes | None, new: bytes | None) -
 
 def summed(total: Live, effects: Effects) -> Live:
     """The sums after these effects."""
-    state_sum = lthash.changed(total.state_sum, *_elements(effects, of_state=True))
-    store_sum = lthash.changed(total.store_sum, *_elements(effects, of_state=False))
+    removed: tuple[list[bytes], list[bytes]] = ([], [])  # of the store root, of the state root
+    added: tuple[list[bytes], list[bytes]] = ([], [])
+    for pairs, elements in ((effects.removed, removed), (effects.added, added)):
+        for key, value_hash in pairs:
+            elements[key[key.index(b"\0") + 1] in IN_STATE_ROOT].append(key + value_hash)
+    state_sum = lthash.changed(total.state_sum, removed[1], added[1])
+    store_sum = lthash.changed(total.store_sum, removed[0], added[0])
     return Live(total.sequence, total.entry_hash, state_sum, store_sum)
-
-
-def _elements(effects: Effects, *, of_state: bool) -> tuple[list[bytes], list[bytes]]:
-    removed, added = (
-        [key + value_hash for key, value_hash in pairs if (kind_of(key) in IN_STATE_ROOT) is of_state]
-        for pairs in (effects.removed, effects.added)
-    )
-    return removed, added
 
 
 class Remembered:
@@ -164,6 +168,14 @@ class Remembered:
             found = self._found[entry_key] = self._below.get(entry_key)
             return found
 
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """See `View.get_many`."""
+        known = self._found
+        missing = [key for key in keys if key not in known]
+        if missing:
+            known.update(zip(missing, self._below.get_many(missing), strict=True))
+        return [known[key] for key in keys]
+
 
 class Layer:
     """Writes over a view. What is not merged never happened."""
@@ -178,6 +190,17 @@ class Layer:
             return self.writes[entry_key]
         except KeyError:
             return self._below.get(entry_key)
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """See `View.get_many`."""
+        if len(keys) < FEW:
+            return [self.get(key) for key in keys]
+        writes = self.writes
+        missing = [key for key in keys if key not in writes]
+        if len(missing) == len(keys):
+            return self._below.get_many(keys)
+        below = iter(self._below.get_many(missing)) if missing else iter(())
+        return [writes[key] if key in writes else next(below) for key in keys]
 
     def value(self, entry_key: bytes) -> bytes | None:
         """The value without its hash."""
@@ -204,10 +227,9 @@ class Layer:
         """What these writes change of one context: effects by key and hash, and the sums after them."""
         added: list[tuple[bytes, bytes]] = []
         removed: list[tuple[bytes, bytes]] = []
-        for entry_key, new in self.writes.items():
-            if kind_of(entry_key) in INDEX:
-                continue
-            old = self._below.get(entry_key)
+        keys = [key for key in self.writes if key[key.index(b"\0") + 1] not in INDEX]
+        for entry_key, old in zip(keys, self._below.get_many(keys), strict=True):
+            new = self.writes[entry_key]
             if old == new:
                 continue
             if old is not None:
@@ -228,6 +250,10 @@ class Memory:
         """See `View.get`."""
         stored = self.entries.get(entry_key)
         return None if stored is None else check(stored, entry_key)
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """See `View.get_many`."""
+        return [self.get(entry_key) for entry_key in keys]
 
     def write(self, writes: Mapping[bytes, bytes | None]) -> None:
         """Apply a layer's writes."""

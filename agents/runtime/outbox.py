@@ -50,6 +50,17 @@ class Outbox:
             if size > limit:
                 raise TooLarge(out.topic, size, limit)
 
+    def check_entries(self, topic: Topic, entries: Iterable[tuple[bytes, bytes | None]]) -> None:
+        """The same for keys and values without headers.
+
+        Raises:
+            TooLarge: one does not.
+        """
+        limit = topic.max_bytes(self._max_payload)
+        for key, value in entries:
+            if (size := len(key) + len(value or b"") + FRAME) > limit:
+                raise TooLarge(topic, size, limit)
+
     async def send(self, outs: Iterable[tuple[Out, bytes | None]]) -> dict[tuple[str, int], int]:
         """Write records, each with its traceparent, and wait until the broker has them.
 

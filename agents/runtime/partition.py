@@ -379,7 +379,7 @@ class Partition:
                     decided = self.stage.compute(record, own, computed.heads, now_ms)
                 outs = router.outs(record, decided.decision, now_ms)
                 outbox.check(outs)
-                outbox.check(self._changelog(own))
+                outbox.check_entries(self.stage.changelog, own.to_follow())
             except Corrupt:
                 raise  # the store, not the record
             except Exception as error:  # noqa: BLE001 - the fault door logs it, with where it was
