@@ -7,6 +7,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from agents import metrics
+from agents.runtime.aside import aside, is_long
 from agents.runtime.chain_news import ChainNews
 from agents.runtime.desk import Teller
 from agents.runtime.headers import Follower, HeaderSettings, News, Reorganised
@@ -130,24 +131,23 @@ class Verify:
         assert self._trackers is not None
         try:
             tip = await self._trackers.tip()
-            prepared = {id(record): self._prepare(record, tip) for record in batch}
-            plain = [record for record in batch if not _takes_long(prepared[id(record)])]
-            together = [one for one in prepared.values() if isinstance(one, Prepared) and not _has_many_roots(one)]
-            answers = await self._trackers.ask({root for one in together for root in one.plan.roots})
-            if plain:
-                yield plain, Gathered(prepared, answers, tip, {})
-            running = {
-                asyncio.ensure_future(self._find_out(one, answers)): record
-                for record in batch
-                if isinstance(one := prepared[id(record)], Prepared) and _takes_long(one)
-            }
+            running = {asyncio.ensure_future(self._aside(record, tip)): record for record in batch if is_long(record)}
             try:
+                short = [record for record in batch if not is_long(record)]
+                prepared = {id(record): self._prepare(record, tip) for record in short}
+                plain = [record for record in short if not _takes_long(prepared[id(record)])]
+                together = [one for one in prepared.values() if isinstance(one, Prepared) and not _has_many_roots(one)]
+                answers = await self._trackers.ask({root for one in together for root in one.plan.roots})
+                if plain:
+                    yield plain, Gathered(prepared, answers, tip, {})
+                for record in short:
+                    one = prepared[id(record)]
+                    if isinstance(one, Prepared) and _takes_long(one):
+                        running[asyncio.ensure_future(self._find_out(record, one, answers, tip))] = record
                 while running:
                     done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                     for task in done:
-                        record = running.pop(task)
-                        found, scripts = task.result()
-                        yield [record], Gathered(prepared, found, tip, scripts)
+                        yield [running.pop(task)], task.result()
             finally:
                 for task in running:
                     task.cancel()
@@ -183,9 +183,18 @@ class Verify:
             return Refuse(planned, _about(parsed))
         return Prepared(parsed, payload, planned)
 
+    async def _aside(self, record: Inbound, tip: Tip) -> Gathered:
+        """A long payload, read and planned beside the loop."""
+        assert self._trackers is not None
+        prepared = await aside(self._prepare, record, tip)
+        if not isinstance(prepared, Prepared):
+            return Gathered({id(record): prepared}, {}, tip, {})
+        few = () if _has_many_roots(prepared) else prepared.plan.roots
+        return await self._find_out(record, prepared, await self._trackers.ask(few), tip)
+
     async def _find_out(
-        self, prepared: Prepared, known: Mapping[RootAt, Answer]
-    ) -> tuple[Mapping[RootAt, Answer], ScriptResults | Condition]:
+        self, record: Inbound, prepared: Prepared, known: Mapping[RootAt, Answer], tip: Tip
+    ) -> Gathered:
         """What one payload alone has to wait for; a condition where too many wait for the script child already."""
         assert self._trackers is not None
         answers = known
@@ -194,10 +203,12 @@ class Verify:
             for at in range(0, len(roots), FEW_ROOTS):
                 own |= await self._trackers.ask(roots[at : at + FEW_ROOTS])
             answers = own
+        scripts: ScriptResults | Condition
         try:
-            return answers, await self._sandbox.run(prepared.plan.jobs)
+            scripts = await self._sandbox.run(prepared.plan.jobs)
         except BusyError as error:
-            return answers, Condition("script.busy", str(error))
+            scripts = Condition("script.busy", str(error))
+        return Gathered({id(record): prepared}, answers, tip, scripts)
 
 
 def _takes_long(prepared: Prepared | Decision) -> bool:

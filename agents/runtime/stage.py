@@ -8,6 +8,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from agents import metrics
 from agents.runtime import crash
+from agents.runtime.aside import aside, is_long
 from agents.runtime.board import Batch, Lane
 from agents.runtime.desk import Desk
 from agents.runtime.door import Door
@@ -60,7 +61,7 @@ class Stage(Protocol[G]):
         ...
 
     def decide(self, record: Inbound, gathered: G, now_ms: int) -> Decision:
-        """The rule. Whatever it raises costs this record alone."""
+        """The rule. Whatever it raises costs this record alone. Of long records in another thread than the loop's."""
         ...
 
     def about(self, record: Inbound) -> About | None:
@@ -257,13 +258,18 @@ class Runner(Generic[G]):
 
     async def _decide(self, batch: Batch, records: Sequence[Inbound], gathered: G) -> None:
         now_ms = int(time.time() * 1000)
-        decisions: list[Decision] = []
+        short = [record for record in records if not is_long(record)]
+        if short:
+            await self._settle(batch, short, [self._decided(record, gathered, now_ms) for record in short])
         for record in records:
-            try:
-                decisions.append(self.stage.decide(record, gathered, now_ms))
-            except Exception as error:  # noqa: BLE001 - the fault door logs it, with where it was
-                decisions.append(self._door.raised(record, error))
-        await self._settle(batch, records, decisions)
+            if is_long(record):
+                await self._settle(batch, [record], [await aside(self._decided, record, gathered, now_ms)])
+
+    def _decided(self, record: Inbound, gathered: G, now_ms: int) -> Decision:
+        try:
+            return self.stage.decide(record, gathered, now_ms)
+        except Exception as error:  # noqa: BLE001 - the fault door logs it, with where it was
+            return self._door.raised(record, error)
 
     async def _settle(self, batch: Batch, records: Sequence[Inbound], decisions: Sequence[Decision]) -> None:
         """Write what follows from the decisions, then acknowledge their records (ACK-1)."""

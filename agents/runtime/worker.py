@@ -15,6 +15,7 @@ from mode.supervisors import CrashingSupervisor
 
 from agents import metrics
 from agents.runtime import crash
+from agents.runtime.aside import share_fairly
 from agents.runtime.board import Board
 from agents.runtime.cluster import Cluster, compare
 from agents.runtime.connection import faust_broker, faust_credentials
@@ -172,6 +173,7 @@ class Worker:
         )
         worker.spinner = None  # it writes a terminal's control sequence into the log
         self._bound_the_stop()
+        share_fairly()
         worker.execute_from_commandline()
 
     def _bound_the_stop(self) -> None:
