@@ -1,6 +1,7 @@
 """One stage in one process: a Faust app, its consumer group, its HTTP port (rule: one app a process)."""
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -151,6 +152,8 @@ class Worker:
         events = Events(self.stage, outbox)
         self.desk.teller = events.tell
         await self._start()
+        gc.collect()
+        gc.freeze()  # what stands by now stays: looking through all of it again holds up whatever is computed
         works = (self.runs.run(outbox), self.watchdog.run(), events.run())
         tasks = [asyncio.ensure_future(work) for work in works]
         try:
