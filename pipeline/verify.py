@@ -5,7 +5,7 @@ A definite fault outranks whatever is unknown, so that a bad payload is never ke
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, product
 
 from msgspec import Struct
 
@@ -28,7 +28,7 @@ ScriptResults = Mapping[int, ScriptResult]
 """What the sandbox said, by the key of the job."""
 
 
-class Plan(Struct, frozen=True):
+class Plan(Struct, frozen=True, gc=False):
     """What has to be found out before a payload can be judged."""
 
     roots: tuple[RootAt, ...]  # for the chain trackers
@@ -45,7 +45,7 @@ class Work(Struct, gc=False):
     new_coins: list[tuple[Tx, int, int]]  # spent by whom, which input, made at which height
 
 
-class Valid(Struct, frozen=True):
+class Valid(Struct, frozen=True, gc=False):
     """The payload's own history checks out. It says nothing about coins spent elsewhere."""
 
     payload: Payload
@@ -245,7 +245,7 @@ def _assign(payload: Payload, coins: list[list[bytes]], fee: int, tip: Tip | Non
                 height = payload.bumps[parent.bump].height
                 if parent.leaf == 0 and parent.is_coinbase():
                     new_coins.append((tx, vin, height))
-            rules = Rules(height >= policy.genesis_height, height >= policy.chronicle_height, chronicle, relaxed)
+            rules = _RULES[height >= policy.genesis_height, height >= policy.chronicle_height, chronicle, relaxed]
             checks = match(unlocking, locking, rules.after_genesis)
             if checks is None:
                 foreign.append((place, vin, rules))
@@ -260,6 +260,10 @@ def _assign(payload: Payload, coins: list[list[bytes]], fee: int, tip: Tip | Non
         inline = []
     jobs = _jobs(payload, coins, sorted(foreign), policy) if foreign else ()
     return Plan(payload.roots, jobs, Work(coins, fee, inline, new_coins))
+
+
+_RULES = {flags: Rules(*flags) for flags in product((False, True), repeat=4)}
+"""All there are: making one costs more than finding it."""
 
 
 def _jobs(
