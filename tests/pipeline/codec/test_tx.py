@@ -1,10 +1,10 @@
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.codec.hashing import hash256
 from pipeline.codec.reader import Malformed
-from pipeline.codec.tx import NULL_OUTPOINT, Tx, read_tx, scan
+from pipeline.codec.tx import NULL_OUTPOINT, Tx, no_small_tx, read_tx, scan, small_tx
 from schemas.types import display
 from tests import builders
 from tests.builders import FINAL, Out, raw_tx
@@ -164,3 +164,67 @@ def test_finality(locktime: int, sequences: list[int], height: int, median: int,
 
 def test_versions_are_signed() -> None:
     assert read_tx(raw_tx([(OUTPOINT, b"", 0)], [Out()], version=0xFFFFFFFF)).version == -1
+
+
+def either_way(data: bytes, start: int, monkeypatch: pytest.MonkeyPatch) -> tuple[object, object]:
+    """What is read as installed, and by Python alone."""
+
+    def read() -> object:
+        try:
+            tx = scan(data, start)
+        except Malformed as bad:
+            return bad.code, bad.at, bad.message
+        return tx.txid, tx.raw, list(tx.ins), list(tx.outs), tx.start
+
+    installed = read()
+    with monkeypatch.context() as patched:
+        patched.setattr("pipeline.codec.tx.small_tx", no_small_tx)
+        return installed, read()
+
+
+@settings(CHEAP, max_examples=400, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(inputs, min_size=1, max_size=3),
+    st.lists(outputs, min_size=1, max_size=3),
+    st.binary(max_size=3),
+    st.binary(max_size=9),
+    st.lists(st.tuples(st.integers(0, 400), st.sampled_from([0, 1, 36, 252, 253, 254, 255])), max_size=3),
+    st.none() | st.integers(0, 400),
+)
+def test_the_compiled_reader_says_what_python_says(
+    monkeypatch: pytest.MonkeyPatch,
+    ins: list[tuple[bytes, bytes, int]],
+    outs: list[Out],
+    before: bytes,
+    behind: bytes,
+    changes: list[tuple[int, int]],
+    cut: int | None,
+) -> None:
+    """Of whole transactions, of changed ones and of ones cut short, with bytes around them."""
+    raw = bytearray(before + raw_tx(ins, outs, 1, 0) + behind)
+    for place, value in changes:
+        raw[place % len(raw)] = value
+    installed, plain = either_way(bytes(raw[:cut]), len(before), monkeypatch)
+    assert installed == plain
+
+
+@pytest.mark.parametrize("size", range(60, 66))
+def test_sizes_nobody_relays_are_refused_either_way(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    raw = raw_tx([(OUTPOINT, b"", 0)], [Out(1, bytes(size - 60))])
+    assert len(raw) == size
+    installed, plain = either_way(raw, 0, monkeypatch)
+    assert installed == plain
+
+
+@pytest.mark.parametrize("start", [0, 1, 60, 61, 62, 1000, 2**31, 2**62])
+def test_a_start_behind_the_bytes_is_no_transaction(start: int) -> None:
+    assert small_tx(bytes(61), start) is None
+
+
+@pytest.mark.skipif(small_tx is no_small_tx, reason="nothing was compiled here")
+@pytest.mark.parametrize("wrong", [("text", 0), (bytes(70), "0"), (bytearray(70), 0), (bytes(70),)])
+def test_the_compiled_reader_takes_bytes_and_a_place(wrong: tuple[object, ...]) -> None:
+    with pytest.raises(TypeError):
+        small_tx(*wrong)  # type: ignore[arg-type] # on purpose
+    with pytest.raises(OverflowError):
+        small_tx(bytes(70), -1)
