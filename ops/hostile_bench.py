@@ -40,7 +40,7 @@ ONE_IN = 200
 ROUNDS = 3
 WARM_UP, ALONE = 3_000, 4_000
 DRAIN_S = 30.0
-"""For honest payloads. Hostile ones that were told to come back do so for minutes: what is not decided then is listed."""
+"""For honest payloads. Hostile ones that were told to come back do so for minutes: who is undecided then is listed."""
 
 MOST_RATIO = 2.0
 
@@ -357,8 +357,8 @@ async def _round(
     slow = _late(load, honest_alone.p99 * MOST_RATIO / 1000, chosen)
     return Beside(
         alone=report_alone, mixed=report, honest_alone=honest_alone, honest=beside_hostile, hostile=len(chosen),
-        wrong=wrong, hops_alone=hops_alone, hops=hops, late=slow, waiting=tuple(waiting), rate=rate, restarted=restarted,
-        peak_bytes=peaks.found, load_average=(after_alone, after),
+        wrong=wrong, hops_alone=hops_alone, hops=hops, late=slow, waiting=tuple(waiting), rate=rate,
+        restarted=restarted, peak_bytes=peaks.found, load_average=(after_alone, after),
     )  # fmt: skip
 
 
@@ -440,8 +440,8 @@ def page(found: Sequence[Measured], rounds: Sequence[Beside], machine: str) -> s
 
 def _beside_page(rounds: Sequence[Beside]) -> str:
     parts = [
-        f"\n## Beside honest traffic\n\nMade with `--pipeline`: a whole installation, {rounds[0].rate:.0f} payloads a second, "
-        f"honest ones alone, then one hostile in {ONE_IN}: every row within the size limit once a round, in another "
+        f"\n## Beside honest traffic\n\nMade with `--pipeline`: a whole installation, {rounds[0].rate:.0f} payloads a "
+        f"second, honest ones alone, then one hostile in {ONE_IN}: every row within the size limit once a round, in another "
         "order each. "
         "p50 and p99 are milliseconds from when an honest payload was due until it was applied "
         f"(target: p99 within {MOST_RATIO:.0f} times).\n\n"
