@@ -441,8 +441,8 @@ def page(found: Sequence[Measured], rounds: Sequence[Beside], machine: str) -> s
 def _beside_page(rounds: Sequence[Beside]) -> str:
     parts = [
         f"\n## Beside honest traffic\n\nMade with `--pipeline`: a whole installation, {rounds[0].rate:.0f} payloads a "
-        f"second, honest ones alone, then one hostile in {ONE_IN}: every row within the size limit once a round, in another "
-        "order each. "
+        f"second, honest ones alone, then one hostile in {ONE_IN}: every row within the size limit once a round, in "
+        "another order each. "
         "p50 and p99 are milliseconds from when an honest payload was due until it was applied "
         f"(target: p99 within {MOST_RATIO:.0f} times).\n\n"
         "| round | honest alone | p50 | p99 | load average | beside, hostile of them | p50 | p99 | load average "

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import os
+import time
 from collections.abc import AsyncIterator, Sequence
 
 from agents.runtime.partition import Decided, Heads
@@ -77,6 +78,9 @@ class Odd:
         value = record.value or b""
         if value == b"raise":
             raise RuntimeError("deciding fails on this record")
+        if value.startswith(b"think "):
+            while not os.access(value.split()[1], os.F_OK):
+                time.sleep(0.02)
         if value == b"abort":
             os.abort()
         if value == b"huge":

@@ -10,6 +10,7 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import RecordsToDelete
 
+from agents.runtime.aside import LONG_BYTES
 from agents.runtime.cluster import admin
 from schemas.external import Event, Result
 from tests.agents.harness import Bench, until
@@ -57,6 +58,23 @@ async def test_a_bad_record_costs_itself_alone(bench: Bench) -> None:
     assert {letter.value for letter in letters} == {b"raise", b"gather", b"huge", b"refuse"}
     results = [msgspec.json.decode(record.value, type=Result) for record in await bench.wait_for(RESULTS, 4)]
     assert Counter(result.outcome for result in results) == {"parked": 3, "rejected": 1}
+    await bench.until_idle("odd", INGEST)
+
+
+async def test_a_long_record_keeps_nobody_waiting(bench: Bench, tmp_path: Path) -> None:
+    """It is thought about until the others of its partition, sent later, are through."""
+    through = tmp_path / "through"
+    long = b"think %s " % bytes(through) + bytes(LONG_BYTES)
+    bench.worker("odd")
+    await bench.send(INGEST, [b"first", long], keys=[b"same"] * 2)
+    await bench.wait_for(PARSED, 1)
+    others = [b"value %d" % n for n in range(20)]
+    await bench.send(INGEST, others, keys=[b"same"] * len(others))
+    found = await bench.wait_for(PARSED, 1 + len(others))
+    assert {record.value for record in found} == {b"first", *others}
+    through.touch()
+    found = await bench.wait_for(PARSED, 2 + len(others))
+    assert long in {record.value for record in found}
     await bench.until_idle("odd", INGEST)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from agents.broadcast import Asked as Answered
 from agents.broadcast import Broadcast
 from agents.parse import MAX_CONTEXTS, Parse, ParseSettings
 from agents.retry import Retry
+from agents.runtime.aside import LONG_BYTES
 from agents.runtime.endpoints import BroadcastSettings, Outcome
 from agents.runtime.http import HttpSettings
 from agents.runtime.outbox import Outbox
@@ -20,7 +22,7 @@ from agents.runtime.partition import Decided, Heads
 from agents.runtime.records import Decision, Defer, Emit, Fault, Inbound, Out, Refuse
 from agents.runtime.sandbox import SandboxSettings
 from agents.runtime.trackers import TrackerSettings
-from agents.verify import FEW_ROOTS, Gathered, Verify
+from agents.verify import FEW_ROOTS, Gathered, Prepared, Verify
 from pipeline import member, results, state
 from pipeline.broadcast import Refused, Success, Waits
 from pipeline.chain.answer import Answer, RootAt, Tip
@@ -329,6 +331,29 @@ async def test_a_payload_of_many_blocks_keeps_nobody_waiting() -> None:
     assert [record async for record in gathering] == []
     assert max(len(roots & trackers.slow) for roots in trackers.asked) == FEW_ROOTS
     assert set().union(*trackers.asked) >= trackers.slow
+
+
+async def test_a_long_payload_is_prepared_beside_the_others() -> None:
+    parent = builders.funding(builders.Out(1000, b"\x00\x6a" + builders.push(bytes(LONG_BYTES))), builders.Out(1000))
+    child = builders.spend([builders.In(parent, 1)], [builders.Out(1)])
+    made = builders.bag(parent, child, proven=[parent], height=940_000)
+    value = PARSED.encode(Parsed(Asked(origin_at(6), "r2", ("topic:tm_x",)), child.txid, made.v1(), 1))
+    stage, may_go = verify_stage(), threading.Event()
+    stage._trackers = Slow(builders.Bag([], {}))  # type: ignore[assignment]
+    prepare = stage._prepare
+
+    def slowly(record: Inbound, tip: Tip) -> Prepared | Decision:
+        assert record is not long or may_go.wait(20)
+        return prepare(record, tip)
+
+    stage._prepare = slowly  # type: ignore[method-assign]
+    long, plain = parsed_record(value=value), parsed_record()
+    gathering = stage.gather([long, plain])
+    assert (await anext(gathering))[0] == [plain]
+    may_go.set()
+    records, gathered = await anext(gathering)
+    assert records == [long]
+    assert isinstance(stage.decide(long, gathered, NOW_MS), Emit)
 
 
 async def judged_beside(count: int, nops: int, settings: SandboxSettings) -> list[tuple[int, Decision]]:

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import lthash
 from pipeline.codec.hashing import climb, hash256, plain_climb, plain_hash256
+from pipeline.codec.tx import no_small_tx, small_tx
 
 HASHES = st.binary(min_size=32, max_size=32)
 
@@ -73,3 +75,5 @@ def test_where_there_is_a_compiler_it_was_compiled() -> None:
     if shutil.which(compiler) and header.exists():
         assert importlib.util.find_spec("pipeline.codec._hashing") is not None
         assert hash256 is not plain_hash256
+        assert small_tx is not no_small_tx
+        assert lthash.moved is not lthash.plain_moved
