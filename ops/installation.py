@@ -68,9 +68,15 @@ class Installation:
         workers: int = 1,
         network: Literal["main", "test", "dev"] = "dev",
         bootstrap: str = "",
+        arc: Sequence[str] = (),
         say: Say = lambda _: None,
     ) -> None:
-        """flags: settings that win over those of the installation; workers: of each stage."""
+        """Name what is to be started.
+
+        flags: settings that win over those of the installation; workers: of each stage; arc: options of the simulated
+            endpoints.
+        """
+        self._arc = tuple(arc)
         self._own_flags = tuple(flags)
         self._stages = tuple(stages)
         self._workers = workers
@@ -169,7 +175,7 @@ class Installation:
         network.unlink(missing_ok=True)
         common = ("--chain", str(chain))
         specs = [
-            simulate_spec(f"arc.{n}", "arc", "--port", _port(url), "--network", str(network), *common)
+            simulate_spec(f"arc.{n}", "arc", "--port", _port(url), "--network", str(network), *self._arc, *common)
             for n, url in enumerate(self.services.arcs)
         ]
         specs += [

@@ -51,6 +51,7 @@ def _guard(guarded: int | None) -> None:
     "--fee-sat-per-kb", default=1, show_default=True, help="Fee asked for, satoshis for 1,000 bytes; 0 asks for none."
 )
 @click.option("--max-tx-bytes", default=10_000_000, show_default=True, help="Largest transaction taken.")
+@click.option("--scripts/--no-scripts", default=True, help="Run scripts, or take it that somebody did.")
 @click.option("--stored-ms", default=5, show_default=True, help="From RECEIVED to STORED.")
 @click.option("--seen-ms", default=20, show_default=True, help="From RECEIVED to SEEN_ON_NETWORK.")
 @click.option(
@@ -76,6 +77,7 @@ def arc(
     network: Path | None,
     fee_sat_per_kb: int,
     max_tx_bytes: int,
+    scripts: bool,
     **options: Any,
 ) -> None:
     """An ARC endpoint that validates what it gets."""
@@ -89,7 +91,7 @@ def arc(
     from ops.simulate.network import Network
     from ops.simulate.rules import Policy
 
-    policy = Policy(max_tx_bytes=max_tx_bytes, fee_sat_per_kb=fee_sat_per_kb)
+    policy = Policy(max_tx_bytes=max_tx_bytes, fee_sat_per_kb=fee_sat_per_kb, scripts=scripts)
     known = Network(MinedView(Chain.open(chain)), network)
 
     async def serve() -> None:

@@ -48,6 +48,7 @@ class Policy(Struct, frozen=True):
     max_tx_bytes: int = 10_000_000
     max_script_bytes: int = 500_000
     fee_sat_per_kb: int = 1  # floor(size * rate / 1000), at least 1; 0 takes any fee
+    scripts: bool = True  # whether they are run
 
 
 def required_fee(size: int, policy: Policy) -> int:
@@ -113,7 +114,9 @@ def _values(tx: Tx, policy: Policy) -> Refusal | None:
     return None
 
 
-def _scripts(tx: Tx, _: Policy) -> Refusal | None:
+def _scripts(tx: Tx, policy: Policy) -> Refusal | None:
+    if not policy.scripts:
+        return None
     digester = Digester(tx)
     for number, each in enumerate(tx.inputs):
         if each.spent is not None and (why := unlocks(tx, number, each.spent, digester)) is not None:

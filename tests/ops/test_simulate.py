@@ -271,6 +271,19 @@ def test_arc_refuses(services: dict[str, Simulated], shop: Generator, what: str)
     assert (code, error["status"]) == (number, number), error
 
 
+def test_an_endpoint_that_runs_no_scripts_looks_at_everything_else(chain: Chain, shop: Generator) -> None:
+    with spawn("arc", "--no-scripts", chain=chain.folder) as service:
+
+        def says(what: str) -> int:
+            _, build = REFUSALS[what]
+            code: int = ask(service, "/v1/tx", build(shop), "application/octet-stream")[0]
+            return code
+
+        assert says("a signature over something else") == 200
+        assert says("outputs over inputs") == 462
+        assert says("no fee") == 465
+
+
 def test_a_script_that_is_no_template_is_run(services: dict[str, Simulated], shop: Generator) -> None:
     """A greeting's script is left to the engine: it takes the right signature and no other."""
     bag = next(shop.valid(shape="hello-spent"))
