@@ -11,13 +11,9 @@ from collections.abc import Awaitable, Callable
 import msgspec
 from aiohttp import web
 
-from agents.runtime.priority import give_way
 from ops.simulate.faults import TRANSPORT, Fault, Faults
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-NICE = 10
-"""A service stands for another machine: what it computes is not to be taken from the stages beside it."""
 
 MAX_BODY = 256 << 20
 """Bytes: Arcade's limit for a batch, the larger of the services simulated."""
@@ -121,7 +117,6 @@ class Service:
 
     async def run(self, host: str, port: int) -> None:
         """Serve until SIGTERM or SIGINT. The first line on stdout is `<name> <url>`; by then it answers."""
-        give_way(NICE)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stopping.set)
