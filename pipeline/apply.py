@@ -191,7 +191,7 @@ def _rivals(here: Contextual, verified: Verified, spends: Sequence[Sequence[Outp
     rivals: dict[Txid, list[Outpoint]] = {}
     holders = iter(here.values(state.SPEND, list(chain.from_iterable(spends))))
     for one, points in zip(verified.members, spends, strict=True):
-        for spent, holder in zip(points, holders, strict=False):
+        for spent, holder in zip(points, holders, strict=False):  # the shorter first: no holder is lost between two
             if holder is not None and holder != one.txid:
                 rivals.setdefault(holder, []).append(spent)
     return rivals
@@ -309,7 +309,7 @@ def _make_known(
     coins = iter(here.values(state.COIN, [spent for _, points in fresh for spent in points]))
     for one, points in fresh:
         consumed = []
-        for spent, coin in zip(points, coins, strict=False):
+        for spent, coin in zip(points, coins, strict=False):  # the shorter first: no coin is lost between two
             if coin is not None:
                 consumed.append((spent, _coin(coin)))
                 here.delete(state.COIN, spent)

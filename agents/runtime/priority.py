@@ -15,5 +15,5 @@ def give_way(nice: int) -> None:
     """
     os.nice(nice)
     if os.getsid(0) == os.getpid():
-        with contextlib.suppress(OSError):  # no such file, or not to be written here: then there are no groups either
+        with contextlib.suppress(OSError):  # not there, or not to be written: the nice value is all there is to say
             AUTOGROUP.write_text(str(nice), encoding="ascii")

@@ -28,17 +28,13 @@ class _Asked(Struct, array_like=True):
     request_id: str
 
 
-class _Parsed(Struct, array_like=True):
-    asked: _Asked
-
-
-class _Verified(Struct, array_like=True):
+class _Payload(Struct, array_like=True):  # parsed or verified: both begin with what was asked
     asked: _Asked
 
 
 class _Apply(Struct, array_like=True, tag="apply"):
     id: str
-    verified: _Verified
+    verified: _Payload
 
 
 class _Other(Struct, array_like=True, tag="accept"):
@@ -60,7 +56,7 @@ class Hops:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._from: dict[TopicPartition, int] = {}
-        self._parsed = msgspec.msgpack.Decoder(_Parsed).decode
+        self._parsed = msgspec.msgpack.Decoder(_Payload).decode
         self._operation = msgspec.msgpack.Decoder(_Apply | _Other | _Evict).decode
         self._result = msgspec.json.Decoder(_Result).decode
 
