@@ -142,7 +142,7 @@ class Jars:
             log.touch(mode=0o600)
             self._logged[log] = log.stat().st_size
         nodes = len(self.record.members)
-        command = self.java.broker(properties.HEAP_MB[nodes], properties.COMPILER[nodes], folder / "broker.log", config)
+        command = self.java.broker(properties.HEAP_MB[nodes], properties.COMPILER, folder / "broker.log", config)
         guard = signal.SIGKILL if self.record.guarded else None
         member.process = processes.spawn(command, folder / "jvm.log", str(config), guard=guard)
         save(self.folder, self.record)  # at once, so that whoever comes after a kill of ours finds the process

@@ -12,9 +12,10 @@ HEAP_MB = {1: 768, 3: 512}
 """Heap of a broker by the number of nodes. One grew to 1.0 GB resident under full load with 768, three to 0.7 GB each
 with 512, on a machine of two cores."""
 
-COMPILER: dict[int, tuple[str, ...]] = {1: (), 3: ("-XX:TieredStopAtLevel=1",)}
-"""Flags of the Java compiler. Three brokers on two cores wait for it when they start: without its second tier each
-takes 3.5 s of processor time to be ready instead of 5.6. One broker is also measured, so it keeps both."""
+COMPILER = ("-XX:TieredStopAtLevel=1",)
+"""Flags of the Java compiler: the first tier alone. The second is worth its price to a broker that runs for hours; ours
+run for minutes and share the machine. It takes a fifth of a core for the first half minute under load, and 5.6 s of
+processor time to be ready in place of 3.5. Figures: docs/decisions/runtime.md."""
 
 REQUEST_FLOOR = 200 * MIB
 """Bytes: a produce request takes one batch for each partition of a topic, so several of the largest records at once."""

@@ -49,16 +49,19 @@ async def counted(bench: Bench) -> dict[str, list[str]]:
     return {context: [values[n] for n in sorted(values)] for context, values in found.items()}
 
 
-async def journal_is_whole(bench: Bench) -> int:
-    """Sequences without gap or repeat, each entry naming the hash of the one before; how many entries there are."""
+async def check_journal(bench: Bench, count: int) -> None:
+    """As many entries, sequences without gap or repeat, each naming the hash of the one before.
+
+    Waited for: a transaction that shows in one partition already may show in another a moment later.
+    """
     last: dict[str, tuple[int, bytes]] = {}
-    records = await bench.read(JOURNAL)
+    records = await bench.wait_for(JOURNAL, count)
     for record in records:
         entry = SCHEMA.decode(record.value, record.headers)
         sequence, previous = last.get(entry.context, (0, bytes(32)))
         assert (entry.sequence, entry.previous) == (sequence + 1, previous)
         last[entry.context] = (entry.sequence, hashlib.sha256(record.value).digest())
-    return len(records)
+    assert len(records) == count
 
 
 async def all_counted(bench: Bench, values: list[bytes], within_s: float = 60) -> None:
@@ -90,7 +93,7 @@ async def test_killed_at_a_named_place_nothing_is_lost_or_doubled(bench: Bench, 
     values += await feed(bench, 100, 300)
     bench.worker("counter", "worker.instance=one")
     await all_counted(bench, values)
-    assert await journal_is_whole(bench) == len(values)
+    await check_journal(bench, len(values))
     assert sorted(record.value for record in await bench.wait_for(RETRY_10S, len(waiting))) == sorted(waiting)
     assert [record.value for record in await bench.wait_for(DEAD_LETTERS, len(letters))] == letters
 
@@ -105,7 +108,7 @@ async def test_a_bad_record_leaves_nothing_and_its_neighbours_stand(bench: Bench
     values += await feed(bench, 30, 30)
     bench.worker("counter")
     await all_counted(bench, [*values, b"defer"])
-    assert await journal_is_whole(bench) == len(values) + 1
+    await check_journal(bench, len(values) + 1)
     letters = await bench.wait_for(DEAD_LETTERS, 2)
     assert {(letter.value, dict(letter.headers)["code"]) for letter in letters} == {
         (b"raise", b"internal.fault"),
@@ -225,7 +228,7 @@ async def test_a_damaged_store_is_made_again(bench: Bench, damage: str) -> None:
     worker.start()
     values += await feed(bench, 30, 200)
     await all_counted(bench, values)
-    assert await journal_is_whole(bench) == len(values)
+    await check_journal(bench, len(values))
 
 
 @pytest.mark.invariant("STORE-2")
@@ -243,7 +246,7 @@ async def test_a_spoiled_value_is_found_when_it_is_read(bench: Bench) -> None:
     worker.start()
     values += await feed(bench, 30, 60)
     await all_counted(bench, values)
-    assert await journal_is_whole(bench) == len(values)
+    await check_journal(bench, len(values))
     events = [msgspec.json.decode(record.value, type=Event) for record in await bench.wait_for(EVENTS, 3)]
     assert {event.kind for event in events} == {"store-spoiled"}
     assert worker.ended() is None
@@ -275,7 +278,7 @@ async def test_a_zombie_is_fenced(bench: Bench) -> None:
     await until(restarted, "all counted")
     assert second.ended() is None
     await all_counted(bench, values)
-    assert await journal_is_whole(bench) == len(values)
+    await check_journal(bench, len(values))
 
 
 async def _some(bench: Bench) -> bool:
