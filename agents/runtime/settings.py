@@ -107,13 +107,13 @@ class WorkerSettings(Struct, frozen=True):
         why(
             "Between fetches while few records come: taking them in groups saves every side a round each.", ge=0, le=500
         ),
-    ] = 20
+    ] = 40
     transaction_pace_ms: Annotated[
         int,
         why(
             "From one transaction of a partition to the next while few records wait: small ones are dear.", ge=0, le=500
         ),
-    ] = 50
+    ] = 100
 
 
 class TraceSettings(Struct, frozen=True):

@@ -1,5 +1,7 @@
 """What the simulated network knows to be mined: the chain's transactions, and the proven ones of real payloads."""
 
+import time
+
 from msgspec import Struct
 
 from ops.instruments.chain import Chain
@@ -17,11 +19,20 @@ class Mined(Struct, frozen=True):
     bump: str  # hexadecimal
 
 
+LOOK_S = 0.01
+"""How often, at most, the chain's files are asked whether it has grown: sooner than a client can ask again."""
+
+PLACES = 10_000
+"""Places kept of transactions that were found: every judgement asks three times where a parent is."""
+
+
 class MinedView:
     """Mined transactions by txid."""
 
     def __init__(self, chain: Chain) -> None:
         self.chain = chain
+        self._looked = 0.0
+        self._places: dict[Txid, tuple[int, int]] = {}
         self._mainnet = {tx.txid: (tx, mined) for tx, mined in _mainnet()}
 
     def outputs(self, txid: Txid) -> list[Spent] | None:
@@ -45,10 +56,23 @@ class MinedView:
         return txid in self._mainnet or self._place(txid) is not None
 
     def _place(self, txid: Txid) -> tuple[int, int] | None:
+        if (found := self._places.get(txid)) is not None:
+            return found
         found = self.chain.find(txid)
-        if found is None and self.chain.refresh():
+        if found is None and self._has_grown():
             found = self.chain.find(txid)
+        if found is not None:
+            if len(self._places) == PLACES:
+                self._places.clear()
+            self._places[txid] = found
         return found
+
+    def _has_grown(self) -> bool:
+        now = time.monotonic()
+        if now - self._looked < LOOK_S:
+            return False
+        self._looked = now
+        return self.chain.refresh()
 
 
 def _mainnet() -> list[tuple[Tx, Mined]]:
