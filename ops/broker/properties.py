@@ -62,6 +62,10 @@ PROPERTIES: tuple[Property, ...] = (
     Property("socket.request.max.bytes", lambda s: max(REQUEST_FLOOR, s.record + MIB), "Several such in one request."),
     Property("log.segment.bytes", lambda s: max(FLUSHED, s.record), "Little to read again after a kill."),
     Property("log.cleaner.dedupe.buffer.size", lambda _: 32 * MIB, "128 MiB by default: a quarter of a small heap."),
+    Property(
+        "log.cleaner.io.max.bytes.per.second", lambda _: 8 * MIB,
+        "Unbounded by default: compacting a segment took most of a core for two seconds, beside everything else.",
+    ),
     Property("offsets.topic.num.partitions", lambda _: 4, "50 by default: time to start, for a dozen groups."),
     Property("offsets.topic.replication.factor", lambda s: s.nodes, "A copy on each node."),
     Property("transaction.state.log.num.partitions", lambda _: 8, "50 by default: time to start."),
