@@ -9,6 +9,7 @@ with Homomorphic Hashing", 2019.
 
 import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
 
 __all__ = ["BYTES", "EMPTY", "changed", "element", "moved", "plain_moved", "root"]
 
@@ -68,6 +69,7 @@ def changed(total: bytes, removed: Sequence[bytes], added: Sequence[bytes]) -> b
     return total
 
 
+@lru_cache(maxsize=16)
 def root(total: bytes) -> bytes:
-    """32 bytes that stand for the set."""
+    """32 bytes that stand for the set. The last few are kept: an operation asks some times for the same sum's."""
     return hashlib.blake2b(total, digest_size=32).digest()

@@ -2,6 +2,7 @@
 
 import hashlib
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -56,8 +57,9 @@ def _id(*parts: str) -> str:
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
 
+@lru_cache(maxsize=16)
 def rfc3339(now_ms: int) -> str:
-    """UTC, with milliseconds."""
+    """UTC, with milliseconds. A batch has one time."""
     return datetime.fromtimestamp(now_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

@@ -39,6 +39,11 @@ FEW = 8
 """Entries that are quicker asked for one by one."""
 
 
+UNKNOWN = b"\0unknown"
+"""Stands, as this very object, for what a layer does not say: most questions go through all of them, and an exception
+in each costs more than the question."""
+
+
 class Corrupt(Exception):  # noqa: N818 - what the store is
     """A stored value does not match its hash."""
 
@@ -162,11 +167,10 @@ class Remembered:
 
     def get(self, entry_key: bytes) -> bytes | None:
         """See `View.get`."""
-        try:
-            return self._found[entry_key]
-        except KeyError:
+        found = self._found.get(entry_key, UNKNOWN)
+        if found is UNKNOWN:
             found = self._found[entry_key] = self._below.get(entry_key)
-            return found
+        return found
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """See `View.get_many`."""
@@ -186,10 +190,8 @@ class Layer:
 
     def get(self, entry_key: bytes) -> bytes | None:
         """See `View.get`."""
-        try:
-            return self.writes[entry_key]
-        except KeyError:
-            return self._below.get(entry_key)
+        found = self.writes.get(entry_key, UNKNOWN)
+        return self._below.get(entry_key) if found is UNKNOWN else found
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """See `View.get_many`."""

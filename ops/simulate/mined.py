@@ -1,6 +1,7 @@
 """What the simulated network knows to be mined: the chain's transactions, and the proven ones of real payloads."""
 
 import time
+from typing import TypeVar
 
 from msgspec import Struct
 
@@ -19,11 +20,13 @@ class Mined(Struct, frozen=True):
     bump: str  # hexadecimal
 
 
+T = TypeVar("T")
+
 LOOK_S = 0.01
 """How often, at most, the chain's files are asked whether it has grown: sooner than a client can ask again."""
 
-PLACES = 10_000
-"""Places kept of transactions that were found: every judgement asks three times where a parent is."""
+KEPT = 10_000
+"""Transactions kept with their places and outputs: every judgement asks for a parent's three times."""
 
 
 class MinedView:
@@ -33,14 +36,20 @@ class MinedView:
         self.chain = chain
         self._looked = 0.0
         self._places: dict[Txid, tuple[int, int]] = {}
+        self._outputs: dict[Txid, list[Spent]] = {}
         self._mainnet = {tx.txid: (tx, mined) for tx, mined in _mainnet()}
 
     def outputs(self, txid: Txid) -> list[Spent] | None:
         """What the transaction made, or None when it is not mined here."""
         if txid in self._mainnet:
             return self._mainnet[txid][0].outputs
-        place = self._place(txid)
-        return read_one(self.chain.transaction(*place)).outputs if place else None
+        if (known := self._outputs.get(txid)) is not None:
+            return known
+        if (place := self._place(txid)) is None:
+            return None
+        outputs = read_one(self.chain.transaction(*place)).outputs
+        _keep(self._outputs, txid, outputs)
+        return outputs
 
     def proof(self, txid: Txid) -> Mined | None:
         """Where and by what proof, or None when it is not mined here."""
@@ -62,9 +71,7 @@ class MinedView:
         if found is None and self._has_grown():
             found = self.chain.find(txid)
         if found is not None:
-            if len(self._places) == PLACES:
-                self._places.clear()
-            self._places[txid] = found
+            _keep(self._places, txid, found)
         return found
 
     def _has_grown(self) -> bool:
@@ -73,6 +80,12 @@ class MinedView:
             return False
         self._looked = now
         return self.chain.refresh()
+
+
+def _keep(kept: dict[Txid, T], txid: Txid, what: T) -> None:
+    if len(kept) == KEPT:
+        kept.clear()
+    kept[txid] = what
 
 
 def _mainnet() -> list[tuple[Tx, Mined]]:
