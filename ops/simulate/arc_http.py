@@ -99,6 +99,7 @@ class ArcService(Service):
         deadline = time.monotonic() + limit
         txids = [answer.txid for answer in answers if isinstance(answer, Answered)]
         while wanted and time.monotonic() < deadline and not self.stopping.is_set():
+            self.arc.network.refresh()
             if all(STATUSES[(self.arc.status(txid) or {})["txStatus"]] >= wanted for txid in txids):
                 return
             await asyncio.sleep(0.005)

@@ -1,6 +1,5 @@
 """What the simulated network knows to be mined: the chain's transactions, and the proven ones of real payloads."""
 
-import time
 from typing import TypeVar
 
 from msgspec import Struct
@@ -11,6 +10,11 @@ from ops.instruments.wire import hash256, merkle_path, write_bump
 from ops.simulate.tx import Spent, Tx, read, read_one
 from schemas.types import Txid, display
 
+T = TypeVar("T")
+
+KEPT = 10_000
+"""Transactions kept with their places and outputs: every judgement asks for a parent's three times."""
+
 
 class Mined(Struct, frozen=True):
     """Where a transaction is mined."""
@@ -20,24 +24,18 @@ class Mined(Struct, frozen=True):
     bump: str  # hexadecimal
 
 
-T = TypeVar("T")
-
-LOOK_S = 0.01
-"""How often, at most, the chain's files are asked whether it has grown: sooner than a client can ask again."""
-
-KEPT = 10_000
-"""Transactions kept with their places and outputs: every judgement asks for a parent's three times."""
-
-
 class MinedView:
-    """Mined transactions by txid."""
+    """Mined transactions by txid, as of the last `refresh`."""
 
     def __init__(self, chain: Chain) -> None:
         self.chain = chain
-        self._looked = 0.0
         self._places: dict[Txid, tuple[int, int]] = {}
         self._outputs: dict[Txid, list[Spent]] = {}
         self._mainnet = {tx.txid: (tx, mined) for tx, mined in _mainnet()}
+
+    def refresh(self) -> None:
+        """Take over what the chain has grown by."""
+        self.chain.refresh()
 
     def outputs(self, txid: Txid) -> list[Spent] | None:
         """What the transaction made, or None when it is not mined here."""
@@ -68,18 +66,9 @@ class MinedView:
         if (found := self._places.get(txid)) is not None:
             return found
         found = self.chain.find(txid)
-        if found is None and self._has_grown():
-            found = self.chain.find(txid)
         if found is not None:
             _keep(self._places, txid, found)
         return found
-
-    def _has_grown(self) -> bool:
-        now = time.monotonic()
-        if now - self._looked < LOOK_S:
-            return False
-        self._looked = now
-        return self.chain.refresh()
 
 
 def _keep(kept: dict[Txid, T], txid: Txid, what: T) -> None:

@@ -68,7 +68,8 @@ class Network:
         return read_one(raw).outputs if raw is not None else self.mined.outputs(txid)
 
     def refresh(self) -> None:
-        """Take over what other endpoints took; orphans that waited for it are let in."""
+        """Take over what was mined, and what other endpoints took; orphans that waited for it are let in."""
+        self.mined.refresh()
         with self._locked():
             pass
 

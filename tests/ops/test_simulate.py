@@ -5,6 +5,7 @@ import http.client
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -166,6 +167,17 @@ def test_a_status_comes_forward(chain: Chain, shop: Generator) -> None:
     assert arc.submit([node.read_one(made.extended())]) == [Answered(made.txid)]
     seen = [(arc.status(made.txid) or {})["txStatus"] for _ in times[1:]]
     assert seen == ["RECEIVED", "RECEIVED", "STORED", "STORED", "SEEN_ON_NETWORK"]
+
+
+def test_what_another_process_mines_is_known(chain: Chain, tmp_path: Path) -> None:
+    """A transaction that does not say what it spends is taken once the coin's block is there."""
+    folder = tmp_path / "chain"
+    shutil.copytree(chain.folder, folder)
+    arc = Arc(Network(MinedView(Chain.open(folder))), ArcOptions(), Faults(MODES))
+    grown = Chain.open(folder)
+    new = grown.coin(grown.coins).coin
+    made = spend([new], [(1000, new.script)])
+    assert arc.submit([node.read_one(made.raw)]) == [Answered(made.txid)]
 
 
 def test_a_reply_is_held_as_asked(services: dict[str, Simulated], shop: Generator) -> None:
