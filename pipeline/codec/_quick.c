@@ -299,10 +299,11 @@ static int read_envelope(Envelope *all) {
 static int link_all(Envelope *all) {
     const uint8_t *data = all->data;
     unsigned inputs = 0;
-    uint8_t kept[MOST_TXS] = {0};
+    uint8_t kept[MOST_TXS];
     for (unsigned i = 0; i < all->txs; i++) {
         const Scanned *tx = &all->tx[i];
-        all->needed[i] = 0;
+        kept[i] = i + 1 == all->txs;
+        all->needed[i] = kept[i] && all->bump[i] == MOST_BUMPS;
         all->parents[i] = inputs;
         if (inputs + tx->inputs > MOST_INPUTS) return 0;
         size_t at = tx->ins;
@@ -320,8 +321,6 @@ static int link_all(Envelope *all) {
         for (unsigned j = 0; j < i; j++)
             if (memcmp(tx->txid, all->tx[j].txid, HASH) == 0) return 0;
     }
-    kept[all->txs - 1] = 1;
-    all->needed[all->txs - 1] = all->bump[all->txs - 1] == MOST_BUMPS;
     for (unsigned i = all->txs; i-- > 0;) {
         if (!kept[i]) return 0;
         for (unsigned vin = 0; vin < all->tx[i].inputs; vin++) {
