@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, Self, TypeVar
 
 from msgspec import Struct
 
-from agents.runtime.sandbox import Sandbox, SandboxSettings
+from agents.runtime.sandbox import BusyError, Sandbox, SandboxSettings
 from pipeline.chain.answer import Answer, RootAt, Tip
 from pipeline.outcome import BY_CODE, Condition, Verdict
 from pipeline.parse import Payload, parse
@@ -149,7 +149,11 @@ class Verifier:
                 answers = tracker.ask(planned.roots)
             except NoAnswerError as error:
                 silent = error
-        said = verify(parsed, answers, self._run(planned.jobs), tip, self._policy, planned)
+        try:
+            scripts = self._run(planned.jobs)
+        except BusyError as error:
+            return refused(Condition("script.busy", str(error)), parsed)
+        said = verify(parsed, answers, scripts, tip, self._policy, planned)
         if isinstance(said, Valid):
             return _accepted(said)
         if silent is not None and isinstance(said, Condition):
