@@ -6,7 +6,7 @@ from typing import Annotated
 from msgspec import Struct
 
 from agents.runtime.outcomes import result_out
-from agents.runtime.partition import Decided, Heads
+from agents.runtime.partition import Decided, Heads, Settled
 from agents.runtime.records import Decision, Defer, Emit, Fault, Inbound, Out, Refuse
 from pipeline import apply as rules
 from pipeline import results
@@ -16,8 +16,9 @@ from pipeline.outcome import Condition, Verdict
 from pipeline.overlay.manager import TopicManager, load
 from pipeline.results import About
 from pipeline.state import Layer, head_key
-from schemas.flow import BROADCAST_REQUEST, OPERATION, Accept, Apply, BroadcastRequest, Evict, Origin, Unmined
-from schemas.types import Context, why
+from schemas.flow import BROADCAST_REQUEST, OPERATION, Accept, Apply, BroadcastRequest, Evict, Unmined
+from schemas.state import Applied
+from schemas.types import Context, Txid, why
 from schemas.wire import Undecodable
 from topics.registry import (
     BROADCAST,
@@ -86,16 +87,21 @@ class ApplyStage:
                 decision = self._answer(record, operation, context, change, now_ms)
             case Accept():
                 change = rules.accept(layer, head, context, operation, now_ms)
-                decision = Emit(_journal(record, change), "accept")
+                decision = Emit(_told(change, context, record.partition, now_ms), "accept")
             case Evict():
                 change = rules.evict(layer, head, context, operation, now_ms)
-                decision = Emit([*_journal(record, change), *_left(operation, context, change, now_ms)], "evict")
-        return Decided(decision, {head_key(context): change.head} if change.entries else {})
+                decision = Emit(_told(change, context, record.partition, now_ms), "evict")
+        return _decided(decision, context, change)
+
+    def settle(self, context: Context, partition: int, layer: Layer, heads: Heads, now_ms: int) -> Settled:
+        """The next piece of work that waits in a context's queue."""
+        change = rules.settle(layer, heads.of(context), context, self._managers, now_ms)
+        return Settled(_told(change, context, partition, now_ms), change.head, change.settling)
 
     def _answer(self, record: Inbound, operation: Apply, context: Context, change: Change, now_ms: int) -> Decision:
         verified = operation.verified
         about = About.of(verified.asked, verified.txid, context)
-        entries = _journal(record, change)
+        entries = _told(change, context, record.partition, now_ms)
         said = change.said
         if isinstance(said, Verdict):
             return Refuse(said, about, change.head.sequence, change.competing, entries)
@@ -116,21 +122,30 @@ class ApplyStage:
         return Emit(outs, "repeat" if said.repeat or not said.fresh else "applied")
 
 
-def _journal(record: Inbound, change: Change) -> list[Out]:
-    """Journal entries go to the partition number of the operation, whatever their key hashes to."""
-    return [Out(JOURNAL, record.key, entry, (), record.partition) for entry in change.entries]
+def _decided(decision: Decision, context: Context, change: Change) -> Decided:
+    touched = {head_key(context): change.head} if change.entries else {}
+    return Decided(decision, touched, context if change.settling else None)
 
 
-def _left(operation: Evict, context: Context, change: Change, now_ms: int) -> Sequence[Out]:
-    verdict = Verdict(operation.code, operation.message)
-    outs = []
+def _told(change: Change, context: Context, partition: int, now_ms: int) -> list[Out]:
+    """The journal, and whom a change concerns besides who asked for it.
+
+    Entries go to the partition number of the operation, whatever their key hashes to.
+    """
+    key = context.encode()
+    outs = [Out(JOURNAL, key, entry, (), partition) for entry in change.entries]
+    for again in change.revised:
+        applied = again.applied
+        about = _about(applied, again.txid, context)
+        result = results.revised(about, applied.admittance, applied.sequence, applied.state_root, now_ms)
+        outs.append(result_out(result))
     for gone in change.evicted:
         if gone.applied is not None:
-            about = _about_left(gone.applied.origin, gone.applied.request_id, gone.txid, context, gone.applied.contexts)
-            result = results.evicted(about, verdict, gone.sequence, gone.state_root, now_ms, change.competing)
+            about, verdict = _about(gone.applied, gone.txid, context), Verdict(gone.stone.code, gone.stone.message)
+            result = results.evicted(about, verdict, gone.sequence, gone.state_root, now_ms, gone.stone.competing)
             outs.append(result_out(result))
     return outs
 
 
-def _about_left(origin: Origin, request_id: str, txid: bytes, context: Context, contexts: int) -> About:
-    return About(origin, (request_id,), txid, context, contexts)
+def _about(applied: Applied, txid: Txid, context: Context) -> About:
+    return About(applied.origin, (applied.request_id,), txid, context, applied.contexts)

@@ -4,16 +4,23 @@ import msgspec
 
 from pipeline import state
 from pipeline.state import APPLIED_KEY, Corrupt, Layer, Live, View
-from schemas.state import AppliedOffset, Head, Known
-from schemas.types import Outpoint, outpoints
+from schemas.state import Applied, AppliedOffset, Head, Known
+from schemas.types import Outpoint, outpoint, outpoints
 
 _known = msgspec.msgpack.Decoder(Known).decode
+_judged = msgspec.msgpack.Decoder(Applied).decode
 _applied = msgspec.msgpack.Decoder(AppliedOffset).decode
 _head = msgspec.msgpack.Decoder(Head).decode
 
 
 def _spends(stored: bytes | None) -> set[Outpoint]:
     return set(outpoints(_known(stored[32:]).spends)) if stored is not None else set()
+
+
+def _admits(txid: bytes, stored: bytes | None) -> set[Outpoint]:
+    if stored is None:
+        return set()
+    return {outpoint(txid, vout) for vout in _judged(stored[32:]).admittance.outputs_to_admit}
 
 
 class Follower:
@@ -56,15 +63,20 @@ class Follower:
         self._layer.writes[entry_key] = stored
 
     def _index(self, context: bytes, entry_key: bytes, old: bytes | None, new: bytes | None) -> None:
-        """Which known transaction spends an outpoint: told by what is known."""
+        """Who spends what, and what was admitted: told by what is known and what was judged."""
         kind_at = len(context) + 1
-        if entry_key[kind_at : kind_at + 1] != state.KNOWN:
-            return
-        txid, prefix = entry_key[kind_at + 1 :], entry_key[:kind_at] + state.SPEND
+        kind, prefix = entry_key[kind_at : kind_at + 1], entry_key[:kind_at]
         try:
-            before, after = (_spends(stored) for stored in (old, new))
+            if kind == state.KNOWN:
+                self._index_spends(prefix + state.SPEND, entry_key, _spends(old), _spends(new))
+            elif kind == state.TX:
+                txid = entry_key[kind_at + 1 :]
+                self._index_admitted(prefix + state.ADMITTED, entry_key, _admits(txid, old), _admits(txid, new))
         except msgspec.MsgspecError as error:
             raise Corrupt(f"the value of {entry_key!r} is not one of its kind: {error}") from error
+
+    def _index_spends(self, prefix: bytes, entry_key: bytes, before: set[Outpoint], after: set[Outpoint]) -> None:
+        txid = entry_key[-32:]
         for point in before - after:
             spender = self._layer.value(prefix + point)
             if spender is None:
@@ -73,6 +85,14 @@ class Follower:
                 self._layer.delete(prefix + point)
         for point in after - before:
             self._layer.put(prefix + point, txid)
+
+    def _index_admitted(self, prefix: bytes, entry_key: bytes, before: set[Outpoint], after: set[Outpoint]) -> None:
+        for point in before - after:
+            if self._layer.value(prefix + point) is None:
+                raise Corrupt(f"the copy does not know what {entry_key!r} admits")
+            self._layer.delete(prefix + point)
+        for point in after - before:
+            self._layer.put(prefix + point, b"")
 
     def __len__(self) -> int:
         """Records that `writes` would give."""

@@ -55,6 +55,12 @@ def spends(beef: bytes, member: Member) -> bytes:
     return b"".join(parts)
 
 
+def sources(beef: bytes, member: Member) -> tuple[bytes, ...]:
+    """By input the output it spends, as it stands; empty where the payload does not hold it."""
+    places = _places(member)
+    return tuple([beef[places[at] : places[at + 1]] for at in range(1, len(places), 3)])
+
+
 def extended(beef: bytes, member: Member) -> bytes:
     """The transaction in Extended Format (BRC-30). Its parents' outputs must all be in the payload."""
     places = _places(member)

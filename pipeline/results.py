@@ -53,6 +53,11 @@ def eviction_id(txid: Txid, context: Context) -> str:
     return _id("evicted", display(txid), context)
 
 
+def revision_id(txid: Txid, context: Context) -> str:
+    """Id of what a context says of a transaction that it judged again."""
+    return _id("revised", display(txid), context)
+
+
 def _id(*parts: str) -> str:
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
@@ -114,6 +119,16 @@ def refused(about: About, verdict: Verdict, endpoint: str, now_ms: int, competin
     return _result(
         network_id(about.txid), "refused", about, now_ms, revision=AFTER_PARKED,
         code=verdict.code, message=verdict.message, endpoint=endpoint, competing=competing,
+    )  # fmt: skip
+
+
+def revised(about: About, admittance: Admittance, sequence: int, state_root: bytes, now_ms: int) -> Result:
+    """The context judged the transaction again, and otherwise: something it spends came or went."""
+    assert about.txid is not None
+    assert about.context is not None
+    return _result(
+        revision_id(about.txid, about.context), "revised", about, now_ms,
+        revision=sequence, admittance=admittance, sequence=sequence, state_root=state_root.hex(),
     )  # fmt: skip
 
 

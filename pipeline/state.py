@@ -15,18 +15,21 @@ from schemas.journal import Effects
 from schemas.state import Head
 from schemas.types import Context
 
-COIN = b"c"  # outpoint -> Coin: admitted, and nothing known spends it
-HISTORY = b"h"  # outpoint -> Retained: spent by a judged transaction, and kept by its manager
-TX = b"t"  # txid -> Applied: the answer to a repeat
+COIN = b"c"  # outpoint -> nothing: admitted, and nothing known spends it; value and script stand in its transaction
+HISTORY = b"h"  # outpoint -> txid of the judged transaction that spends it and whose manager keeps it
+TX = b"t"  # txid -> Applied: submitted, with what was judged: the answer to a repeat
 KNOWN = b"k"  # txid -> Known: its spends count, whether it was judged or came as an ancestor
+ACCEPTED = b"y"  # txid -> nothing: the network took this known transaction
 SPEND = b"s"  # outpoint -> txid of the known transaction that spends it
+ADMITTED = b"a"  # outpoint -> nothing: admitted, spent or not
+QUEUE = b"q"  # nothing -> Queue; number, 8 bytes -> Waiting: work that did not fit into one transaction
 TOMBSTONE = b"x"  # txid -> Tombstone: the network refused it
 LOSER = b"l"  # outpoint -> ingest coordinates that lost it
 
 IN_STATE_ROOT = frozenset(COIN + HISTORY)
 """Kinds under the state root: what the context holds. All others sway later decisions: the store root."""
 
-INDEX = frozenset(SPEND)
+INDEX = frozenset(SPEND + ADMITTED)
 """Kinds that only repeat what others hold, the other way round. They stand in stores alone: roots, journal and
 changelog have them in the entries they follow from, and who follows those makes them anew."""
 

@@ -4,23 +4,8 @@ from msgspec import Struct
 
 from schemas.external import Admittance
 from schemas.flow import Origin
-from schemas.types import Outpoint, Txid
+from schemas.types import Context, Txid
 from schemas.wire import Schema
-
-
-class Coin(Struct, frozen=True, array_like=True):
-    """An admitted output that nothing known to the context spends."""
-
-    satoshis: int
-    script: bytes
-    sequence: int  # of the journal entry that admitted it
-
-
-class Retained(Struct, frozen=True, array_like=True):
-    """A spent coin that its manager keeps as history."""
-
-    coin: Coin
-    spender: Txid
 
 
 class Known(Struct, frozen=True, array_like=True):
@@ -28,21 +13,53 @@ class Known(Struct, frozen=True, array_like=True):
 
     spends: bytes  # its outpoints, 36 bytes each
     outputs: int
-    consumed: tuple[tuple[Outpoint, Coin], ...]  # coins of this context it spends: what an eviction gives back
-    accepted: bool = False  # by the network
+
+
+class Submission(Struct, frozen=True, array_like=True):
+    """What a judgement depends on besides the coins of its context: enough to judge again."""
+
+    raw: bytes  # the transaction
+    sources: tuple[bytes, ...]  # by input the output it spends, as it stands; empty where the payload did not hold it
+    off_chain: bytes
 
 
 class Applied(Struct, frozen=True, array_like=True):
-    """What a context remembers of a transaction it judged: the answer to a repeat."""
+    """A transaction that was submitted to a context, and how it was judged last: the answer to a repeat."""
 
-    sequence: int  # of its journal entry
+    sequence: int  # of the journal entry that judged it
     state_root: bytes
     origin: Origin
     request_id: str
     contexts: int
-    off_chain: bytes  # SHA-256 of the off-chain values, empty when there were none
     admittance: Admittance
     manager: str
+    submission: Submission
+
+
+class Queue(Struct, frozen=True, array_like=True):
+    """Work of a context that one transaction could not hold: entries `first` to before `next` of it wait."""
+
+    first: int
+    next: int
+
+
+class Rejudge(Struct, frozen=True, array_like=True, tag="rejudge"):
+    """These see other coins than when they were judged."""
+
+    operation: str
+    txids: tuple[Txid, ...]
+
+
+class Leave(Struct, frozen=True, array_like=True, tag="leave"):
+    """These descend from one that was refused, or are it: children before their parents."""
+
+    operation: str
+    root: Txid
+    txids: tuple[Txid, ...]
+
+
+Waiting = Rejudge | Leave
+"""What stands in a queue."""
 
 
 class Tombstone(Struct, frozen=True, array_like=True):
@@ -75,6 +92,7 @@ class AppliedOffset(Struct, frozen=True, array_like=True):
     offset: int
     topic: str
     generation: int
+    settling: tuple[Context, ...] = ()  # contexts whose queues are not empty: they come before the next input
 
 
 STATE = Schema("state", 1, bytes, "raw", "A stored value: 32 bytes of SHA-256, then the value; the key says its kind.")

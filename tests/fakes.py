@@ -191,6 +191,16 @@ class Keep:
         return Admittance(tuple(range(subject.output_count)), kept)
 
 
+class Picky:
+    """Admits as many outputs as coins of its own are spent, or one where none is: each judgement leads to the next."""
+
+    version = "1"
+
+    def admit(self, subject: Subject) -> Admittance:
+        count = min(subject.output_count, len(subject.previous_coins) or 1)
+        return Admittance(tuple(range(subject.output_count - count, subject.output_count)), subject.previous_coins[:1])
+
+
 class Odd:
     """Does what the off-chain values say: raises, or names outputs and inputs that are not there."""
 
@@ -213,7 +223,7 @@ class Odd:
         return said
 
 
-MANAGERS: dict[str, TopicManager] = {"tm_all": AnyTx(), "tm_keep": Keep(), "tm_odd": Odd()}
+MANAGERS: dict[str, TopicManager] = {"tm_all": AnyTx(), "tm_keep": Keep(), "tm_odd": Odd(), "tm_picky": Picky()}
 
 
 class Owner:
@@ -229,7 +239,16 @@ class Owner:
         """One batch of one operation."""
         self.offset += 1
         layer = Layer(self.store)
-        change = decide(layer, context, operation)
+        return self._write(context, layer, decide(layer, context, operation))
+
+    def settle(self, context: Context) -> Change:
+        """One batch of what waits."""
+        layer = Layer(self.store)
+        return self._write(
+            context, layer, rules.settle(layer, head_of(layer, context), context, MANAGERS, NOW_MS)
+        )
+
+    def _write(self, context: Context, layer: Layer, change: Change) -> Change:
         if change.entries:
             layer.put(head_key(context), encode(change.head.stored()))
             self.journal.setdefault(context, []).extend(change.entries)

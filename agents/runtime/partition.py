@@ -8,6 +8,7 @@ all it emits, the changelog with the applied offset last; after the commit the l
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -56,6 +57,15 @@ class Decided(msgspec.Struct, frozen=True):
 
     decision: Decision
     heads: dict[bytes, Live] = {}  # of the contexts it touched, by their key
+    settling: Context | None = None  # a context that has work waiting in its state
+
+
+class Settled(msgspec.Struct, frozen=True):
+    """What a piece of work that waited in the state came to."""
+
+    outs: Sequence[Out]
+    head: Live
+    more: bool  # whether the context has more of it
 
 
 class AtomicStage(Protocol):
@@ -77,6 +87,10 @@ class AtomicStage(Protocol):
 
     def compute(self, record: Inbound, layer: Layer, heads: "Heads", now_ms: int) -> Decided:
         """The rule. What it writes into `layer` is dropped if it raises."""
+        ...
+
+    def settle(self, context: Context, partition: int, layer: Layer, heads: "Heads", now_ms: int) -> Settled:
+        """Go on with what one transaction could not hold. What it raises halts the stage: no record is to blame."""
         ...
 
     def about(self, record: Inbound) -> About | None:
@@ -177,7 +191,7 @@ class Partition:
         )
         self.changelog = aiokafka.TopicPartition(self.stage.changelog.named(lanes.topics.prefix), self.number)
         self.max_bytes = settings.max_in_flight_bytes // 8
-        self.applied = -1
+        self.applied = AppliedOffset(-1, "", lanes.generation)
 
     async def run(self) -> None:
         """Until the partition is given back."""
@@ -205,13 +219,17 @@ class Partition:
             await self._begin(store)
             outbox = Outbox(producer, lanes.topics.prefix, lanes.counts, lanes.topics.max_payload_bytes)
             while not lane.gone:
-                if not lane.queue or lanes.desk.halted or lanes.desk.settling:
+                waits = bool(self.applied.settling) and not lanes.desk.halted
+                if not waits and (not lane.queue or lanes.desk.halted or lanes.desk.settling):
                     lane.arrived.clear()
                     if not lane.gone:
                         await lane.arrived.wait()
                     continue
                 began = time.monotonic()
                 try:
+                    if waits:
+                        await self._settle(store, producer, outbox)
+                        continue
                     await self._batch(store, producer, outbox)
                 except Corrupt as error:
                     store = await self._spoiled(store, error)
@@ -233,8 +251,8 @@ class Partition:
         stored = store.get(APPLIED_KEY)
         start = self.lanes.desk.starts[self.lane.tp]
         if stored is not None:
-            self.applied = _applied(stored[32:]).offset
-            offset = self.applied + 1
+            self.applied = _applied(stored[32:])
+            offset = self.applied.offset + 1
         else:
             offset = start.first
         if start.committed is not None and not start.metadata and start.committed != offset and stored is not None:
@@ -243,7 +261,7 @@ class Partition:
                 "warning",
                 f"{self.lane.tp[0]}-{self.number}: the group was set to {start.committed}; "
                 f"the stage goes on from its changelog at {offset}",
-                {"group": start.committed, "applied": self.applied},
+                {"group": start.committed, "applied": self.applied.offset},
             )
         await self.lanes.desk.release(self.lane, offset)
         if not self.lanes.desk.held:
@@ -359,8 +377,12 @@ class Partition:
         except Corrupt:
             batch.give_back(batch.records)
             raise
-        await self._commit(store, producer, outbox, computed, batch.records[-1])
-        batch.finished(batch.records)
+        done, left = batch.records[: computed.records], batch.records[computed.records :]
+        if left:
+            batch.give_back(left)
+        applied = AppliedOffset(done[-1].offset, done[-1].topic, self.lanes.generation, computed.settling)
+        await self._commit(store, producer, outbox, computed, applied)
+        batch.finished(done)
         computed.written.count()
         metrics.BATCH_SECONDS.labels(self.stage.name).observe(time.monotonic() - began)
 
@@ -392,18 +414,46 @@ class Partition:
             kind = router.kind(decided.decision)
             door.saw(*kind)
             computed.written.add(record, kind, outs)
+            computed.records += 1
+            if decided.settling is not None:
+                computed.settling = (decided.settling,)
+                break  # what waits comes before the next record: it may be of the same context
         return computed
+
+    async def _settle(self, store: Store, producer: Any, outbox: Outbox) -> None:
+        """One more transaction's worth of what waits in the state; no input is acknowledged by it (TXN-5)."""
+        context, *others = self.applied.settling
+        layer = Layer(Remembered(store))
+        computed = Computed(layer, Written(self.stage.name, self.lanes.tracer, begins_traces=False))
+        try:
+            done = self.stage.settle(context, self.number, layer, computed.heads, int(time.time() * 1000))
+            outbox.check(done.outs)
+            outbox.check_entries(self.stage.changelog, layer.to_follow())
+        except Corrupt:
+            raise  # the store, not the rule
+        except Exception as error:  # noqa: BLE001 - logged; the stage halts, and goes on from here when it is resumed
+            log.error("what waits in a context cannot go on", exc_info=error, extra={"context": context})
+            self.lanes.desk.halt(Halt("settling-failed", f"{context}: {type(error).__name__}: {error}"))
+            metrics.state(self.stage.name, "halted")
+            return
+        computed.heads.live[head_key(context)] = done.head
+        computed.written.outs += [(out, None) for out in done.outs]
+        settling = (context, *others) if done.more else tuple(others)
+        await self._commit(
+            store, producer, outbox, computed, msgspec.structs.replace(self.applied, settling=settling)
+        )
 
     def _changelog(self, layer: Layer) -> list[Out]:
         topic = self.stage.changelog
         return [Out(topic, key, stored, (), self.number) for key, stored in layer.to_follow()]
 
-    async def _commit(self, store: Store, producer: Any, outbox: Outbox, computed: "Computed", last: Inbound) -> None:
+    async def _commit(
+        self, store: Store, producer: Any, outbox: Outbox, computed: "Computed", applied: AppliedOffset
+    ) -> None:
         """One transaction for all of it (TXN-1); then the local store. Whatever fails here ends the process (TXN-4)."""
         layer = computed.layer
         for key, live in computed.heads.live.items():
             layer.writes[key] = seal(pack(live.stored()))
-        applied = AppliedOffset(last.offset, last.topic, self.lanes.generation)
         layer.writes.pop(APPLIED_KEY, None)
         layer.writes[APPLIED_KEY] = seal(pack(applied))  # the last key written ends the batch for whoever follows
         changelog = [(out, None) for out in self._changelog(layer)]
@@ -415,7 +465,7 @@ class Partition:
         await producer.commit_transaction()
         crash.point(crash.BEFORE_LOCAL_WRITE)
         store.write(layer.writes, ends[self.stage.changelog.name, self.number])
-        self.applied = last.offset
+        self.applied = applied
         metrics.TRANSACTIONS.labels(self.stage.name).inc()
         metrics.TRANSACTION_SECONDS.labels(self.stage.name).observe(time.monotonic() - began)
 
@@ -427,3 +477,5 @@ class Computed:
         self.layer = layer
         self.heads = Heads(layer)
         self.written = written
+        self.records = 0
+        self.settling: tuple[Context, ...] = ()

@@ -4,6 +4,7 @@ A manager is deterministic: no clock, no network, no state of its own. What it r
 about, and is never "nothing admitted".
 """
 
+from collections.abc import Sequence
 from functools import cached_property
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -11,6 +12,7 @@ from typing import Protocol, runtime_checkable
 
 from msgspec import Struct
 
+from pipeline.codec.reader import varint
 from pipeline.codec.tx import Tx, read_tx
 from schemas.external import Admittance
 from schemas.types import Txid, is_topic_name
@@ -34,17 +36,24 @@ class Subject:
 
     txid: 32 bytes, wire order.
     raw: the transaction's bytes.
-    beef: it and its ancestors, BEEF V1.
-    previous_coins: input indices that spend coins admitted to this topic and not spent before, ascending.
+    previous_coins: input indices that spend coins admitted to this topic, ascending.
     off_chain_values: what the sender added for the managers, or nothing.
+
+    That is all a judgement may depend on, with what the inputs spend: one that is judged again gets the same.
     """
 
     def __init__(
-        self, txid: Txid, raw: bytes, beef: bytes, previous_coins: tuple[int, ...] = (), off_chain_values: bytes = b""
+        self,
+        txid: Txid,
+        raw: bytes,
+        sources: Sequence[bytes],
+        previous_coins: tuple[int, ...] = (),
+        off_chain_values: bytes = b"",
     ) -> None:
+        """sources: by input the output it spends, as it stands; empty where it is not known."""
         self.txid = txid
         self.raw = raw
-        self.beef = beef
+        self._sources = sources
         self.previous_coins = previous_coins
         self.off_chain_values = off_chain_values
 
@@ -63,6 +72,18 @@ class Subject:
         """What it makes, in order."""
         tx = self.tx
         return tuple(Output(tx.satoshis(vout), tx.locking(vout)) for vout in range(self.output_count))
+
+    @cached_property
+    def spent(self) -> tuple[Output | None, ...]:
+        """What it spends, by input; None where that is not known, as of a proven transaction. Never of previous coins."""
+        return tuple(map(_output, self._sources))
+
+
+def _output(stored: bytes) -> Output | None:
+    if not stored:
+        return None
+    length, at = varint(stored, 8)
+    return Output(int.from_bytes(stored[:8], "little"), stored[at : at + length])
 
 
 @runtime_checkable

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Sequence
 
-from agents.runtime.partition import Decided, Heads
+from agents.runtime.partition import Decided, Heads, Settled
 from agents.runtime.records import Decision, Defer, Emit, Inbound, Out, Refuse, WorldCondition
 from pipeline import state
 from pipeline.apply import Contextual
@@ -14,6 +14,7 @@ from pipeline.outcome import Condition, Verdict
 from pipeline.results import About
 from pipeline.state import Layer, head_key
 from schemas.flow import Origin
+from schemas.types import Context
 from topics.registry import (
     BROADCAST,
     DEAD_LETTERS,
@@ -142,8 +143,7 @@ class Counter:
         value = record.value or b""
         context = (record.key or b"").decode()
         here = Contextual(context, layer, heads.of(context), now_ms)
-        count = int(here.value(state.TX, b"count") or b"0") + 1
-        here.put(state.TX, b"count", str(count).encode())
+        count = self._count(here)
         here.put(state.COIN, hashlib.sha256(value).digest(), value)
         if value == b"raise":
             raise RuntimeError("computing fails on this record")
@@ -159,7 +159,32 @@ class Counter:
         decision: Decision = Emit(outs)
         if value.startswith(b"defer"):
             decision = Defer(Condition("conflict.undecided", "as asked"), about(record), outs=outs)
-        return Decided(decision, {head_key(context): here.head})
+        later = int(value.split(b"-")[1]) if value.startswith(b"later") else 0
+        if later:
+            here.put(state.QUEUE, b"", b"%d" % later)
+            outs.append(Out(JOURNAL, record.key, here.journal("wait", "later", bytes(32)), (), record.partition))
+        return Decided(decision, {head_key(context): here.head}, context if later else None)
+
+    def settle(self, context: Context, partition: int, layer: Layer, heads: Heads, now_ms: int) -> Settled:
+        """One of the pieces that a record `later-N` left."""
+        here = Contextual(context, layer, heads.of(context), now_ms)
+        left = int(here.value(state.QUEUE, b"") or b"") - 1
+        if left == 0:
+            here.delete(state.QUEUE, b"")
+        else:
+            here.put(state.QUEUE, b"", b"%d" % left)
+        count = self._count(here)
+        key = context.encode()
+        outs = [
+            Out(JOURNAL, key, here.journal("wait", "later", bytes(32)), (), partition),
+            Out(BROADCAST, key, f"{context} {count} piece".encode()),
+        ]
+        return Settled(outs, here.head, left > 0)
+
+    def _count(self, here: Contextual) -> int:
+        count = int(here.value(state.LOSER, b"count") or b"0") + 1
+        here.put(state.LOSER, b"count", str(count).encode())
+        return count
 
 
 STAGES = {"odd": Odd, "both": Both, "counter": Counter}

@@ -98,6 +98,26 @@ async def test_killed_at_a_named_place_nothing_is_lost_or_doubled(bench: Bench, 
     assert [record.value for record in await bench.wait_for(DEAD_LETTERS, len(letters))] == letters
 
 
+@pytest.mark.invariant("TXN-5")
+@pytest.mark.parametrize("point", [crash.BEFORE_PRODUCE, crash.BEFORE_COMMIT, crash.BEFORE_LOCAL_WRITE])
+async def test_killed_amid_work_that_waits_it_goes_on_before_the_next_record(bench: Bench, point: str) -> None:
+    """Six pieces, the process killed at the third of them: each is done once, and nothing comes between."""
+    sent = [b"first", b"later-6", b"behind"]
+    await bench.send(OPERATIONS, sent, keys=[CONTEXTS[0]] * 3)
+    worker = bench.worker("counter", "worker.instance=one", f"worker.crash_point={point}:4")
+
+    async def ended() -> bool:
+        return worker.ended() is not None
+
+    await until(ended, f"end at {point}")
+    assert worker.ended() == -9
+    bench.worker("counter", "worker.instance=one")
+    wanted = ["first", "later-6", *["piece"] * 6, "behind"]
+    await bench.wait_for(BROADCAST, len(wanted))
+    assert (await counted(bench))[CONTEXTS[0].decode()] == wanted
+    await check_journal(bench, len(wanted) + 1)  # and one that says that something waits
+
+
 @pytest.mark.invariant("FAULT-1")
 @pytest.mark.invariant("TXN-1")
 async def test_a_bad_record_leaves_nothing_and_its_neighbours_stand(bench: Bench) -> None:

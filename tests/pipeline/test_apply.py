@@ -12,22 +12,22 @@ from hypothesis import strategies as st
 from pipeline import lthash, state
 from pipeline.apply import Answer, Change
 from pipeline.codec.tx import Tx
+from pipeline.derive import Derived, derive
 from pipeline.outcome import BY_CODE, Condition, Verdict
 from pipeline.overlay.manager import BadManager
 from pipeline.state import IN_STATE_ROOT, Layer, Memory, head_of, is_index
 from schemas.external import Admittance
 from schemas.flow import Accept, Apply, Evict, Origin
 from schemas.journal import JOURNAL, JournalEntry
-from schemas.state import Applied, Coin, Known, Losers, Retained, Tombstone
+from schemas.state import Applied, Known, Losers, Submission, Tombstone
 from schemas.types import Context, Outpoint, Txid, display, outpoint
 from tests.fakes import MANAGERS, Owner, apply_of, coin_of_others, decide, made_tx, origin_at, verified
-from tests.profiles import CHEAP
+from tests.profiles import CHEAP, much
 
-ALL, KEEP, ODD = "topic:tm_all", "topic:tm_keep", "topic:tm_odd"
+ALL, KEEP, ODD, PICKY = "topic:tm_all", "topic:tm_keep", "topic:tm_odd", "topic:tm_picky"
 
 KINDS: dict[bytes, Any] = {
-    state.COIN: Coin, state.HISTORY: Retained, state.TX: Applied, state.KNOWN: Known, state.TOMBSTONE: Tombstone,
-    state.LOSER: Losers,
+    state.TX: Applied, state.KNOWN: Known, state.TOMBSTONE: Tombstone, state.LOSER: Losers,
 }  # fmt: skip
 
 Entries = dict[tuple[bytes, bytes], object]
@@ -52,6 +52,17 @@ def outputs(tx: Tx) -> int:
     return len(tx.outs) - 1
 
 
+def submission_of(tx: Tx, off_chain: bytes = b"") -> Submission:
+    """As the payloads of these tests bring it: what is spent stands nowhere in them."""
+    return Submission(tx.raw, (b"",) * (len(tx.ins) - 1), off_chain)
+
+
+def derived(known: Mapping[Txid, Tx], submitted: Mapping[Txid, Tx], context: Context) -> Derived:
+    topic = context.removeprefix("topic:")
+    submissions = {txid: submission_of(tx) for txid, tx in submitted.items()}
+    return derive({txid: tx.spends() for txid, tx in known.items()}, submissions, topic, MANAGERS[topic])
+
+
 # --- the model
 
 
@@ -59,14 +70,12 @@ class Judged(msgspec.Struct):
     """A transaction that was submitted to the context."""
 
     tx: Tx
-    sequence: int
     origin: Origin
     off_chain: bytes
-    admittance: Admittance
 
 
 class Model:
-    """A context as a set: what is known, what was judged, who lost, who was refused."""
+    """A context as a set: what is known, what was submitted, who lost, who was refused."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -81,33 +90,29 @@ class Model:
         """Who spends what, of the known ones."""
         return {point: txid for txid, tx in self.known.items() for point in points(tx)}
 
-    def admitted(self) -> dict[Outpoint, Coin]:
-        """What judged transactions brought in, spent or not."""
-        return {
-            outpoint(txid, vout): Coin(judged.tx.satoshis(vout), judged.tx.locking(vout), judged.sequence)
-            for txid, judged in self.judged.items()
-            for vout in judged.admittance.outputs_to_admit
-        }
+    def derived(self) -> Derived:
+        """What follows from the set, whatever came before what."""
+        return derived(self.known, {txid: each.tx for txid, each in self.judged.items()}, self.context)
 
     def entries(self, stored: Mapping[tuple[bytes, bytes], object]) -> Entries:
-        """The whole state. Root and manager of an answer are taken from `stored`: they are looked at elsewhere."""
-        spenders, admitted = self.spenders(), self.admitted()
-        found: Entries = {(state.COIN, point): coin for point, coin in admitted.items() if point not in spenders}
-        found |= {(state.SPEND, point): txid for point, txid in spenders.items()}
+        """The whole state. Root and sequence of an answer are taken from `stored`: they are looked at elsewhere."""
+        found: Entries = {}
+        follows = self.derived()
+        found |= {(state.COIN, point): b"" for point in follows.coins}
+        found |= {(state.HISTORY, point): txid for point, txid in follows.history.items()}
+        found |= {(state.SPEND, point): txid for point, txid in self.spenders().items()}
         for txid, tx in self.known.items():
-            consumed = tuple((point, admitted[point]) for point in points(tx) if point in admitted)
-            found[state.KNOWN, txid] = Known(tx.spends(), outputs(tx), consumed, txid in self.accepted)
+            found[state.KNOWN, txid] = Known(tx.spends(), outputs(tx))
+        found |= {(state.ACCEPTED, txid): b"" for txid in self.accepted}
         for txid, judged in self.judged.items():
             applied = stored.get((state.TX, txid))
             assert isinstance(applied, Applied)
-            digest = hashlib.sha256(judged.off_chain).digest() if judged.off_chain else b""
+            admittance = follows.judgements[txid]
+            found |= {(state.ADMITTED, outpoint(txid, vout)): b"" for vout in admittance.outputs_to_admit}
             found[state.TX, txid] = Applied(
-                judged.sequence, applied.state_root, judged.origin, f"request-{judged.origin.offset}", 1, digest,
-                judged.admittance, f"{self.topic}/{MANAGERS[self.topic].version}",
+                applied.sequence, applied.state_root, judged.origin, f"request-{judged.origin.offset}", 1, admittance,
+                f"{self.topic}/{MANAGERS[self.topic].version}", submission_of(judged.tx, judged.off_chain),
             )  # fmt: skip
-            for vin in judged.admittance.coins_to_retain:
-                point = points(judged.tx)[vin]
-                found[state.HISTORY, point] = Retained(admitted[point], txid)
         found |= {(state.TOMBSTONE, txid): stone for txid, stone in self.stones.items()}
         found |= {(state.LOSER, point): Losers(tuple(lost)) for point, lost in self.losers.items()}
         return found
@@ -144,7 +149,7 @@ class Model:
             assert change.said.code == "conflict.already-applied"
             return
         assert isinstance(change.said, Answer)
-        assert (change.said.admittance, change.said.sequence) == (judged.admittance, judged.sequence)
+        assert change.said.admittance == self.derived().judgements[subject.txid]
         assert (change.said.repeat, change.said.fresh) == (asked.origin != judged.origin, False)
 
     def _lost(self, members: Sequence[Tx], rivals: set[Txid], change: Change, origin: Origin) -> None:
@@ -162,20 +167,22 @@ class Model:
         assert len(change.entries) == noted
 
     def _judge(self, subject: Tx, members: Sequence[Tx], proven: bool, change: Change, operation: Apply) -> None:
-        admitted = self.admitted()
-        previous = [vin for vin, point in enumerate(points(subject)) if point in admitted]
-        kept = [vin for vin in previous if self.context == KEEP and vin % 2 == 0]
-        removed = [vin for vin in previous if vin not in kept]
-        expected = Admittance(tuple(range(outputs(subject))), tuple(kept), tuple(removed))
-        assert isinstance(change.said, Answer)
-        assert change.said.admittance == expected
-        assert (change.said.repeat, change.said.fresh) == (False, True)
-        assert change.said.state_root == change.head.state_root
-        assert len(change.entries) == 1
+        before = self.derived().judgements
         self.known |= {tx.txid: tx for tx in members}
         self.accepted |= {subject.txid} if proven else set()
         asked = operation.verified.asked
-        self.judged[subject.txid] = Judged(subject, change.said.sequence, asked.origin, asked.off_chain, expected)
+        self.judged[subject.txid] = Judged(subject, asked.origin, asked.off_chain)
+        after = self.derived().judgements
+        assert isinstance(change.said, Answer)
+        assert change.said.admittance == after[subject.txid]
+        assert (change.said.repeat, change.said.fresh) == (False, True)
+        again = {txid for txid, said in before.items() if after[txid] != said}
+        assert {each.txid for each in change.revised} == again
+        assert all(each.applied.admittance == after[each.txid] for each in change.revised)
+        kinds = [JOURNAL.decode(entry).kind for entry in change.entries]
+        assert kinds[:1] == ["apply"]
+        assert kinds[1:] == ["rejudge"] * (len(kinds) - 1)
+        assert len(kinds) - 1 >= len(again)
 
     def accept(self, change: Change, operation: Accept) -> None:
         """Check an acceptance, and take it in."""
@@ -436,6 +443,114 @@ def test_an_ancestor_that_is_submitted_proven_counts_as_accepted() -> None:
     rival = made_tx([coin_of_others(1)], 1, 9)
     change = owner.do(ALL, apply_of(verified(rival, offset=2)))
     assert isinstance(change.said, Verdict)
+
+
+@pytest.mark.invariant("APPLY-3")
+def test_a_child_that_came_first_is_judged_again_when_its_parent_is() -> None:
+    """It spends a coin of the topic since then, and its manager keeps it."""
+    owner = Owner()
+    parent, child = family_of_two()
+    first = owner.do(KEEP, apply_of(verified(child, [parent])))
+    assert isinstance(first.said, Answer)
+    assert first.said.admittance == Admittance((0,))
+    change = owner.do(KEEP, apply_of(verified(parent, offset=1)))
+    assert [JOURNAL.decode(entry).kind for entry in change.entries] == ["apply", "rejudge"]
+    (again,) = change.revised
+    assert (again.txid, again.applied.admittance, again.applied.origin) == (
+        child.txid, Admittance((0,), (0,)), origin_at(0),
+    )  # fmt: skip
+    assert entries_of(owner.store, KEEP)[state.HISTORY, outpoint(parent.txid, 0)] == child.txid
+    repeat = owner.do(KEEP, apply_of(verified(child, [parent], offset=2)))
+    assert isinstance(repeat.said, Answer)
+    assert repeat.said.admittance == Admittance((0,), (0,))
+
+
+@st.composite
+def arrivals(draw: st.DrawFn) -> tuple[list[Tx], list[tuple[str, int, int]], list[tuple[str, int, int]]]:
+    """A family without conflicts, what is done with it, and the same in another order: (what, which, generations)."""
+    found: list[Tx] = []
+    spent: set[Outpoint] = set()
+    for salt in range(draw(st.integers(2, 8))):
+        made = [outpoint(tx.txid, vout) for tx in found for vout in range(outputs(tx))]
+        pool = [point for point in made if point not in spent]
+        spends = draw(st.lists(st.sampled_from(pool), max_size=3, unique=True)) if pool else []
+        spent |= set(spends)
+        found.append(made_tx([*spends, coin_of_others(20 + salt)], draw(st.integers(1, 3)), salt))
+    which = draw(st.lists(st.sampled_from(range(len(found))), min_size=1, unique=True))
+    done = [("apply", tx, draw(st.integers(0, 2))) for tx in which]
+    done += [("evict", tx, 0) for tx in draw(st.lists(st.sampled_from(range(len(found))), max_size=2, unique=True))]
+    return found, done, draw(st.permutations(done))
+
+
+def known_after(owner: Owner, context: Context) -> tuple[dict[Txid, bytes], dict[Txid, Submission]]:
+    """The set a context holds."""
+    held = entries_of(owner.store, context)
+    known = {rest: value.spends for (kind, rest), value in held.items() if isinstance(value, Known)}
+    return known, {rest: value.submission for (kind, rest), value in held.items() if isinstance(value, Applied)}
+
+
+@pytest.mark.invariant("APPLY-3")
+@settings(CHEAP, max_examples=much(300, 20_000))
+@given(arrivals(), st.sampled_from([ALL, KEEP, PICKY]))
+def test_every_order_of_arrival_gives_what_the_set_gives(
+    made: tuple[list[Tx], list[tuple[str, int, int]], list[tuple[str, int, int]]], context: Context
+) -> None:
+    """Any share of proven parents, any that are never sent here, evictions anywhere: state_root = derive(set)."""
+    family, *orders = made
+    for order in orders:
+        owner = Owner()
+        for number, (what, which, proven) in enumerate(order):
+            tx = family[which]
+            if what == "evict":
+                owner.do(context, Evict(f"evict:{number}", tx.txid, "network.rejected", "no"))
+            else:
+                ancestors = [] if proven == 2 else ancestors_of(tx, family, proven)
+                assert ancestors is not None
+                owner.do(context, apply_of(verified(tx, ancestors, proven=proven == 2, offset=which)))
+        topic = context.removeprefix("topic:")
+        follows = derive(*known_after(owner, context), topic, MANAGERS[topic])
+        held = {state.COIN: follows.coins, state.HISTORY: follows.history}
+        entries = {
+            state.key(context, kind, rest): hashlib.sha256(b"" if kind == state.COIN else follows.history[rest]).digest()
+            for kind, rests in held.items()
+            for rest in rests
+        }
+        assert head_of(owner.store, context).state_root == roots_of(entries)[0]
+
+
+def test_a_judgement_that_changes_thousands_goes_through_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one transaction cannot hold waits in the state, and gives the same in the end."""
+    monkeypatch.setattr("pipeline.apply.STEPS", 10)
+    owner, whole = Owner(), Owner()
+    parent = made_tx([coin_of_others(1)], 90, 0)
+    children = [made_tx([outpoint(parent.txid, vout)], 1, vout + 1) for vout in range(90)]
+    for number, child in enumerate(children):
+        owner.do(KEEP, apply_of(verified(child, [parent], offset=number)))
+    change = owner.do(KEEP, apply_of(verified(parent, offset=100)))
+    pieces = [change]
+    while pieces[-1].settling:
+        pieces.append(owner.settle(KEEP))
+    assert len(pieces) == 9
+    assert all(1 <= len(piece.revised) <= 10 for piece in pieces)
+    assert {each.txid for piece in pieces for each in piece.revised} == {child.txid for child in children}
+    for number, tx in enumerate([parent, *children]):
+        whole.do(KEEP, apply_of(verified(tx, offset=number)))
+        while head_settles(whole, KEEP):
+            whole.settle(KEEP)
+    assert head_of(owner.store, KEEP).state_root == head_of(whole.store, KEEP).state_root
+    replayed(owner.journal[KEEP])
+    change = owner.do(KEEP, Evict("evict", parent.txid, "network.rejected", "no"))
+    gone = [change]
+    while gone[-1].settling:
+        gone.append(owner.settle(KEEP))
+    assert [each.txid for piece in gone for each in piece.evicted][-1] == parent.txid
+    assert max(len(piece.evicted) for piece in gone) == 10
+    assert {kind for kind, _ in entries_of(owner.store, KEEP)} == {state.TOMBSTONE}
+    replayed(owner.journal[KEEP])
+
+
+def head_settles(owner: Owner, context: Context) -> bool:
+    return owner.store.get(state.key(context, state.QUEUE, b"")) is not None
 
 
 def test_a_parent_judged_after_its_child_gives_its_coin_back_when_the_child_leaves() -> None:
