@@ -1,5 +1,5 @@
 # The image of every service of ours: `beefline worker parse`, `beefline topics create`, `beefline simulate arc` …
-# All dependencies have wheels for this Python. The one C file of ours is compiled in the first stage, which the image
+# All dependencies have wheels for this Python. Our C files are compiled in the first stage, which the image
 # leaves behind.
 ARG PYTHON=python:3.12.12-slim-bookworm
 

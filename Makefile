@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 FUZZ_S ?= 600
 STAMP := $(VENV)/.installed
 FUZZER := $(VENV)/.fuzzer
+COMPILED := pipeline/_lanes.c pipeline/codec/_quick.c pipeline/codec/_sha256.h pipeline/script/_payments.c
 UV := --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11
 
 .PHONY: help setup demo test check bench chaos fuzz lock docs clean
@@ -19,7 +20,7 @@ help:
 
 setup: $(STAMP)
 
-$(STAMP): requirements-dev.lock pyproject.toml pipeline/codec/_hashing.c pipeline/_lanes.c
+$(STAMP): requirements-dev.lock pyproject.toml $(COMPILED)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-dev.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, Self, TypeVar
 from msgspec import Struct
 
 from agents.runtime.remembered import Remembered
-from agents.runtime.sandbox import Sandbox, SandboxSettings
+from agents.runtime.sandbox import BusyError, Sandbox, SandboxSettings
 from pipeline.ancestors import resolved
 from pipeline.chain.answer import Answer, RootAt, Tip
 from pipeline.outcome import BY_CODE, Condition, Verdict
@@ -164,7 +164,11 @@ class Verifier:
                 answers = tracker.ask(planned.roots)
             except NoAnswerError as error:
                 silent = error
-        said = verify(parsed, answers, self._run(planned.jobs), tip, self._policy, planned)
+        try:
+            scripts = self._run(planned.jobs)
+        except BusyError as error:
+            return refused(Condition("script.busy", str(error)), parsed)
+        said = verify(parsed, answers, scripts, tip, self._policy, planned)
         if isinstance(said, Valid):
             if self._remembers:
                 self._remembered.keep(parsed.canonical())

@@ -31,7 +31,7 @@ from pipeline.outcome import Verdict
 from pipeline.parse import Payload, parse
 from pipeline.policy import Policy
 from pipeline.script.sighash import Digests
-from pipeline.verify import Plan, Valid, plan, verify
+from pipeline.verify import Plan, Signed, Valid, plan, verify
 from schemas.types import display
 
 Say = Callable[[str], None]
@@ -114,15 +114,24 @@ def _prepare(chain: Chain, tip: Tip, name: str, shape: str, size: int) -> _Set:
         payload = parse(beef, policy)
         assert isinstance(payload, Payload)
         parsed.append(payload)
-        planned = plan(payload, policy, tip)
-        assert isinstance(planned, Plan)
-        for each in planned.work.inline:
-            tx = payload.unmined[each.place]
-            (signature,), (key,) = each.checks.signatures, each.checks.keys
-            digest = Digests(tx).of_coin(each.vin, each.coin, each.locking, signature[-1])
-            signatures.append((signature[:-1], digest, key))
+        signatures += _signatures(payload, policy, tip)
     answers = {root: Answer.YES for payload in parsed for root in payload.roots}
     return _Set(name, beefs, parsed, answers, signatures)
+
+
+def _signatures(payload: Payload, policy: Policy, tip: Tip) -> list[tuple[bytes, bytes, bytes]]:
+    """DER, digest and key of each."""
+    planned = plan(payload, policy, tip)
+    assert isinstance(planned, Plan)
+    found = []
+    for each in planned.work.inline:
+        if isinstance(each, Signed):
+            found += each.signatures
+            continue
+        (signature,), (key,) = each.checks.signatures, each.checks.keys
+        digest = Digests(payload.unmined[each.place]).of_coin(each.vin, each.coin, each.locking, signature[-1])
+        found.append((signature[:-1], digest, key))
+    return found
 
 
 def _time(each: _Set, tip: Tip, typescript: tuple[float, float] | None) -> Timed:

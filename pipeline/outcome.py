@@ -95,7 +95,7 @@ CODES: tuple[Code, ...] = (
     # --- scripts and values
     _verdict("script.false", "An unlocking script does not satisfy its locking script.", _RESIGN, 461),
     _verdict("script.malformed", "A script breaks a rule of its form: pushes, signature encoding, opcode.", _RESIGN, 461),
-    _condition("script.busy", "As many payloads wait for a script process as may.", _WAIT),
+    _condition("script.busy", "As many payloads wait for a script process as may, or the machine gave it no time.", _WAIT),
     _verdict("value.range", "An output's value, or their sum, is beyond 21 million coins.", _RESIGN, 464),
     _verdict("value.inflation", "A transaction's outputs are worth more than its inputs.", _RESIGN, 462),
     # --- the chain

@@ -14,6 +14,7 @@ from msgspec import Struct
 from pipeline.chain.answer import RootAt
 from pipeline.codec.beef import V1, Envelope, read_beef, write_beef_v1, write_beef_v2
 from pipeline.codec.bump import Bump
+from pipeline.codec.quick import quick_payload
 from pipeline.codec.reader import Malformed
 from pipeline.codec.tx import NULL_OUTPOINT, SMALLEST_INPUT, Tx
 from pipeline.outcome import Verdict
@@ -59,34 +60,46 @@ def parse(payload: bytes, policy: Policy) -> Payload | Verdict:
     if len(payload) > policy.max_payload_bytes:
         return Verdict("malformed.too-large", f"{len(payload)} bytes; at most {policy.max_payload_bytes}")
     try:
-        return _link(read_beef(payload, policy.max_bumps, policy.max_transactions), payload, policy)
+        return _quickly(payload, policy) or _link(
+            read_beef(payload, policy.max_bumps, policy.max_transactions), payload, policy
+        )
     except Malformed as bad:
         return Verdict(bad.code, bad.message, bad.at)
 
 
+def _quickly(payload: bytes, policy: Policy) -> Payload | None:
+    """An ordinary payload within the limits, read and linked in one; of any other nothing is said."""
+    found = quick_payload(payload, Bump, Tx)
+    if found is None:
+        return None
+    txs, unmined, bumps, roots, received = found
+    subject, count = txs[-1], len(txs)
+    if (
+        count > policy.max_transactions
+        or len(bumps) > policy.max_bumps
+        or len(unmined) > policy.max_depth
+        or len(subject.outs) - 1 > policy.max_outputs
+        or len(payload) > policy.max_inputs * SMALLEST_INPUT
+    ):
+        return None
+    return Payload(subject, txs, unmined, bumps, roots, 0, 0, received)
+
+
 def _link(envelope: Envelope, payload: bytes, policy: Policy) -> Payload:
     strict = policy.form == "strict"
-    known = {tx.txid: tx for tx in envelope.txs}
-    also: list[tuple[Tx, int, int]] = []
-    in_order = True
-    txs = envelope.txs
-    missing: tuple[Txid, ...] = ()
-    unmined = _link_in_order(envelope, known)
-    if unmined is None:
-        known, also = _distinct(envelope, strict)
-        walk = _walk_from_subject(envelope, known, policy.txid_only == "resolve")
-        if strict:
-            _refuse_unrelated(envelope, known, walk)
-        in_order = walk.misplaced is None
-        if in_order:
-            txs = sorted(walk.kept.values(), key=lambda tx: tx.index)
-        elif strict:
-            raise Malformed("structure.order", f"tx {walk.misplaced}")
-        else:
-            txs = _ancestors_first(walk.subject)
-        unmined = [tx for tx in txs if tx.txid in walk.needed]
-        if walk.missing:
-            missing = _named_by(unmined, policy.max_named)
+    known, also = _distinct(envelope, strict)
+    walk = _walk_from_subject(envelope, known, policy.txid_only == "resolve")
+    if strict:
+        _refuse_unrelated(envelope, known, walk)
+    in_order = walk.misplaced is None
+    if in_order:
+        txs = sorted(walk.kept.values(), key=lambda tx: tx.index)
+    elif strict:
+        raise Malformed("structure.order", f"tx {walk.misplaced}")
+    else:
+        txs = _ancestors_first(walk.subject)
+    unmined = [tx for tx in txs if tx.txid in walk.needed]
+    missing = _named_by(unmined, policy.max_named) if walk.missing else ()
     subject = txs[-1]
     if len(subject.outs) - 1 > policy.max_outputs:
         raise Malformed("policy.limits", f"tx {subject.index}", f"{len(subject.outs) - 1} outputs")
@@ -107,45 +120,6 @@ def _link(envelope: Envelope, payload: bytes, policy: Policy) -> Payload:
         as_received &= envelope.magic == V1
     received = payload[envelope.body :] if as_received else None
     return Payload(subject, txs, unmined, bumps, roots, repeats, pruned, received, missing)
-
-
-def _link_in_order(envelope: Envelope, known: dict[Txid, Tx]) -> list[Tx] | None:
-    """The un-mined transactions, where all is as it should be; None: something else, which the long way judges.
-
-    That is: distinct entries, parents before children, all of them the last one's ancestors, and of an un-mined one all
-    parents there. Nearly all payloads are so; what this says of them the long way says too.
-    """
-    txs = envelope.txs
-    count = len(txs)
-    if not txs or len(known) != envelope.entries or envelope.subject not in (None, txs[-1].txid):
-        return None
-    for tx in txs:
-        raw, index = tx.raw, tx.index
-        parents: list[Tx | None] = []
-        for at in tx.ins[:-1]:
-            parent = known.get(raw[at : at + 32])
-            if parent is not None and (
-                parent.index > index or int.from_bytes(raw[at + 32 : at + 36], "little") >= len(parent.outs) - 1
-            ):
-                return None
-            parents.append(parent)
-        tx.parents = parents
-    kept, needed = bytearray(count), bytearray(count)
-    kept[-1], needed[-1] = 1, txs[-1].bump < 0
-    for tx in reversed(txs):
-        if not kept[tx.index]:
-            return None
-        if needed[tx.index]:
-            for parent in tx.parents:
-                if parent is None:
-                    return None
-                kept[parent.index] = 1
-                needed[parent.index] |= parent.bump < 0
-        else:
-            for parent in tx.parents:
-                if parent is not None:
-                    kept[parent.index] = 1
-    return [tx for tx in txs if needed[tx.index]]
 
 
 def _distinct(envelope: Envelope, strict: bool) -> tuple[dict[Txid, Tx], list[tuple[Tx, int, int]]]:

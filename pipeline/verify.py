@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from pipeline.chain.answer import Answer, RootAt, Tip
 from pipeline.codec.ef import write_ef
+from pipeline.codec.quick import quick_coins
 from pipeline.codec.tx import NULL_OUTPOINT, Tx
 from pipeline.member import member_of
 from pipeline.outcome import Condition, Verdict
@@ -20,7 +21,8 @@ from pipeline.script.engine import ScriptJob, ScriptResult, SpentCoin
 from pipeline.script.opcodes import SIGNATURE_STEPS
 from pipeline.script.rules import CHRONICLE, Rules, ScriptFault
 from pipeline.script.sighash import Digests
-from pipeline.script.templates import Checks, judge, match
+from pipeline.script.signature import is_true
+from pipeline.script.templates import LONGEST_PAYMENT, NO_KEY_FITS, Checks, judge, match, payments
 from schemas.flow import Member
 from schemas.types import Outpoint, Txid, display
 
@@ -41,7 +43,7 @@ class Work(Struct, gc=False):
 
     coins: list[list[bytes]]  # for each un-mined transaction the outputs it spends, as their transactions hold them
     fee_sat: int  # of the last un-mined transaction
-    inline: list["_Inline"]  # inputs that templates cover
+    inline: list["Inline | Signed"]  # inputs that templates cover, and whole payments of the commonest, in order
     new_coins: list[tuple[Tx, int, int]]  # spent by whom, which input, made at which height
 
 
@@ -146,17 +148,7 @@ def _refuse_values(payload: Payload, policy: Policy) -> tuple[list[list[bytes]],
     coins: list[list[bytes]] = []
     fee = fees = sizes = 0
     for tx in payload.unmined:
-        raw = tx.raw
-        spent = []
-        brought = made = 0
-        for at, parent in zip(tx.ins, tx.parents, strict=False):
-            assert parent is not None  # `parse` refuses an un-mined transaction whose parents are not all there
-            outs, vout = parent.outs, int.from_bytes(raw[at + 32 : at + 36], "little")
-            coin = parent.raw[outs[vout] : outs[vout + 1]]
-            spent.append(coin)
-            brought += int.from_bytes(coin[:8], "little")
-        for at in tx.outs[:-1]:
-            made += int.from_bytes(raw[at : at + 8], "little")
+        spent, brought, made = quick_coins(tx.raw, tx.ins, tx.outs, tx.parents) or _coins(tx)
         coins.append(spent)
         if made > MAX_SATOSHIS:
             return _verdict("value.range", f"{made} satoshis in its outputs", tx)
@@ -166,13 +158,27 @@ def _refuse_values(payload: Payload, policy: Policy) -> tuple[list[list[bytes]],
             return _verdict("value.inflation", f"makes {made} satoshis of {brought}", tx)
         fee = brought - made
         if policy.fee_sat_per_kb:
-            fees, sizes = fees + fee, sizes + len(raw)
+            fees, sizes = fees + fee, sizes + len(tx.raw)
             if policy.fee_rule == "each":
-                fees, sizes = fee, len(raw)
+                fees, sizes = fee, len(tx.raw)
             last = tx is payload.unmined[-1]
             if (last or policy.fee_rule == "each") and fees < (floor := required_fee(sizes, policy.fee_sat_per_kb)):
                 return _verdict("policy.fee", f"pays {fees} satoshis; {floor} for {sizes} bytes", tx)
     return coins, fee
+
+
+def _coins(tx: Tx) -> tuple[list[bytes], int, int]:
+    """The outputs an un-mined transaction spends, as they stand; their satoshis, and those of its own outputs."""
+    raw = tx.raw
+    spent = []
+    brought = 0
+    for at, parent in zip(tx.ins, tx.parents, strict=False):
+        assert parent is not None  # `parse` refuses an un-mined transaction whose parents are not all there
+        outs, vout = parent.outs, int.from_bytes(raw[at + 32 : at + 36], "little")
+        coin = parent.raw[outs[vout] : outs[vout + 1]]
+        spent.append(coin)
+        brought += int.from_bytes(coin[:8], "little")
+    return spent, brought, sum([int.from_bytes(raw[at : at + 8], "little") for at in tx.outs[:-1]])
 
 
 # --- the chain
@@ -215,7 +221,14 @@ _NO_LOCK, _VERSION_1 = bytes(4), b"\x01\0\0\0"
 # --- scripts
 
 
-class _Inline(Struct, gc=False):
+class Signed(Struct, gc=False):
+    """A transaction of which nothing is left to judge but one signature an input."""
+
+    place: int  # among the un-mined
+    signatures: list[tuple[bytes, bytes, bytes]]  # by input: DER, digest, key
+
+
+class Inline(Struct, gc=False):
     """An input a template covers, to be judged here."""
 
     place: int  # of the transaction among the un-mined
@@ -226,17 +239,30 @@ class _Inline(Struct, gc=False):
     rules: Rules
 
 
-def _assign(payload: Payload, coins: list[list[bytes]], fee: int, tip: Tip | None, policy: Policy) -> Plan | Verdict:
-    """Templates here, everything else in the sandbox; all of it there when it is very much."""
+def _assign(
+    payload: Payload, coins: list[list[bytes]], fee: int, tip: Tip | None, policy: Policy, *, whole: bool = True
+) -> Plan | Verdict:
+    """Templates here, everything else in the sandbox; all of it there when it is very much.
+
+    whole: ordinary payments may be looked at as one, without what the sandbox would need of them.
+    """
     next_height = tip.height + 1 if tip else policy.chronicle_height
     chronicle = next_height >= policy.chronicle_height
     most = policy.max_script_bytes
-    inline: list[_Inline] = []
+    inline: list[Inline | Signed] = []
     foreign: list[tuple[int, int, Rules]] = []
     new_coins: list[tuple[Tx, int, int]] = []
     weight = 0  # in signature verifications; the original digest goes through the whole transaction for each input
+    whole = whole and most >= LONGEST_PAYMENT
     for place, tx in enumerate(payload.unmined):
         raw, ins = tx.raw, tx.ins
+        if whole and type(ins) is list and (signed := payments(raw, ins, tx.outs[0], coins[place])) is not None:
+            inline.append(Signed(place, signed))
+            weight += len(signed)
+            for vin, parent in enumerate(tx.parents):
+                if parent is not None and parent.leaf == 0 and parent.is_coinbase():
+                    new_coins.append((tx, vin, payload.bumps[parent.bump].height))
+            continue
         relaxed = chronicle and raw[:4] != _VERSION_1 and tx.version > 1
         for vin, coin in enumerate(coins[place]):
             parent = tx.parents[vin]
@@ -256,13 +282,15 @@ def _assign(payload: Payload, coins: list[list[bytes]], fee: int, tip: Tip | Non
             if checks is None:
                 foreign.append((place, vin, rules))
             else:
-                inline.append(_Inline(place, vin, coin, locking, checks, rules))
+                inline.append(Inline(place, vin, coin, locking, checks, rules))
                 weight += len(checks.keys) + (len(locking) >> 16)
                 for signature in checks.signatures:
                     if signature[-1] & CHRONICLE:
                         weight += Digests(tx).steps(locking, signature[-1]) // SIGNATURE_STEPS
     if weight > policy.inline_signatures:
-        foreign += [(each.place, each.vin, each.rules) for each in inline]
+        if whole:
+            return _assign(payload, coins, fee, tip, policy, whole=False)
+        foreign += [(each.place, each.vin, each.rules) for each in inline if isinstance(each, Inline)]
         inline = []
     jobs = _jobs(payload, coins, sorted(foreign), policy) if foreign else ()
     return Plan(payload.roots, jobs, Work(coins, fee, inline, new_coins))
@@ -295,6 +323,11 @@ def _refuse_scripts(payload: Payload, planned: Plan, script_results: ScriptResul
     """SCRIPT-1: every input satisfies its parent's real script and value."""
     place, digests = -1, None
     for found in planned.work.inline:
+        if isinstance(found, Signed):
+            for vin, (der, digest, key) in enumerate(found.signatures):
+                if not is_true(der, digest, key):
+                    return _verdict("script.false", NO_KEY_FITS, payload.unmined[found.place], vin)
+            continue
         if found.place != place or digests is None:
             place = found.place
             digests = Digests(payload.unmined[place])

@@ -50,11 +50,11 @@ class SandboxSettings(Struct, frozen=True):
 
 
 class BusyError(Exception):
-    """So many wait for a child already that this payload had better come back: a condition of it, no fault."""
+    """Too many wait for a child, or the machine gave it no time: the payload had better come back. No fault."""
 
 
 class SandboxFault(Exception):  # noqa: N818 - ours, and told apart by the stage
-    """A child ended without a reason of the script's, or the machine gave it no time."""
+    """A child ended without a reason of the script's."""
 
 
 class Sandbox:
@@ -97,7 +97,8 @@ class Sandbox:
 
         Raises:
             SandboxFault: a child failed through no fault of the scripts.
-            BusyError: `max_waiting` others wait, and no child came free within `patience_s`.
+            BusyError: `max_waiting` others wait, and no child came free within `patience_s`; or others took the
+                processor for so long that nobody can say what the scripts would have come to.
         """
         if not jobs:
             return {}
@@ -190,7 +191,7 @@ class _Child:
                     # Where memory ran out the child ends by itself; where steps did, a fresh one costs little.
                     self.spent |= result.code == "policy.script-budget"
         except TimeoutError as error:
-            raise SandboxFault(f"a script child got no time in {_WALL_MARGIN * cpu_s:.0f} s") from error
+            raise BusyError(f"a script child got no time in {_WALL_MARGIN * cpu_s:.0f} s") from error
         except (BrokenPipeError, ConnectionResetError) as error:
             raise SandboxFault("a script child ended between two requests") from error
         return results

@@ -93,8 +93,9 @@ class Network:
 
     def _judge(self, tx: Tx, together: dict[Txid, Tx], policy: Policy) -> Refusal | None:
         """Rules that need no lock. What an input spends is what the network knows; else what Extended Format says."""
+        made = self._made_by_parents(tx, together)
         for number, each in enumerate(tx.inputs):
-            known = together[each.txid].outputs if each.txid in together else self.outputs(each.txid)
+            known = made[each.txid]
             if known is None:
                 if each.spent is None:
                     return Refusal(
@@ -109,6 +110,11 @@ class Network:
                 )
             each.spent = known[each.vout]
         return judge(tx, policy)
+
+    def _made_by_parents(self, tx: Tx, together: dict[Txid, Tx]) -> dict[Txid, list[Spent] | None]:
+        """Outputs of each parent, read once: thousands of inputs may spend one that makes thousands."""
+        parents = dict.fromkeys(each.txid for each in tx.inputs)
+        return {txid: together[txid].outputs if txid in together else self.outputs(txid) for txid in parents}
 
     def _decide(self, tx: Tx) -> Decision:
         if tx.txid in self._raws or tx.txid in self.mined:
@@ -153,8 +159,9 @@ class Network:
 
     def _decide_truthful(self, tx: Tx) -> Decision:
         """As `_decide`, and refuse what said of a parent, unknown when it was judged, what is not true."""
+        made = self._made_by_parents(tx, {})
         for each in tx.inputs:
-            known = self.outputs(each.txid)
+            known = made[each.txid]
             if known is not None and (each.vout >= len(known) or known[each.vout] != each.spent):
                 return Refusal(462, f"{display(each.txid)}.{each.vout} is not what Extended Format says")
         return self._decide(tx)

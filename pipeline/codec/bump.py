@@ -5,11 +5,10 @@ what no block can have, whatever trackers say: hashes missing, two values for on
 a tree does not do so (CVE-2012-2459), offsets beyond the tree.
 """
 
-from struct import Struct as Layout
-
 from msgspec import Struct
 
-from pipeline.codec.hashing import climb, hash256
+from pipeline.codec.hashing import hash256
+from pipeline.codec.quick import quick_bump
 from pipeline.codec.reader import Malformed, counted, truncated, varint, write_varint
 from schemas.types import Root, Txid
 
@@ -34,7 +33,7 @@ class Bump(Struct, gc=False):
     raw: bytes  # as it stood
     index: int  # place among the paths of the payload: "bump 0"
     above: list[dict[int, bytes]] = []  # levels 1 and up, but for a line
-    line: Root = b""  # of a path of two neighbours and one node a level: the root both lead to
+    line: Root = b""  # of a path of two neighbours and one node a level, read as such: the root both lead to
     whole: bool = False  # one level that holds every leaf of its block
 
     @property
@@ -135,69 +134,10 @@ def read_bump(data: bytes, start: int, index: int = 0) -> tuple[Bump, int]:
     Raises:
         Malformed: the bytes are no path, or one that no tree has.
     """
-    return _read_line(data, start, index) or _read_any(data, start, index)
-
-
-_ALONE = [bytes((1, offset, _PLAIN)) for offset in range(0xFD)]
-_WIDE, _WIDER = Layout("<BBHB").pack, Layout("<BBIB").pack
-"""What stands before the hash of a level's only node: how many, its offset, its flags."""
-
-
-def _read_line(data: bytes, start: int, index: int) -> tuple[Bump, int] | None:
-    """A path of two neighbours and one node a level, as nearly all are; None: another form, or none that a tree has."""
-    height, at = varint(data, start)
-    try:
-        depth = data[at]
-        if data[at + 1] != 2:
-            return None
-        at += 2
-        one = data[at]
-        at += 1
-        if one >= 0xFD:
-            one, at = varint(data, at - 1)
-        flags, left = data[at], data[at + 1 : at + 33]
-        at += 33
-        other = data[at]
-        at += 1
-        if other >= 0xFD:
-            other, at = varint(data, at - 1)
-        other_flags, right = data[at], data[at + 1 : at + 33]
-        at += 33
-    except IndexError:
-        return None
-    if other != one ^ 1 or left == right or flags not in _LEAF or other_flags not in _LEAF:
-        return None
-    place = one >> 1
-    siblings = []
-    for _ in range(depth - 1):
-        beside = place ^ 1
-        if beside < 0xFD:
-            end = at + 3
-            if data[at:end] != _ALONE[beside]:
-                return None
-        elif beside < 0x1_0000:
-            end = at + 5
-            if data[at:end] != _WIDE(1, 0xFD, beside, _PLAIN):
-                return None
-        else:
-            end = at + 7
-            if beside > 0xFFFFFFFF or data[at:end] != _WIDER(1, 0xFE, beside, _PLAIN):
-                return None
-        at = end + 32
-        siblings.append(data[end:at])
-        place >>= 1
-    if place or at > len(data) or height >= MAX_HEIGHT or not 1 <= depth <= MAX_LEVELS:
-        return None
-    root = climb(hash256(right + left if one & 1 else left + right), one >> 1, siblings)
-    if not root:
-        return None
-    flagged = [one] if flags else []
-    if other_flags:
-        flagged.append(other)
-    return Bump(height, depth, {one: left, other: right}, flagged, data[start:at], index, [], root), at
-
-
-_LEAF = (_PLAIN, _TXID)
+    if (bump := quick_bump(data, start, Bump)) is not None:
+        bump.index = index
+        return bump, start + len(bump.raw)
+    return _read_any(data, start, index)
 
 
 def _read_any(data: bytes, start: int, index: int) -> tuple[Bump, int]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from pipeline.codec.hashing import hash256
+from pipeline.codec.quick import quick_tx
 from pipeline.codec.reader import Malformed, truncated, varint
 from schemas.types import Outpoint, Txid
 
@@ -109,17 +110,6 @@ class Tx(Struct, gc=False, eq=False):
         return all(self.sequence(vin) == FINAL_SEQUENCE for vin in range(len(self.ins) - 1))
 
 
-def no_small_tx(data: bytes, start: int) -> tuple[bytes, bytes, list[int], list[int]] | None:
-    """Stands in where nothing was compiled: all transactions go the long way."""
-    return None
-
-
-try:
-    from pipeline.codec._hashing import small_tx as small_tx
-except ImportError:
-    small_tx = no_small_tx
-
-
 def scan(data: bytes, start: int) -> Tx:
     """The transaction that begins at `start`; `len(tx.raw)` tells where it ends.
 
@@ -129,8 +119,8 @@ def scan(data: bytes, start: int) -> Tx:
         Malformed: truncated, a count beyond the bytes, a number in a longer form, no inputs or outputs, or a size
             that no relayed transaction has.
     """
-    if (small := small_tx(data, start)) is not None:
-        return Tx(*small, start)
+    if (tx := quick_tx(data, start, Tx)) is not None:
+        return tx
     try:
         count = data[start + 4]
         at = start + 5

@@ -18,6 +18,8 @@ from pipeline.script.signature import check_form, check_key, fits, is_true, ordi
 _RIPEMD160 = new("ripemd160", usedforsecurity=False)  # copying it is half as dear as looking it up by name
 
 _RETURN, _DROP, _2DROP = 0x6A, 0x75, 0x6D
+NO_KEY_FITS = "a signature fits no key"
+
 _MOST_FIELDS = 64  # that are looked through here, where nothing counts steps
 
 
@@ -31,6 +33,20 @@ class Checks(Struct, gc=False):
 
 
 _UNSPENDABLE = Checks((), (), b"", True)
+
+
+def no_payments(raw: bytes, ins: list[int], outs: int, coins: list[bytes]) -> list[tuple[bytes, bytes, bytes]] | None:
+    """Stands in where nothing was compiled: `match` and `judge` are asked about each input."""
+    return None
+
+
+try:
+    from pipeline.script._payments import payments as payments
+except ImportError:
+    payments = no_payments
+
+LONGEST_PAYMENT = 139
+"""Bytes of the longest script `payments` takes: a signature, and a key that is not compressed."""
 
 
 def match(unlocking: bytes, locking: bytes, after_genesis: bool) -> Checks | None:
@@ -84,7 +100,7 @@ def judge(checks: Checks, digests: Digests, vin: int, coin: bytes, locking: byte
         check_key(key := checks.keys[0])
         if is_true(signature[:-1], digests.of_coin(vin, coin, locking, signature[-1]), key):
             return
-        raise untrue("a signature fits no key")
+        raise untrue(NO_KEY_FITS)
     made: dict[int, bytes] = {}
 
     def digest(kind: int) -> bytes:
@@ -98,7 +114,7 @@ def judge(checks: Checks, digests: Digests, vin: int, coin: bytes, locking: byte
         signature = checks.signatures[missing - 1]
         while True:
             if keys < missing:
-                raise untrue("a signature fits no key")
+                raise untrue(NO_KEY_FITS)
             keys -= 1
             check_form(signature, rules)
             check_key(checks.keys[keys])

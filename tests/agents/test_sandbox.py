@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.runtime.sandbox import Sandbox, SandboxFault, SandboxSettings
+from agents.runtime.sandbox import BusyError, Sandbox, SandboxFault, SandboxSettings
 from agents.runtime.sandbox_child import NICE, Request, frame
 from pipeline.policy import Policy
 from pipeline.script.engine import ScriptJob, SpentCoin
@@ -214,6 +214,14 @@ async def test_a_child_that_was_killed_while_idle_costs_one_run(sandbox: Sandbox
     os.kill(pid_of(sandbox), signal.SIGKILL)
     with pytest.raises(SandboxFault):
         await sandbox.run([job(TRUE)])
+    assert (await sandbox.run([job(TRUE)]))[0].code == ""
+
+
+async def test_a_child_that_gets_no_time_is_no_fault(sandbox: Sandbox) -> None:
+    """Nobody knows what the scripts would have come to: the payload comes back, and another child stands."""
+    os.kill(pid_of(sandbox), signal.SIGSTOP)
+    with pytest.raises(BusyError, match="no time"):
+        await sandbox.run([job(TRUE)], deadline_ms=10)
     assert (await sandbox.run([job(TRUE)]))[0].code == ""
 
 

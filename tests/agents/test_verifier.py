@@ -1,6 +1,8 @@
 """The verifier by itself: outcomes for callers that wait."""
 
+import os
 import shutil
+import signal
 import sys
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +14,7 @@ from agents.verifier import NoAnswerError, Outcome, Verifier, verify_payload
 from pipeline.chain.answer import Answer, RootAt, Tip
 from pipeline.policy import Policy
 from schemas.types import display
+from tests.agents.test_sandbox import children_of
 from tests.builders import TIP, Bag, In, Out, bag, by_p2pkh, by_script, funding, key, payment, push, spend
 
 
@@ -108,6 +111,16 @@ def test_several_threads_share_one_verifier() -> None:
     with ThreadPoolExecutor(6) as pool:
         said = list(pool.map(lambda made: of(verify_payload(made[0].v1(), tracker=Told())), payloads))
     assert [outcome for outcome, _ in said] == ["valid" if n == 15 else "invalid" for _, n in payloads]
+
+
+def test_a_child_that_gets_no_time_says_nothing_of_the_payload() -> None:
+    before = set(children_of(os.getpid()))
+    with Verifier(Policy(script_budget_ms=10)) as verifier:
+        assert of(verifier.verify(puzzle().v1(), Told())) == ("valid", None)
+        (child,) = set(children_of(os.getpid())) - before
+        os.kill(child, signal.SIGSTOP)
+        assert of(verifier.verify(puzzle().v1(), Told())) == ("indeterminate", "script.busy")
+        assert of(verifier.verify(puzzle().v1(), Told())) == ("valid", None)
 
 
 def test_a_child_that_does_not_come_up_is_a_fault_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,8 @@ from ops.simulate.arc import MODES, Answered, Arc, ArcOptions
 from ops.simulate.client import Simulated, spawn, spawn_all
 from ops.simulate.faults import Fault, Faults
 from ops.simulate.mined import MinedView, read_beef
-from ops.simulate.network import Network
+from ops.simulate.network import Network, Taken
+from ops.simulate.rules import Policy
 from schemas.types import display
 
 ARCS = (("arc", "--network", "{folder}/network"),) * 2
@@ -294,6 +295,26 @@ def test_an_endpoint_that_runs_no_scripts_looks_at_everything_else(chain: Chain,
         assert says("a signature over something else") == 200
         assert says("outputs over inputs") == 462
         assert says("no fee") == 465
+
+
+def test_a_parent_is_read_once_for_all_inputs_that_spend_it(
+    chain: Chain, shop: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a transaction of thousands of inputs on one parent costs minutes, and nobody is answered meanwhile."""
+    network, owner = Network(MinedView(chain)), shop.shop.key()
+    coin = shop.shop.take().coin
+    parent = spend([coin], [(coin.satoshis // 80, owner.script)] * 60)
+    child = spend([parent.coin(vout, owner) for vout in range(60)], [(coin.satoshis // 2, owner.script)])
+    read: list[bytes] = []
+
+    def counted(raw: bytes) -> node.Tx:
+        read.append(raw)
+        return node.read_one(raw)
+
+    monkeypatch.setattr("ops.simulate.network.read_one", counted)
+    for made in (parent, child):
+        assert network.submit([node.read_one(made.extended())], Policy()) == [Taken()]
+    assert read.count(parent.raw) <= 2  # before the lock, and under it
 
 
 def test_a_script_that_is_no_template_is_run(services: dict[str, Simulated], shop: Generator) -> None:

@@ -4,9 +4,11 @@ import itertools
 
 import pytest
 
+from pipeline.codec.quick import not_quick
 from pipeline.outcome import BY_CODE
 from pipeline.parse import Payload, parse
 from pipeline.policy import Policy
+from pipeline.script.templates import no_payments
 from pipeline.verify import Plan, Valid, plan
 from tests.families import DEFECTS, FRAMINGS, HARMLESS, SHAPES, Family, family
 from tests.pipeline.test_verify import facts, judge
@@ -92,6 +94,22 @@ def test_the_framing_makes_no_difference() -> None:
                         assert one == other
                 taken = [parse(raw, policy) for raw in found.framed.values()]
                 assert len({one.canonical() for one in taken if isinstance(one, Payload)}) <= 1
+
+
+def test_what_is_compiled_makes_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One verdict, one place and one message with the compiled readers and without them."""
+    found = [family(seed, defect) for seed in SEEDS for defect in ("", *DEFECTS)]
+    cases = [(raw, each) for each in found for raw in each.framed.values()]
+
+    def told() -> list[object]:
+        judged = [judge(raw, each.answers, each.tip, policy) for raw, each in cases for policy in (LENIENT, STRICT)]
+        return [facts(one) if isinstance(one, Valid) else one for one in judged]
+
+    installed = told()
+    for name in ("parse.quick_payload", "codec.bump.quick_bump", "codec.tx.quick_tx", "verify.quick_coins"):
+        monkeypatch.setattr(f"pipeline.{name}", not_quick)
+    monkeypatch.setattr("pipeline.verify.payments", no_payments)
+    assert told() == installed
 
 
 def test_the_generator_makes_what_it_says() -> None:

@@ -4,11 +4,12 @@ from unittest.mock import patch
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.codec.beef import read_beef, write_atomic, write_beef_v1, write_beef_v2
-from pipeline.codec.bump import write_bump
+from pipeline.codec.bump import Bump, write_bump
+from pipeline.codec.quick import not_quick, quick_payload
 from pipeline.codec.tx import Tx
 from pipeline.outcome import BY_CODE, Verdict
 from pipeline.parse import Payload, parse
@@ -16,7 +17,7 @@ from pipeline.policy import Policy
 from schemas.types import display, from_display
 from tests import builders
 from tests.builders import Bag, In, Out, Proof, bag, chain, compound, diamonds, funding, path, payment, spend
-from tests.profiles import CHEAP, SIGNED
+from tests.profiles import CHEAP, SIGNED, much
 from tests.vectors import conformance, load, universal
 
 LENIENT = Policy()
@@ -453,17 +454,43 @@ def told(found: Payload | Verdict) -> object:
     return found.subject.txid, txs, unmined, bumps, found.roots, found.repeats, found.pruned, found.canonical()
 
 
-@SIGNED
+@settings(SIGNED, max_examples=much(200, 5_000))
 @given(ancestries(), st.data())
-def test_ordinary_payloads_are_linked_in_two_passes_as_the_long_way_links_them(made: Bag, data: st.DataObject) -> None:
+def test_ordinary_payloads_are_read_in_one_as_the_long_way_reads_them(made: Bag, data: st.DataObject) -> None:
+    """Also where a proof is missing or one too many, a parent is not there, and bytes are changed or cut."""
     for tx in data.draw(st.lists(st.sampled_from(made.txs), max_size=2)):
         made.proofs[tx.txid] = builders.path(tx.txid, 940_000 + made.txs.index(tx), 2)
     if data.draw(st.booleans()):
         made.txs.remove(data.draw(st.sampled_from(made.txs)))
-    for beef in (made.v1(), made.v2()):
-        quick = [told(parse(beef, policy)) for policy in (STRICT, LENIENT)]
-        with patch("pipeline.parse._link_in_order", lambda envelope, known: None):
-            assert [told(parse(beef, policy)) for policy in (STRICT, LENIENT)] == quick
+    for beef in (made.v1(), made.v2(), made.atomic(made.txs[-1])):
+        raw = bytearray(beef)
+        for _ in range(data.draw(st.integers(0, 2))):
+            raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.sampled_from([0, 1, 2, 252, 253, 254, 255]))
+        changed = bytes(raw[: data.draw(st.just(len(raw)) | st.integers(1, len(raw)))])
+        for each in (beef, changed):
+            installed = [told(parse(each, policy)) for policy in (STRICT, LENIENT)]
+            with patch("pipeline.parse.quick_payload", not_quick):
+                assert [told(parse(each, policy)) for policy in (STRICT, LENIENT)] == installed
+
+
+@pytest.mark.parametrize("limit", [
+    {"max_transactions": 3}, {"max_bumps": 1}, {"max_depth": 1}, {"max_outputs": 1}, {"max_inputs": 2},
+])  # fmt: skip
+def test_limits_hold_for_ordinary_payloads(limit: dict[str, int]) -> None:
+    proven = [funding(Out(), salt=n) for n in range(2)]
+    child = spend([In(tx, 0, builders.by_script(b"\x51")) for tx in proven], [Out(), Out()])
+    made = bag(*proven, child, spend([In(child, 0, builders.by_script(b"\x51"))], [Out(), Out()]), proven=proven)
+    assert isinstance(parse(made.v1(), LENIENT), Payload)
+    refused = parse(made.v1(), Policy(**limit))  # type: ignore[arg-type] # by name
+    assert isinstance(refused, Verdict)
+    assert refused.code == "policy.limits"
+
+
+@pytest.mark.skipif(quick_payload is not_quick, reason="nothing was compiled here")
+@pytest.mark.parametrize("wrong", [(), (b"",), ("text", Bump, Tx), (bytearray(70), Bump, Tx), (b"", None, Tx)])
+def test_the_compiled_reader_takes_bytes_and_what_is_to_be_made(wrong: tuple[object, ...]) -> None:
+    with pytest.raises(TypeError):
+        quick_payload(*wrong)  # type: ignore[arg-type] # on purpose
 
 
 @SIGNED

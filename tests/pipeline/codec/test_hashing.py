@@ -11,10 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import lthash
-from pipeline.codec.hashing import climb, hash256, plain_climb, plain_hash256
-from pipeline.codec.tx import no_small_tx, small_tx
-
-HASHES = st.binary(min_size=32, max_size=32)
+from pipeline.codec.hashing import hash256, plain_hash256
+from pipeline.codec.quick import not_quick, quick_payload
+from pipeline.script.templates import no_payments, payments
 
 
 def test_known_answers() -> None:
@@ -44,26 +43,8 @@ def test_long_data() -> None:
     assert hash256(data) == plain_hash256(data)
 
 
-@given(HASHES, st.integers(0, 2**64 - 1), st.lists(HASHES, max_size=40))
-def test_any_path(node: bytes, place: int, siblings: list[bytes]) -> None:
-    assert climb(node, place, siblings) == plain_climb(node, place, siblings)
-
-
-def test_a_node_that_meets_itself_has_no_root() -> None:
-    node, other = bytes(32), bytes(31) + b"\x01"
-    assert climb(node, 0, [node]) == plain_climb(node, 0, [node]) == b""
-    met = hash256(node + other)
-    assert climb(node, 0, [other, met]) == plain_climb(node, 0, [other, met]) == b""
-
-
 @pytest.mark.skipif(hash256 is plain_hash256, reason="nothing was compiled here")
-@pytest.mark.parametrize("arguments", [
-    (), (bytes(31), 0, []), (bytes(33), 0, []), (bytes(32), "0", []), (bytes(32), -1, []), (bytes(32), 2**64, []),
-    (bytes(32), 0, (bytes(32),)), (bytes(32), 0, [bytes(31)]), (bytes(32), 0, [None]), (bytearray(32), 0, []),
-])  # fmt: skip
-def test_what_is_no_path_is_refused(arguments: tuple[object, ...]) -> None:
-    with pytest.raises((TypeError, OverflowError)):
-        climb(*arguments)  # type: ignore[arg-type]
+def test_only_bytes_are_hashed() -> None:
     with pytest.raises(TypeError):
         hash256("text")  # type: ignore[arg-type]
 
@@ -73,7 +54,8 @@ def test_where_there_is_a_compiler_it_was_compiled() -> None:
     header = Path(sysconfig.get_paths()["include"], "Python.h")
     compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
     if shutil.which(compiler) and header.exists():
-        assert importlib.util.find_spec("pipeline.codec._hashing") is not None
+        assert importlib.util.find_spec("pipeline.codec._quick") is not None
         assert hash256 is not plain_hash256
-        assert small_tx is not no_small_tx
+        assert quick_payload is not not_quick
+        assert payments is not no_payments
         assert lthash.moved is not lthash.plain_moved

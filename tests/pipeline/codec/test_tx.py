@@ -3,8 +3,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.codec.hashing import hash256
+from pipeline.codec.quick import not_quick, quick_tx
 from pipeline.codec.reader import Malformed
-from pipeline.codec.tx import NULL_OUTPOINT, Tx, no_small_tx, read_tx, scan, small_tx
+from pipeline.codec.tx import NULL_OUTPOINT, Tx, read_tx, scan
 from schemas.types import display
 from tests import builders
 from tests.builders import FINAL, Out, raw_tx
@@ -178,7 +179,7 @@ def either_way(data: bytes, start: int, monkeypatch: pytest.MonkeyPatch) -> tupl
 
     installed = read()
     with monkeypatch.context() as patched:
-        patched.setattr("pipeline.codec.tx.small_tx", no_small_tx)
+        patched.setattr("pipeline.codec.tx.quick_tx", not_quick)
         return installed, read()
 
 
@@ -218,13 +219,13 @@ def test_sizes_nobody_relays_are_refused_either_way(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("start", [0, 1, 60, 61, 62, 1000, 2**31, 2**62])
 def test_a_start_behind_the_bytes_is_no_transaction(start: int) -> None:
-    assert small_tx(bytes(61), start) is None
+    assert quick_tx(bytes(61), start, Tx) is None
 
 
-@pytest.mark.skipif(small_tx is no_small_tx, reason="nothing was compiled here")
-@pytest.mark.parametrize("wrong", [("text", 0), (bytes(70), "0"), (bytearray(70), 0), (bytes(70),)])
+@pytest.mark.skipif(quick_tx is not_quick, reason="nothing was compiled here")
+@pytest.mark.parametrize("wrong", [("text", 0, Tx), (bytes(70), "0", Tx), (bytearray(70), 0, Tx), (bytes(70), 0)])
 def test_the_compiled_reader_takes_bytes_and_a_place(wrong: tuple[object, ...]) -> None:
     with pytest.raises(TypeError):
-        small_tx(*wrong)  # type: ignore[arg-type] # on purpose
+        quick_tx(*wrong)  # type: ignore[arg-type] # on purpose
     with pytest.raises(OverflowError):
-        small_tx(bytes(70), -1)
+        quick_tx(bytes(70), -1, Tx)

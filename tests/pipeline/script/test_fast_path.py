@@ -13,7 +13,8 @@ from pipeline.script.engine import SpentCoin, evaluate, rules_for
 from pipeline.script.machine import Meter, Spend
 from pipeline.script.rules import ScriptFault
 from pipeline.script.sighash import Digests
-from pipeline.script.templates import judge, match
+from pipeline.script.signature import is_true
+from pipeline.script.templates import judge, match, no_payments, payments
 from tests.builders import (
     Digest,
     In,
@@ -31,7 +32,7 @@ from tests.builders import (
     pushdrop_after,
     spend,
 )
-from tests.profiles import SIGNED, much
+from tests.profiles import LONG, SIGNED, much
 
 OWNERS = [key(n) for n in range(1, 5)]
 A = OWNERS[0]
@@ -164,9 +165,11 @@ def look(seen: Counter[tuple[str, str]], numbers: Sequence[int]) -> None:
     vin = len(tx.ins) - 2
     digests = Digests(tx)
     unlocking = tx.unlocking(vin)
+    alone = payments(tx.raw, list(tx.ins), tx.outs[0], [coin]) if vin == 0 else None
     for genesis, chronicle, ahead in ERAS:
         rules = rules_for(tx, SpentCoin(vin, coin, genesis, chronicle), ahead)
         checks = match(unlocking, locking, genesis)
+        assert checks is not None or alone is None
         if checks is None:
             seen[name, "not covered"] += 1
             continue
@@ -174,6 +177,9 @@ def look(seen: Counter[tuple[str, str]], numbers: Sequence[int]) -> None:
         here = Spend(digests, vin, coin[:8], rules)
         slow = code_of(lambda h=here: evaluate(unlocking, locking, h, Meter(10**6, 10**8)))  # type: ignore[misc]
         assert fast == slow, (name, unlocking.hex(), locking.hex(), rules)
+        if alone is not None:
+            assert slow == ("" if is_true(*alone[0]) else "script.false"), (unlocking.hex(), locking.hex(), rules)
+            seen["alone", slow] += 1
         seen[name, fast] += 1
 
 
@@ -185,6 +191,9 @@ def test_a_bent_template_has_one_answer() -> None:
     for name in ("p2pkh", "p2pk", "first", "last", "multisig"):
         for outcome in ("", "script.false", "script.malformed", "not covered"):
             assert seen[name, outcome], (name, outcome)
+    if payments is not no_payments:
+        assert seen["alone", ""]
+        assert seen["alone", "script.false"] or not LONG  # one in some thousand
     assert seen["data", "script.false"]
     assert seen["bare data", "script.false"]
     print(dict(seen))

@@ -1,11 +1,10 @@
-/* Double SHA-256, a Merkle path and an ordinary transaction, in one call each: what pipeline/codec does in Python, faster.
+/* SHA-256 (FIPS 180-4), by the processor's own instructions where it has them. For the C files of this package that hash:
+   each includes it, and calls `choose_sha256` before anything else. */
 
-   Optional: where it was not compiled the Python stands in, and the tests hold both to the same answers. Of a
-   transaction it reads only what has no number longer than a byte, and refuses nothing: whatever is unusual or wrong is
-   left to the Python (None). SHA-256 is that of FIPS 180-4. */
+#ifndef BEEFLINE_SHA256_H
+#define BEEFLINE_SHA256_H
 
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -17,7 +16,6 @@
 
 #define HASH 32
 #define BLOCK 64
-#define LONG_DATA 65536 /* bytes from which on other threads may run meanwhile */
 
 static const uint32_t K[64] = {
     0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
@@ -130,113 +128,10 @@ static void twice(const uint8_t *data, size_t size, uint8_t out[HASH]) {
     sha256(once, HASH, out);
 }
 
-static PyObject *hash256(PyObject *module, PyObject *data) {
-    if (!PyBytes_Check(data)) return PyErr_Format(PyExc_TypeError, "bytes, not %s", Py_TYPE(data)->tp_name);
-    uint8_t out[HASH];
-    const uint8_t *bytes = (const uint8_t *)PyBytes_AS_STRING(data);
-    size_t size = (size_t)PyBytes_GET_SIZE(data);
-    if (size < LONG_DATA) {
-        twice(bytes, size, out);
-    } else {
-        Py_BEGIN_ALLOW_THREADS twice(bytes, size, out);
-        Py_END_ALLOW_THREADS
-    }
-    return PyBytes_FromStringAndSize((const char *)out, HASH);
-}
-
-static PyObject *climb(PyObject *module, PyObject *const *args, Py_ssize_t count) {
-    if (count != 3 || !PyBytes_Check(args[0]) || PyBytes_GET_SIZE(args[0]) != HASH || !PyLong_Check(args[1]) || !PyList_Check(args[2])) {
-        PyErr_SetString(PyExc_TypeError, "climb(node: 32 bytes, place: int, siblings: list of 32 bytes)");
-        return NULL;
-    }
-    unsigned long long place = PyLong_AsUnsignedLongLong(args[1]);
-    if (place == (unsigned long long)-1 && PyErr_Occurred()) return NULL;
-    uint8_t node[HASH], pair[2 * HASH];
-    memcpy(node, PyBytes_AS_STRING(args[0]), HASH);
-    Py_ssize_t levels = PyList_GET_SIZE(args[2]);
-    for (Py_ssize_t level = 0; level < levels; level++, place >>= 1) {
-        PyObject *sibling = PyList_GET_ITEM(args[2], level);
-        if (!PyBytes_Check(sibling) || PyBytes_GET_SIZE(sibling) != HASH) {
-            PyErr_SetString(PyExc_TypeError, "a sibling is 32 bytes");
-            return NULL;
-        }
-        const uint8_t *other = (const uint8_t *)PyBytes_AS_STRING(sibling);
-        if (memcmp(other, node, HASH) == 0) return PyBytes_FromStringAndSize(NULL, 0);
-        memcpy(pair + (place & 1 ? HASH : 0), node, HASH);
-        memcpy(pair + (place & 1 ? 0 : HASH), other, HASH);
-        twice(pair, sizeof pair, node);
-    }
-    return PyBytes_FromStringAndSize((const char *)node, HASH);
-}
-
-#define FEW 253 /* a count or length from here on takes more than a byte */
-
-/* Where `count` parts begin, each `fixed` bytes, a length of one byte after `before` of them, and so many more; and where
-   the last ends. NULL without an error set: not all is there, or a length takes more than a byte. */
-static PyObject *places(const uint8_t *data, size_t size, size_t *at, size_t start, unsigned count, size_t before, size_t behind) {
-    PyObject *found = PyList_New((Py_ssize_t)count + 1);
-    if (!found) return NULL;
-    for (unsigned part = 0; part <= count; part++) {
-        PyObject *place = PyLong_FromSize_t(*at - start);
-        if (!place) {
-            Py_DECREF(found);
-            return NULL;
-        }
-        PyList_SET_ITEM(found, (Py_ssize_t)part, place);
-        if (part == count) break;
-        if (size - *at <= before || data[*at + before] >= FEW || size - *at - before - 1 < data[*at + before] + behind) {
-            Py_DECREF(found);
-            return NULL;
-        }
-        *at += before + 1 + data[*at + before] + behind;
-    }
-    return found;
-}
-
-static PyObject *small_tx(PyObject *module, PyObject *const *args, Py_ssize_t count) {
-    (void)module;
-    if (count != 2 || !PyBytes_Check(args[0]) || !PyLong_Check(args[1])) {
-        PyErr_SetString(PyExc_TypeError, "small_tx(data: bytes, start: int)");
-        return NULL;
-    }
-    const uint8_t *data = (const uint8_t *)PyBytes_AS_STRING(args[0]);
-    size_t size = (size_t)PyBytes_GET_SIZE(args[0]), start = PyLong_AsSize_t(args[1]);
-    if (start == (size_t)-1 && PyErr_Occurred()) return NULL;
-    if (start > size || size - start < 61) Py_RETURN_NONE;
-    size_t at = start + 5;
-    unsigned inputs = data[at - 1], outputs;
-    if (inputs == 0 || inputs >= FEW) Py_RETURN_NONE;
-    PyObject *ins = places(data, size, &at, start, inputs, 36, 4), *outs = NULL, *found = NULL;
-    if (!ins) goto unusual;
-    if (at >= size) goto unusual;
-    outputs = data[at++];
-    if (outputs == 0 || outputs >= FEW) goto unusual;
-    outs = places(data, size, &at, start, outputs, 8, 0);
-    if (!outs || size - at < 4) goto unusual;
-    at += 4;
-    if (at - start < 61 || at - start == 64) goto unusual; /* sizes that are refused */
-    uint8_t txid[HASH];
-    twice(data + start, at - start, txid);
-    found = Py_BuildValue("y#y#NN", (const char *)txid, (Py_ssize_t)HASH, (const char *)data + start, (Py_ssize_t)(at - start), ins, outs);
-    return found;
-unusual:
-    Py_XDECREF(ins);
-    Py_XDECREF(outs);
-    if (PyErr_Occurred()) return NULL;
-    Py_RETURN_NONE;
-}
-
-static PyMethodDef methods[] = {
-    {"small_tx", (PyCFunction)(void (*)(void))small_tx, METH_FASTCALL, "txid, bytes, places of inputs and of outputs; None of what is unusual."},
-    {"hash256", hash256, METH_O, "Double SHA-256 of bytes, in wire order."},
-    {"climb", (PyCFunction)(void (*)(void))climb, METH_FASTCALL, "The root that a node leads to; empty where it meets itself."},
-    {NULL, NULL, 0, NULL}};
-
-static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_hashing", "See pipeline/codec/hashing.py.", -1, methods, NULL, NULL, NULL, NULL};
-
-PyMODINIT_FUNC PyInit__hashing(void) {
+static void choose_sha256(void) {
 #ifdef HAS_X86
     if (has_sha_instructions()) absorb = absorb_x86;
 #endif
-    return PyModule_Create(&definition);
 }
+
+#endif

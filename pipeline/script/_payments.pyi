@@ -1,0 +1,3 @@
+def payments(
+    raw: bytes, ins: list[int], outs: int, coins: list[bytes], /
+) -> list[tuple[bytes, bytes, bytes]] | None: ...
