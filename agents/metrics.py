@@ -121,6 +121,13 @@ FOLLOWER_HEIGHT = _gauge(
     (),
     "Of verify, with `trackers.follower` on. It stands still for an hour: no source has headers it takes.",
 )
+NAMED_ANCESTORS = _counter(
+    "named_ancestors",
+    "Ancestors named by their txid alone that were looked for, by answer.",
+    ("answer",),
+    "Of verify, with `policy.txid_only` on `resolve`. `unknown`: senders name what was never verified here, or retention "
+    "took it. `not to be said`: the follower of `operations` is behind.",
+)
 
 STATES = ("running", "paused", "halted", "restoring")
 

@@ -12,7 +12,9 @@ from typing import Any, Literal, Protocol, Self, TypeVar
 
 from msgspec import Struct
 
+from agents.runtime.remembered import Remembered
 from agents.runtime.sandbox import BusyError, Sandbox, SandboxSettings
+from pipeline.ancestors import resolved
 from pipeline.chain.answer import Answer, RootAt, Tip
 from pipeline.outcome import BY_CODE, Condition, Verdict
 from pipeline.parse import Payload, parse
@@ -101,8 +103,18 @@ class Verifier:
         self,
         policy: Policy = Policy(),  # noqa: B008 - frozen
         sandbox: SandboxSettings = SandboxSettings(processes=1, max_waiting=1 << 30),  # noqa: B008 - frozen
+        *,
+        remember_bytes: int = 0,
     ) -> None:
+        """Say what to judge by, and how much to remember.
+
+        remember_bytes: of payloads found valid, and 300 for each of their transactions; the least recently used leave
+            first. Where `policy.txid_only` is `resolve`, ancestors that are named by their txid alone are looked for
+            there, and nowhere else; what is found is judged again with the payload.
+        """
         self._policy = policy
+        self._remembered = Remembered(remember_bytes)
+        self._remembers = remember_bytes > 0 and policy.txid_only == "resolve"
         self._settings = sandbox
         self._loop: Loop | None = None
         self._sandbox: Sandbox | None = None
@@ -133,9 +145,12 @@ class Verifier:
         Raises:
             SandboxFault: a script child failed through no fault of the scripts.
         """
-        parsed = parse(payload, self._policy)
+        found = parse(payload, self._policy)
+        if isinstance(found, Verdict):
+            return refused(found)
+        parsed = resolved(found, self._remembered.find(found.missing), self._policy) if found.missing else found
         if isinstance(parsed, Verdict):
-            return refused(parsed)
+            return refused(parsed, found)
         try:
             tip, silent = tracker.tip(), None
         except NoAnswerError as error:
@@ -155,6 +170,8 @@ class Verifier:
             return refused(Condition("script.busy", str(error)), parsed)
         said = verify(parsed, answers, scripts, tip, self._policy, planned)
         if isinstance(said, Valid):
+            if self._remembers:
+                self._remembered.keep(parsed.canonical())
             return _accepted(said)
         if silent is not None and isinstance(said, Condition):
             return refused(Condition(silent.code, str(silent)), parsed)

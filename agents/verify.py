@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 from msgspec import Struct
 
 from agents import metrics
+from agents.runtime.ancestors import Ancestors
 from agents.runtime.aside import aside, is_long
 from agents.runtime.chain_news import ChainNews
 from agents.runtime.desk import Teller
@@ -15,6 +17,7 @@ from agents.runtime.http import HttpSettings, Transport
 from agents.runtime.records import Decision, Defer, Emit, Fault, Inbound, Out, Refuse, WorldCondition
 from agents.runtime.sandbox import BusyError, Sandbox, SandboxSettings
 from agents.runtime.trackers import NoQuorum, Trackers, TrackerSettings
+from pipeline.ancestors import resolved
 from pipeline.chain.answer import Answer, RootAt, Tip
 from pipeline.outcome import Condition, Verdict
 from pipeline.parse import Payload, parse
@@ -37,6 +40,13 @@ class Prepared(Struct, frozen=True):
     parsed: Parsed
     payload: Payload
     plan: Plan
+
+
+class Named(Struct, frozen=True):
+    """A payload that names ancestors by their txid alone: it is to be completed before it raises questions."""
+
+    parsed: Parsed
+    payload: Payload
 
 
 class Gathered(Struct, frozen=True):
@@ -65,8 +75,14 @@ class Verify:
         sandbox: SandboxSettings,
         headers: HeaderSettings | None = None,
         data_dir: str = ".",
+        ancestors: Ancestors | None = None,
     ) -> None:
-        """headers, data_dir: of the header follower, where `trackers.follower` wants one."""
+        """What the stage judges by, and what it asks.
+
+        headers, data_dir: of the header follower, where `trackers.follower` wants one.
+        ancestors: where named ones stand, where `policy.txid_only` is `resolve`.
+        """
+        self._ancestors = ancestors
         self._policy = policy
         self._settings = trackers
         self._headers = headers or HeaderSettings()
@@ -99,6 +115,8 @@ class Verify:
         if self._follower is not None:
             await self._follower.start()
         await self._sandbox.start()
+        if self._ancestors is not None:
+            await self._ancestors.start()
 
     def _heard(self, news: News) -> None:
         assert self._trackers is not None
@@ -109,6 +127,8 @@ class Verify:
 
     async def stop(self) -> None:
         """Close them."""
+        if self._ancestors is not None:
+            await self._ancestors.stop()
         if self._follower is not None:
             await self._follower.close()
         if self._trackers is not None:
@@ -134,7 +154,12 @@ class Verify:
             running = {asyncio.ensure_future(self._aside(record, tip)): record for record in batch if is_long(record)}
             try:
                 short = [record for record in batch if not is_long(record)]
-                prepared = {id(record): self._prepare(record, tip) for record in short}
+                looked = {id(record): self._prepare(record, tip) for record in short}
+                prepared = {name: one for name, one in looked.items() if not isinstance(one, Named)}
+                for record in short:
+                    if isinstance(one := looked[id(record)], Named):
+                        running[asyncio.ensure_future(self._complete(record, one, tip))] = record
+                short = [record for record in short if id(record) in prepared]
                 plain = [record for record in short if not _takes_long(prepared[id(record)])]
                 together = [one for one in prepared.values() if isinstance(one, Prepared) and not _has_many_roots(one)]
                 answers = await self._trackers.ask({root for one in together for root in one.plan.roots})
@@ -169,7 +194,7 @@ class Verify:
             return Defer(said, _about(parsed))
         return Emit(tuple(_operations(parsed, said)))
 
-    def _prepare(self, record: Inbound, tip: Tip) -> Prepared | Decision:
+    def _prepare(self, record: Inbound, tip: Tip) -> Prepared | Named | Decision:
         try:
             parsed = SCHEMA.decode(record.value, record.headers)
         except Undecodable as error:
@@ -178,15 +203,41 @@ class Verify:
         if isinstance(payload, Verdict):
             # The policy may have changed since parse took it.
             return Refuse(payload, _about(parsed))
+        if payload.missing:
+            return Named(parsed, payload)
+        return self._plan(parsed, payload, tip)
+
+    def _plan(self, parsed: Parsed, payload: Payload, tip: Tip) -> Prepared | Decision:
         planned = plan(payload, self._policy, tip)
         if isinstance(planned, Verdict):
             return Refuse(planned, _about(parsed))
         return Prepared(parsed, payload, planned)
 
+    async def _complete(self, record: Inbound, named: Named, tip: Tip) -> Gathered:
+        """A payload with what it names put in place; from there on it is one like any other (NAMED-1)."""
+        assert self._ancestors is not None  # without it the parser lets none through
+        found = await self._ancestors.find(named.payload.missing)
+        if isinstance(found, Condition):
+            return Gathered({id(record): Defer(found, _about(named.parsed))}, {}, tip, {})
+        whole = found if isinstance(found, Verdict) else await aside(resolved, named.payload, found, self._policy)
+        if isinstance(whole, Verdict):
+            return Gathered({id(record): Refuse(whole, _about(named.parsed))}, {}, tip, {})
+        # Members are told by places in the bytes: those of the payload as it is carried on.
+        beef = whole.canonical()
+        parsed = msgspec.structs.replace(named.parsed, beef=beef, unmined=len(whole.unmined))
+        again = parse(beef, self._policy)
+        assert isinstance(again, Payload)  # canonical bytes of a payload are one
+        return await self._ask(record, await aside(self._plan, parsed, again, tip), tip)
+
     async def _aside(self, record: Inbound, tip: Tip) -> Gathered:
         """A long payload, read and planned beside the loop."""
-        assert self._trackers is not None
         prepared = await aside(self._prepare, record, tip)
+        if isinstance(prepared, Named):
+            return await self._complete(record, prepared, tip)
+        return await self._ask(record, prepared, tip)
+
+    async def _ask(self, record: Inbound, prepared: Prepared | Decision, tip: Tip) -> Gathered:
+        assert self._trackers is not None
         if not isinstance(prepared, Prepared):
             return Gathered({id(record): prepared}, {}, tip, {})
         few = () if _has_many_roots(prepared) else prepared.plan.roots

@@ -297,7 +297,7 @@ async def beside(say: Say, rate: float = RATE, rounds: int = ROUNDS, names: Sequ
     """Rounds on one installation, each with every row that fits."""
     installation = Installation(
         flags=(f"policy.chronicle_height={CHECKPOINT}",),
-        arc=("--no-scripts",),  # they share these cores, and stand for machines that do not
+        arc=("--no-scripts", "--gives-way"),  # they share these cores, and stand for machines that do not
         say=lambda what: say(f"starting: {what}"),
     )
     try:
@@ -444,7 +444,8 @@ def _beside_page(rounds: Sequence[Beside]) -> str:
     parts = [
         f"\n## Beside honest traffic\n\nMade with `--pipeline`: a whole installation, {rounds[0].rate:.0f} payloads a "
         f"second, honest ones alone, then one hostile in {ONE_IN}: every row within the size limit once a round, in "
-        "another order each. The simulated endpoints run no scripts here: they share the cores. "
+        "another order each. The simulated endpoints run no scripts here, and use what others leave of the cores: they "
+        "stand for machines of their own. "
         "p50 and p99 are milliseconds from when an honest payload was due until it was applied "
         f"(target: p99 within {MOST_RATIO:.0f} times).\n\n"
         "| round | honest alone | p50 | p99 | load average | beside, hostile of them | p50 | p99 | load average "

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
+import msgspec
 from msgspec import Struct
 from rich.markup import escape
 from rich.tree import Tree
@@ -83,7 +84,8 @@ def inspect(beef: bytes, policy: Policy) -> Inspected | Verdict:
 
     Cost: that of verifying it; scripts stop at `policy.script_budget_ms`.
     """
-    payload = parse(beef, policy)
+    # Nobody is asked here who may know an ancestor that is only named.
+    payload = parse(beef, msgspec.structs.replace(policy, txid_only="refuse"))
     if isinstance(payload, Verdict):
         return payload
     refused = refusal(payload, policy)

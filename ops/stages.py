@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from agents.runtime.cluster import Cluster, look
@@ -12,7 +13,7 @@ from agents.runtime.trace import Tracer
 from agents.runtime.worker import Runs, Worker
 from ops.running import run_dir
 from ops.settings import Settings
-from topics.registry import EVENTS
+from topics.registry import EVENTS, OPERATIONS
 
 STAGES = ("parse", "verify", "apply", "broadcast", "retry")
 """In the order a payload meets them."""
@@ -26,8 +27,14 @@ def make_stage(name: str, settings: Settings, cluster: Cluster) -> Any:
 
             return Parse(settings.parse, settings.policy, cluster.id)
         case "verify":
+            from agents.runtime.ancestors import Ancestors
             from agents.verify import Verify
 
+            ancestors = None
+            if settings.policy.txid_only == "resolve":
+                folder = Path(settings.worker.data_dir, "verify", "ancestors")
+                partitions = cluster.partitions[OPERATIONS.name]
+                ancestors = Ancestors("verify", settings.kafka, settings.topics, settings.policy, folder, partitions)
             return Verify(
                 settings.policy,
                 settings.trackers,
@@ -35,6 +42,7 @@ def make_stage(name: str, settings: Settings, cluster: Cluster) -> Any:
                 settings.sandbox,
                 settings.headers,
                 settings.worker.data_dir,
+                ancestors,
             )
         case "apply":
             from agents.apply import ApplyStage

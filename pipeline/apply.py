@@ -35,6 +35,9 @@ STEPS = 1_000
 LOSERS_KEPT = 8
 """Coordinates kept with an outpoint: who comes back when its holder is evicted."""
 
+ASKED_ONE_BY_ONE = 1_000
+"""Outputs whose spenders are asked for each. Of 900,000 few are spent, and the store holds those in order."""
+
 _applied = msgspec.msgpack.Decoder(Applied).decode
 _known = msgspec.msgpack.Decoder(Known).decode
 _losers = msgspec.msgpack.Decoder(Losers).decode
@@ -108,6 +111,11 @@ class Contextual:
         prefix = self._prefix + kind
         found = self._writes.get_many([prefix + rest for rest in rests])
         return [None if stored is None else stored[32:] for stored in found]
+
+    def rests_with(self, kind: bytes, prefix: bytes) -> list[bytes]:
+        """Of the entries of a kind whose keys go on so, the rests of the keys."""
+        begin = len(self._prefix) + 1
+        return sorted(key[begin:] for key in self._writes.keys_with(self._prefix + kind + prefix))
 
     def put(self, kind: bytes, rest: bytes, value: Struct | bytes) -> None:
         """Write an entry."""
@@ -508,10 +516,18 @@ def _leaves_first(here: Contextual, root: Txid) -> list[Txid]:
                 order.append(txid)
             continue
         state_of[txid] = False
-        outputs = _known(here.value(state.KNOWN, txid) or b"").outputs
-        spenders = here.values(state.SPEND, [outpoint(txid, vout) for vout in range(outputs)])
-        stack += [child for child in spenders if child is not None and child not in state_of]
+        stack += [child for child in _children(here, txid) if child not in state_of]
     return order
+
+
+def _children(here: Contextual, txid: Txid) -> list[Txid]:
+    """Known transactions that spend an output of a known one."""
+    outputs = _known(here.value(state.KNOWN, txid) or b"").outputs
+    if outputs <= ASKED_ONE_BY_ONE:
+        points = [outpoint(txid, vout) for vout in range(outputs)]
+    else:
+        points = here.rests_with(state.SPEND, txid)
+    return [child for child in here.values(state.SPEND, points) if child is not None]
 
 
 def _undo(here: Contextual, txid: Txid) -> Applied | None:

@@ -102,6 +102,7 @@ CODES: tuple[Code, ...] = (
     _verdict("anchor.wrong-root", "A proof's root is not that of the block at its height.", "Ask for the proof again; the block may have been replaced.", 469),
     _verdict("anchor.immature", "A coinbase is spent before 100 blocks have passed.", "Send it again when it is mature.", 462),
     _condition("anchor.unknown", "Too few chain trackers know the block.", _WAIT, 469),
+    _condition("structure.ancestor-unknown", "An ancestor is named by its txid alone, and it cannot be said yet whether we verified it.", _WAIT, 475),
     _condition("anchor.above-tip", "The proof's block is above the best header we know.", _WAIT, 469),
     _condition("anchor.no-quorum", "Too few chain trackers answer.", _WAIT, None, "world"),
     _condition("finality.not-final", "A lock time lies ahead.", _WAIT, 476),

@@ -2,6 +2,9 @@
 
 What comes out holds together: one subject, its ancestors before it, every un-mined one down to a proof, and for each
 proof the root its block must have. Nothing in it has been compared with the chain, and no script has run.
+
+Under `policy.txid_only = "resolve"` an un-mined transaction may spend one that is named by its txid alone (BRC-96): the
+payload says so in `missing`, and is none to be judged before `pipeline/ancestors.py` has completed it.
 """
 
 from collections.abc import Sequence
@@ -9,7 +12,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from pipeline.chain.answer import RootAt
-from pipeline.codec.beef import V1, Envelope, read_beef, write_beef_v1
+from pipeline.codec.beef import V1, Envelope, read_beef, write_beef_v1, write_beef_v2
 from pipeline.codec.bump import Bump
 from pipeline.codec.quick import quick_payload
 from pipeline.codec.reader import Malformed
@@ -30,11 +33,19 @@ class Payload(Struct, gc=False):
     repeats: int  # entries that said again what an earlier one had said
     pruned: int  # entries the subject does not descend from
     received: bytes | None  # the canonical form, where the payload came in it
+    missing: tuple[Txid, ...] = ()  # named alone and spent by `unmined`: distinct, in the order they are spent
 
     def canonical(self) -> bytes:
-        """BEEF V1: ancestors first, subject last, proofs in use only. Parsing it gives this payload again."""
+        """BEEF V1: ancestors first, subject last, proofs in use only. Parsing it gives this payload again.
+
+        Of a payload with `missing` it is V2, those names before the transactions.
+        """
         if self.received is None:
-            self.received = write_beef_v1([bump.raw for bump in self.bumps], ((tx.raw, tx.bump) for tx in self.txs))
+            bumps, entries = [bump.raw for bump in self.bumps], [(tx.raw, tx.bump) for tx in self.txs]
+            if self.missing:
+                self.received = write_beef_v2(bumps, [*((txid, -1) for txid in self.missing), *entries])
+            else:
+                self.received = write_beef_v1(bumps, entries)
         return self.received
 
 
@@ -77,7 +88,7 @@ def _quickly(payload: bytes, policy: Policy) -> Payload | None:
 def _link(envelope: Envelope, payload: bytes, policy: Policy) -> Payload:
     strict = policy.form == "strict"
     known, also = _distinct(envelope, strict)
-    walk = _walk_from_subject(envelope, known)
+    walk = _walk_from_subject(envelope, known, policy.txid_only == "resolve")
     if strict:
         _refuse_unrelated(envelope, known, walk)
     in_order = walk.misplaced is None
@@ -88,6 +99,7 @@ def _link(envelope: Envelope, payload: bytes, policy: Policy) -> Payload:
     else:
         txs = _ancestors_first(walk.subject)
     unmined = [tx for tx in txs if tx.txid in walk.needed]
+    missing = _named_by(unmined, policy.max_named) if walk.missing else ()
     subject = txs[-1]
     if len(subject.outs) - 1 > policy.max_outputs:
         raise Malformed("policy.limits", f"tx {subject.index}", f"{len(subject.outs) - 1} outputs")
@@ -97,10 +109,17 @@ def _link(envelope: Envelope, payload: bytes, policy: Policy) -> Payload:
         _check_depth(unmined, policy.max_depth)
     bumps, roots = _prove(envelope.bumps, txs, also, strict)
     repeats = len(envelope.txs) - len(known)
-    pruned = len(known) - len(txs) + len(envelope.named)
-    as_received = envelope.magic == V1 and in_order and not repeats + pruned and len(bumps) == len(envelope.bumps)
+    pruned = len(known) - len(txs) + len(envelope.named) - len(missing)
+    as_received = in_order and not repeats + pruned and len(bumps) == len(envelope.bumps)
+    if missing:
+        # Named once each, in this order, and before the first transaction: the rest of the entries are those in `txs`.
+        first = len(missing)
+        as_received &= tuple(envelope.named) == missing and txs[0].index == first
+        as_received &= envelope.entries == first + len(txs)
+    else:
+        as_received &= envelope.magic == V1
     received = payload[envelope.body :] if as_received else None
-    return Payload(subject, txs, unmined, bumps, roots, repeats, pruned, received)
+    return Payload(subject, txs, unmined, bumps, roots, repeats, pruned, received, missing)
 
 
 def _distinct(envelope: Envelope, strict: bool) -> tuple[dict[Txid, Tx], list[tuple[Tx, int, int]]]:
@@ -127,36 +146,38 @@ class _Walk(Struct, gc=False):
     kept: dict[Txid, Tx]  # the subject and every ancestor in the payload
     needed: set[Txid]  # those of them no proof covers, neither theirs nor a descendant's
     misplaced: int | None  # an entry that stands before one of its parents
+    resolve: bool  # whether a parent may be named alone
+    missing: set[Txid]  # those that are
 
 
-def _walk_from_subject(envelope: Envelope, known: dict[Txid, Tx]) -> _Walk:
+def _walk_from_subject(envelope: Envelope, known: dict[Txid, Tx], resolve: bool) -> _Walk:
     """Find the subject: named by Atomic BEEF, last in V1, the only transaction without a child in the bag."""
     if envelope.subject is not None:
         named = known.get(envelope.subject)
         if named is None:
             by_txid = ", only its txid" if envelope.subject in envelope.named else ""
             raise Malformed("structure.subject-missing", "", display(envelope.subject) + by_txid)
-        return _walk(named, known, envelope.named)
+        return _walk(named, known, envelope.named, resolve)
     if not known:
         raise Malformed("structure.no-transactions")
     if envelope.txs[-1].index != envelope.entries - 1:
         raise Malformed("structure.subject-unclear", f"tx {envelope.entries - 1}", "the last entry is a txid alone")
     last = known[envelope.txs[-1].txid]
-    walk = _walk(last, known, envelope.named)
+    walk = _walk(last, known, envelope.named, resolve)
     if len(walk.kept) == len(known):
         return walk
     spent = {tx.raw[at : at + 32] for tx in known.values() for at in tx.ins[:-1]}
     tips = [tx for tx in known.values() if tx.txid not in spent]
     if len(tips) == 1:
-        return _walk(tips[0], known, envelope.named)
+        return _walk(tips[0], known, envelope.named, resolve)
     if envelope.magic == V1 and last in tips:
         return walk  # BRC-62: the last one is meant
     raise Malformed("structure.subject-unclear", "", f"{len(tips)} transactions have no child in the payload")
 
 
-def _walk(subject: Tx, known: dict[Txid, Tx], named: dict[Txid, int]) -> _Walk:
+def _walk(subject: Tx, known: dict[Txid, Tx], named: dict[Txid, int], resolve: bool) -> _Walk:
     """Follow inputs to parents: through un-mined transactions, where each must be there, then behind the proofs."""
-    walk = _Walk(subject, {subject.txid: subject}, set(), None)
+    walk = _Walk(subject, {subject.txid: subject}, set(), None, resolve, set())
     unmined, proven = ([], [subject]) if subject.proven else ([subject], [])
     while unmined:
         tx = unmined.pop()
@@ -186,7 +207,9 @@ def _parents(tx: Tx, known: dict[Txid, Tx], named: dict[Txid, int] | None, walk:
         parents.append(parent)
         if parent is None:
             if named is not None:
-                raise _missing(tx, vin, named)
+                if not (walk.resolve and (name := raw[at : at + 32]) in named) or tx.outpoint(vin) == NULL_OUTPOINT:
+                    raise _missing(tx, vin, named)
+                walk.missing.add(name)
             continue
         vout = int.from_bytes(raw[at + 32 : at + 36], "little")
         if vout >= len(parent.outs) - 1:
@@ -214,7 +237,19 @@ def _refuse_unrelated(envelope: Envelope, known: dict[Txid, Tx], walk: _Walk) ->
         if txid not in walk.kept:
             raise Malformed("structure.unrelated", f"tx {tx.index}", display(txid))
     for txid, index in envelope.named.items():
-        raise Malformed("structure.txid-only", f"tx {index}", display(txid))
+        if txid not in walk.missing:
+            raise Malformed("structure.txid-only", f"tx {index}", display(txid))
+    if len(envelope.txs) + len(envelope.named) < envelope.entries:
+        raise Malformed("structure.repeated", "", "a txid alone, twice")
+
+
+def _named_by(unmined: list[Tx], most: int) -> tuple[Txid, ...]:
+    """Parents that are named alone, in the order they are spent."""
+    spent = ((tx.raw[at : at + 32], parent) for tx in unmined for at, parent in zip(tx.ins, tx.parents, strict=False))
+    missing = tuple(dict.fromkeys(txid for txid, parent in spent if parent is None))
+    if len(missing) > most:
+        raise Malformed("policy.limits", "", f"{len(missing)} ancestors are named by their txid alone; at most {most}")
+    return missing
 
 
 def _ancestors_first(subject: Tx) -> list[Tx]:

@@ -13,6 +13,9 @@ values and chain.
 | a node of a proof that no leaf needs; a path of one level that holds a whole block | `structure.bump-leaf` | taken |
 | an ordinary transaction in a coinbase's place | `structure.coinbase` | taken |
 
+A txid alone that an un-mined transaction does spend names an ancestor (BRC-96). `txid_only` says what becomes of the
+payload, in either form: refused, or completed from what this installation verified itself.
+
 A leaf without the flag that says "this is a transaction of mine" is taken by both: many honest senders do not set it,
 and its hash is what counts.
 """
@@ -31,6 +34,13 @@ class Policy(Struct, frozen=True):
         Literal["strict", "lenient"],
         why("Honest senders repeat ancestors, leave proofs unflagged and do not sort; form costs no safety."),
     ] = "lenient"
+    txid_only: Annotated[
+        Literal["refuse", "resolve"],
+        why("`resolve` looks for named ancestors in what was verified here; it costs an index on disk."),
+    ] = "refuse"
+    max_named: Annotated[
+        int, why("Ancestors a payload may name: each may stand in a record of its own, 3 ms to fetch.", ge=1)
+    ] = 100
     max_payload_bytes: Annotated[
         int, why("Taken from `topics.max_payload_bytes`: what the broker carries.", ge=1024, le=64 << 20)
     ] = 8 << 20

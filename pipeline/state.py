@@ -5,7 +5,7 @@ letter for its kind, and the rest; a context's head stands under the context alo
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct, msgpack
@@ -64,6 +64,10 @@ class View(Protocol):
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """`get` of each, in one question."""
+        ...
+
+    def keys_with(self, prefix: bytes) -> Iterable[bytes]:
+        """Keys of all entries that begin so, in no order. Cost: those, and all that is written in layers above."""
         ...
 
 
@@ -183,6 +187,10 @@ class Remembered:
             known.update(zip(missing, self._below.get_many(missing), strict=True))
         return [known[key] for key in keys]
 
+    def keys_with(self, prefix: bytes) -> Iterable[bytes]:
+        """See `View.keys_with`."""
+        return self._below.keys_with(prefix)
+
 
 class Layer:
     """Writes over a view. What is not merged never happened."""
@@ -206,6 +214,14 @@ class Layer:
             return self._below.get_many(keys)
         below = iter(self._below.get_many(missing)) if missing else iter(())
         return [writes[key] if key in writes else next(below) for key in keys]
+
+    def keys_with(self, prefix: bytes) -> Iterable[bytes]:
+        """See `View.keys_with`."""
+        found = set(self._below.keys_with(prefix))
+        for entry_key, stored in self.writes.items():
+            if entry_key.startswith(prefix):
+                (found.discard if stored is None else found.add)(entry_key)
+        return found
 
     def value(self, entry_key: bytes) -> bytes | None:
         """The value without its hash."""
@@ -259,6 +275,10 @@ class Memory:
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """See `View.get_many`."""
         return [self.get(entry_key) for entry_key in keys]
+
+    def keys_with(self, prefix: bytes) -> Iterable[bytes]:
+        """See `View.keys_with`."""
+        return [entry_key for entry_key in self.entries if entry_key.startswith(prefix)]
 
     def write(self, writes: Mapping[bytes, bytes | None]) -> None:
         """Apply a layer's writes."""

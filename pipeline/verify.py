@@ -76,7 +76,12 @@ def plan(payload: Payload, policy: Policy, tip: Tip | None = None) -> Plan | Ver
 
     tip: the best header; without one the next block is taken to follow the newest rules.
     Cost: linear in inputs and outputs; no script runs.
+
+    Raises:
+        ValueError: ancestors are missing; it is not said of such a payload what it would take to believe it (NAMED-1).
     """
+    if payload.missing:
+        raise ValueError(f"{len(payload.missing)} ancestors are named alone: the payload is to be completed first")
     if refused := _refuse_spends(payload):
         return refused
     valued = _refuse_values(payload, policy)
@@ -104,6 +109,7 @@ def verify(
 
     Raises:
         KeyError: a job of the plan has no result.
+        ValueError: as `plan`.
     """
     found = planned or plan(payload, policy, tip)
     if isinstance(found, Verdict):

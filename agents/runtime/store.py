@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, WriteBatch
@@ -77,6 +77,13 @@ class Store:
         """`get` of each, by one question to RocksDB."""
         found: list[bytes | None] = self._db.get(list(keys))
         return [None if stored is None else state.check(stored, key) for key, stored in zip(keys, found, strict=True)]
+
+    def keys_with(self, prefix: bytes) -> Iterator[bytes]:
+        """See `pipeline.state.View.keys_with`."""
+        for entry_key in self._db.keys(from_key=prefix):
+            if not entry_key.startswith(prefix):
+                break
+            yield entry_key
 
     def write(self, writes: Mapping[bytes, bytes | None], position: int | None) -> None:
         """A batch's entries and the position behind it, at once; no position within a long restore."""

@@ -18,7 +18,7 @@ from aiokafka.errors import CommitFailedError, IllegalStateError
 from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers import aiokafka as driver
 
-from agents.runtime import lenient
+from agents.runtime import lenient, produce
 from agents.runtime.assignor import SameNumberAssignor
 from agents.runtime.board import Position, TopicPartition
 from agents.runtime.connection import client_options
@@ -26,6 +26,7 @@ from agents.runtime.desk import Desk
 from agents.runtime.settings import KafkaSettings, WorkerSettings
 
 lenient.install()
+produce.install()
 
 FETCH_TIMEOUT_S = 0.5
 FETCH_BYTES = 16 << 20

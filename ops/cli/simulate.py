@@ -9,6 +9,10 @@ import click
 Command = Callable[..., Any]
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
+GIVES_WAY = "Use what others leave of the processor: it stands for a machine of its own."
+NICE = 15
+"""Behind script children: those are part of what is measured."""
+
 GUARDED = "End when the parent ends; told its pid, also when it ended before this began."
 
 
@@ -24,6 +28,7 @@ def _common(command: Command) -> Command:
         click.option("--port", default=0, show_default=True, help="Port; 0 takes a free one."),
         click.option("--chain", type=FOLDER, help="The simulated chain; made when there is none."),
         click.option("--token", default="", help="Key that requests must carry; any is taken when empty."),
+        click.option("--gives-way", is_flag=True, help=GIVES_WAY),
         click.option("--guarded", is_flag=False, flag_value=-1, type=int, metavar="[=PID]", help=GUARDED),
     ]  # fmt: skip
     for option in reversed(options):
@@ -31,7 +36,11 @@ def _common(command: Command) -> Command:
     return command
 
 
-def _guard(guarded: int | None) -> None:
+def _begin(guarded: int | None, gives_way: bool) -> None:
+    if gives_way:
+        from agents.runtime.priority import give_way
+
+        give_way(NICE)
     if guarded is not None:
         import os
 
@@ -74,6 +83,7 @@ def arc(
     chain: Path | None,
     token: str,
     guarded: int | None,
+    gives_way: bool,
     network: Path | None,
     fee_sat_per_kb: int,
     max_tx_bytes: int,
@@ -81,7 +91,7 @@ def arc(
     **options: Any,
 ) -> None:
     """An ARC endpoint that validates what it gets."""
-    _guard(guarded)
+    _begin(guarded, gives_way)
     import asyncio
 
     from ops.instruments.chain import Chain
@@ -110,10 +120,17 @@ def arc(
 )
 @click.option("--bare", type=int, metavar="BLOCKS", help="So many headers without blocks, in place of the chain.")
 def headers(
-    host: str, port: int, chain: Path | None, token: str, guarded: int | None, dialect: str, bare: int | None
+    host: str,
+    port: int,
+    chain: Path | None,
+    token: str,
+    guarded: int | None,
+    gives_way: bool,
+    dialect: str,
+    bare: int | None,
 ) -> None:
     """A header service over the simulated chain."""
-    _guard(guarded)
+    _begin(guarded, gives_way)
     import asyncio
 
     from ops.instruments.chain import BareChain, Chain

@@ -22,7 +22,7 @@ from agents.runtime.partition import Decided, Heads
 from agents.runtime.records import Decision, Defer, Emit, Fault, Inbound, Out, Refuse
 from agents.runtime.sandbox import SandboxSettings
 from agents.runtime.trackers import TrackerSettings
-from agents.verify import FEW_ROOTS, Gathered, Prepared, Verify
+from agents.verify import FEW_ROOTS, Gathered, Named, Prepared, Verify
 from pipeline import member, results, state
 from pipeline.broadcast import Refused, Success, Waits
 from pipeline.chain.answer import Answer, RootAt, Tip
@@ -238,8 +238,9 @@ def parsed_record(headers: Pairs = (), **more: Any) -> Record:
 def judged(record: Record, answers: Mapping[Any, Answer] | None = None) -> Decision:
     """As `gather` prepares it, with what trackers say."""
     stage = verify_stage()
-    prepared = {id(record): stage._prepare(record, builders.TIP)}
-    return stage.decide(record, Gathered(prepared, answers or {}, builders.TIP, {}), NOW_MS)
+    prepared = stage._prepare(record, builders.TIP)
+    assert not isinstance(prepared, Named)
+    return stage.decide(record, Gathered({id(record): prepared}, answers or {}, builders.TIP, {}), NOW_MS)
 
 
 def test_a_valid_payload_is_an_operation_for_each_of_its_contexts() -> None:
@@ -342,7 +343,7 @@ async def test_a_long_payload_is_prepared_beside_the_others() -> None:
     stage._trackers = Slow(builders.Bag([], {}))  # type: ignore[assignment]
     prepare = stage._prepare
 
-    def slowly(record: Inbound, tip: Tip) -> Prepared | Decision:
+    def slowly(record: Inbound, tip: Tip) -> Prepared | Named | Decision:
         assert record is not long or may_go.wait(20)
         return prepare(record, tip)
 

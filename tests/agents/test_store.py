@@ -30,6 +30,13 @@ def test_a_new_store_is_empty_and_stands_at_the_beginning(store: Store) -> None:
     assert store.get(KEY) is None
 
 
+def test_keys_are_found_by_how_they_begin(store: Store) -> None:
+    store.write({KEY: ONE, KEY + b"c": ONE, OTHER: TWO, APPLIED_KEY: ONE}, 7)
+    store.write({KEY + b"d": ONE, KEY + b"c": None}, 8)
+    assert list(store.keys_with(KEY)) == [KEY, KEY + b"d"]
+    assert list(store.keys_with(OTHER + b"x")) == []
+
+
 def test_entries_and_position_outlive_the_process(store: Store) -> None:
     store.write({KEY: ONE, OTHER: TWO, APPLIED_KEY: ONE}, 7)
     store.write({OTHER: None, KEY: TWO}, 9)

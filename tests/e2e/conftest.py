@@ -36,7 +36,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
         loop = asyncio.new_event_loop()
         thread = threading.Thread(target=loop.run_forever, name="installation")
         thread.start()
-        made = Installation(flags=[TOPICS, f"trace.file={home / 'trace.jsonl'}"])
+        made = Installation(flags=[TOPICS, "policy.txid_only=resolve", f"trace.file={home / 'trace.jsonl'}"])
         try:
             asyncio.run_coroutine_threadsafe(made.start(), loop).result(START_WITHIN_S)
             yield made

@@ -12,8 +12,11 @@ from ops.home import home
 from ops.installation import Installation
 from ops.instruments.chain import Chain
 from ops.instruments.generate import Generator
+from ops.instruments.wire import Entry, write_beef
+from ops.instruments.workshop import Bag
 from ops.running import running_workers
 from ops.stages import STAGES
+from schemas.types import display
 from tests.e2e.asking import Talk, until
 from topics.registry import DEAD_LETTERS, OPERATIONS, PARSED, TRANSACTIONS
 
@@ -93,6 +96,28 @@ async def test_whatever_goes_in_gets_a_result_with_a_code(
     request = await talk.send(value, headers)
     (decided,) = await talk.decisions(request)
     assert (decided.outcome, decided.code, decided.context, decided.contexts) == ("rejected", code, None, 0)
+
+
+@pytest.mark.invariant("NAMED-1")
+async def test_ancestors_named_by_their_txid_are_put_in_place(talk: Talk, generator: Generator) -> None:
+    """BRC-96: what was verified here before need not come again, proven or not; what was not is asked for."""
+    shop = generator.shop
+    funding, first_key = shop.take(), shop.key()
+    first = shop.pay([funding.coin], key=first_key)
+    second = shop.pay([first.coin(0, first_key)])
+    whole = shop.frame(Bag([funding], [first]))
+    named = write_beef([], [Entry(first.txid, txid_only=True), Entry(second.raw)], "v2")
+    (early,) = await talk.decisions(await talk.send(named))
+    assert (early.outcome, early.code) == ("rejected", "structure.txid-only")
+    (applied,) = await talk.decisions(await talk.send(whole))
+    assert applied.outcome == "applied"
+    (completed,) = await talk.decisions(await talk.send(named))
+    assert (completed.outcome, completed.txid) == ("applied", display(second.txid))
+    proven = write_beef([], [Entry(funding.coin.txid, txid_only=True), Entry(first.raw)], "v2")
+    (again,) = await talk.decisions(await talk.send(proven))
+    assert (again.outcome, again.repeat) == ("applied", True)
+    said = await talk.network(completed.request_ids[0])
+    assert said.outcome == "accepted"
 
 
 async def test_an_unknown_topic_is_refused_and_the_others_go_on(talk: Talk, generator: Generator) -> None:

@@ -7,7 +7,10 @@ What is recomputed here reads transactions by a reader of its own (BRC-12), a fe
 from collections.abc import Callable, Mapping
 from hashlib import sha256
 
+import msgspec
+
 from pipeline import member
+from pipeline.ancestors import complete, cut, resolved, shown
 from pipeline.chain.answer import Answer
 from pipeline.codec.beef import write_atomic, write_beef_v1, write_beef_v2
 from pipeline.codec.ef import read_ef
@@ -25,6 +28,9 @@ SCRIPT_MEMORY = 1 << 17
 LENIENT = Policy(script_budget_ms=BUDGET_MS, script_memory_bytes=SCRIPT_MEMORY)
 STRICT = Policy(form="strict", script_budget_ms=BUDGET_MS, script_memory_bytes=SCRIPT_MEMORY)
 
+RESOLVING = tuple(msgspec.structs.replace(policy, txid_only="resolve") for policy in (LENIENT, STRICT))
+"""The same two, of an installation that looks for ancestors named by their txid alone."""
+
 LIMIT_S = 0.1
 """Processor time one payload of 10 kB or less may take in one form, scripts included."""
 
@@ -39,6 +45,11 @@ def limit_s(size: int) -> float:
 
 def parse_once(data: bytes, policy: Policy) -> None:
     """What the target `parse` is about, once, without checks."""
+    for each in (policy, msgspec.structs.replace(policy, txid_only="resolve")):
+        _parse_one(data, each)
+
+
+def _parse_one(data: bytes, policy: Policy) -> None:
     found = parse(data, policy)
     if isinstance(found, Payload):
         found.canonical()
@@ -80,6 +91,11 @@ def check_parse(data: bytes) -> None:
         _same_in_every_frame(lenient, LENIENT)
     if lenient:
         _same_when_turned(lenient)
+        _same_by_names(lenient)
+    for policy, refusing in zip(RESOLVING, (lenient, strict), strict=True):
+        _resolves_what_is_refused(data, policy, refusing)
+    for txid in shown(data):
+        assert cut(data, [txid])
 
 
 def _read(data: bytes, policy: Policy) -> Payload | None:
@@ -94,7 +110,7 @@ def _read(data: bytes, policy: Policy) -> Payload | None:
     again = parse(canonical, policy)
     assert isinstance(again, Payload), again
     assert again.canonical() == canonical
-    assert (again.subject.txid, again.roots) == (found.subject.txid, found.roots)
+    assert (again.subject.txid, again.roots, again.missing) == (found.subject.txid, found.roots, found.missing)
     assert not again.repeats + again.pruned
     return found
 
@@ -119,6 +135,38 @@ def _same_when_turned(found: Payload) -> None:
     assert turned.subject.txid == found.subject.txid
     assert {tx.txid for tx in turned.txs} == {tx.txid for tx in found.txs}
     assert sorted(turned.roots) == sorted(found.roots)
+
+
+def _resolves_what_is_refused(data: bytes, policy: Policy, refusing: Payload | None) -> None:
+    """What names ancestors is the one thing more that is taken, and is not complete without them."""
+    found = _read(data, policy)
+    if refusing:
+        assert found, "refused by who resolves"
+        assert (found.missing, found.canonical()) == ((), refusing.canonical())
+    elif found:
+        assert found.missing
+        nothing = complete(found, {})
+        assert isinstance(nothing, Verdict)
+        assert nothing.code == "structure.txid-only"
+        assert nothing == complete(found, dict.fromkeys(found.missing, data)), "it shows itself what it lacks"
+
+
+def _same_by_names(whole: Payload) -> None:
+    """Its first un-mined transaction's parents by name, and found in itself: the same subject, with the same roots."""
+    if not whole.unmined:
+        return
+    names = dict.fromkeys(tx.txid for tx in whole.unmined[0].parents if tx is not None)
+    entries = [*((txid, -1) for txid in names), *((tx.raw, tx.bump) for tx in whole.txs if tx.txid not in names)]
+    named = parse(write_atomic(whole.subject.txid, write_beef_v2([b.raw for b in whole.bumps], entries)), RESOLVING[0])
+    if isinstance(named, Verdict):
+        assert named.code == "policy.limits", named
+        return
+    found = {txid: piece for txid in names for piece in cut(whole.canonical(), [txid]).values()}
+    again = resolved(named, found, RESOLVING[0])
+    assert isinstance(again, Payload), again
+    assert again.subject.txid == whole.subject.txid
+    assert {tx.txid for tx in again.unmined} == {tx.txid for tx in whole.unmined}
+    assert set(again.roots) <= set(whole.roots)
 
 
 # --- verify

@@ -680,6 +680,30 @@ def test_a_long_line_is_evicted_without_recursion() -> None:
     assert [kind for kind, _ in entries_of(owner.store, ALL)] == [state.TOMBSTONE]
 
 
+class Asked(Memory):
+    """Counts what it is asked for."""
+
+    asked = 0
+
+    def get(self, entry_key: bytes) -> bytes | None:
+        self.asked += 1
+        return super().get(entry_key)
+
+
+def test_the_outputs_nobody_spends_cost_an_eviction_nothing() -> None:
+    """Of 20,000 outputs two are spent: the network refuses the one that made them."""
+    owner, store = Owner(), Asked()
+    owner.store = store
+    wide = made_tx([coin_of_others(1)], 20_000, 1)
+    child = made_tx([outpoint(wide.txid, 3), outpoint(wide.txid, 19_999)], 1, 2)
+    owner.do(ODD, apply_of(verified(wide, off_chain=b"nothing")))
+    owner.do(ODD, apply_of(verified(child, [wide], offset=1)))
+    store.asked = 0
+    change = owner.do(ODD, Evict("evict", wide.txid, "network.rejected", "no"))
+    assert [evicted.txid for evicted in change.evicted] == [child.txid, wide.txid]
+    assert store.asked < 50
+
+
 def kinds_of(journal: Sequence[bytes]) -> Iterator[str]:
     return (JOURNAL.decode(entry).kind for entry in journal)
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import lthash, state
-from pipeline.state import Corrupt, Layer, Live, Memory, Remembered, is_index
+from pipeline.state import Corrupt, Layer, Live, Memory, Remembered, is_index, seal
 from schemas.state import Head
 from tests.profiles import CHEAP
 
@@ -108,6 +108,16 @@ def test_a_remembered_view_asks_once_for_each_key() -> None:
         with pytest.raises(Corrupt):
             remembered.get(b"x\0cb")
     assert asked == [b"x\0ca", b"x\0cc", b"x\0cb", b"x\0cb"]
+
+
+def test_keys_are_found_through_layers() -> None:
+    """What a layer wrote or removed counts; what begins otherwise does not."""
+    store = Memory({b"c\0sab": seal(b"1"), b"c\0sac": seal(b"2"), b"c\0sb": seal(b"3")})
+    layer = Layer(Remembered(store))
+    layer.put(b"c\0sad", b"4")
+    layer.put(b"c\0sba", b"5")
+    layer.delete(b"c\0sac")
+    assert set(Layer(layer).keys_with(b"c\0sa")) == {b"c\0sab", b"c\0sad"}
 
 
 def test_a_layer_that_is_dropped_leaves_nothing() -> None:
