@@ -1,6 +1,6 @@
 """apply: a context's rules over its state; effects exactly once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated
 
 from msgspec import Struct

@@ -1,7 +1,7 @@
 """An operation on one context: all its effects, or none (APPLY-1, APPLY-2, APPLY-3, JOURNAL-1).
 
-The state of a context follows from the set of transactions it knows (`derive.py` says how, in the plainest way); here it
-is reached by steps. What comes late and changes what an earlier judgement was about has that one judged again. Work
+The state of a context follows from the set of transactions it knows (`derive.py` says how, in the plainest way); here
+it is reached by steps. What comes late and changes what an earlier judgement was about has that one judged again. Work
 beyond `STEPS` a transaction of Kafka's is put into a queue, which is state, and goes on in the next (`settle`).
 
 Reads come from the layers below, writes go into the layer given; the caller merges it, or drops it, and nothing
@@ -43,7 +43,7 @@ _known = msgspec.msgpack.Decoder(Known).decode
 _losers = msgspec.msgpack.Decoder(Losers).decode
 _queue = msgspec.msgpack.Decoder(Queue).decode
 _tombstone = msgspec.msgpack.Decoder(Tombstone).decode
-_waiting: Callable[[bytes], Waiting] = msgspec.msgpack.Decoder(Waiting).decode  # type: ignore[arg-type] # a union
+_waiting: Callable[[bytes], Waiting] = msgspec.msgpack.Decoder(Waiting).decode
 _encode = state.encode
 
 
@@ -338,7 +338,7 @@ def _judge(
 def _with_coins(
     here: Contextual, sources: Sequence[bytes], spends: Sequence[Outpoint], previous: Sequence[int]
 ) -> Sequence[bytes]:
-    """What the inputs spend. A payload whose subject is proven need not hold it, but coins of this context are known."""
+    """What the inputs spend. A payload with a proven subject need not hold it; coins of this context are known."""
     lacking = [vin for vin in previous if not sources[vin]]
     if not lacking:
         return sources
@@ -355,8 +355,8 @@ def _with_coins(
 def _judge_again(here: Contextual, rule: Rule, operation: str, txids: Sequence[Txid], steps: int) -> Change:
     """Judge these again, and whom that affects in turn; beyond `steps` judgements the rest is queued (APPLY-3).
 
-    One that is judged before another it depends on comes up once more: what is reached in the end does not depend on the
-    order, since a transaction never descends from itself.
+    One that is judged before another it depends on comes up once more: what is reached in the end does not depend on
+    the order, since a transaction never descends from itself.
     """
     waiting = deque(txids)
     listed = set(txids)
@@ -375,7 +375,11 @@ def _judge_again(here: Contextual, rule: Rule, operation: str, txids: Sequence[T
             continue
         here.fold()
         applied = msgspec.structs.replace(
-            applied, sequence=here.head.sequence + 1, state_root=here.head.state_root, admittance=said, manager=rule.name
+            applied,
+            sequence=here.head.sequence + 1,
+            state_root=here.head.state_root,
+            admittance=said,
+            manager=rule.name,
         )
         here.put(state.TX, txid, applied)
         entries.append(here.journal("rejudge", operation, txid, manager=rule.name, origin=applied.origin))

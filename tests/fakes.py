@@ -244,9 +244,7 @@ class Owner:
     def settle(self, context: Context) -> Change:
         """One batch of what waits."""
         layer = Layer(self.store)
-        return self._write(
-            context, layer, rules.settle(layer, head_of(layer, context), context, MANAGERS, NOW_MS)
-        )
+        return self._write(context, layer, rules.settle(layer, head_of(layer, context), context, MANAGERS, NOW_MS))
 
     def _write(self, context: Context, layer: Layer, change: Change) -> Change:
         if change.entries:

@@ -431,7 +431,7 @@ class Partition:
             outbox.check_entries(self.stage.changelog, layer.to_follow())
         except Corrupt:
             raise  # the store, not the rule
-        except Exception as error:  # noqa: BLE001 - logged; the stage halts, and goes on from here when it is resumed
+        except Exception as error:
             log.error("what waits in a context cannot go on", exc_info=error, extra={"context": context})
             self.lanes.desk.halt(Halt("settling-failed", f"{context}: {type(error).__name__}: {error}"))
             metrics.state(self.stage.name, "halted")
@@ -439,9 +439,7 @@ class Partition:
         computed.heads.live[head_key(context)] = done.head
         computed.written.outs += [(out, None) for out in done.outs]
         settling = (context, *others) if done.more else tuple(others)
-        await self._commit(
-            store, producer, outbox, computed, msgspec.structs.replace(self.applied, settling=settling)
-        )
+        await self._commit(store, producer, outbox, computed, msgspec.structs.replace(self.applied, settling=settling))
 
     def _changelog(self, layer: Layer) -> list[Out]:
         topic = self.stage.changelog

@@ -75,7 +75,7 @@ class Subject:
 
     @cached_property
     def spent(self) -> tuple[Output | None, ...]:
-        """What it spends, by input; None where that is not known, as of a proven transaction. Never of previous coins."""
+        """What it spends, by input. Always known of previous coins; None where a proven one came without parents."""
         return tuple(map(_output, self._sources))
 
 

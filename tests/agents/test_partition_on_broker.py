@@ -214,7 +214,7 @@ def _spoil(store: Path) -> None:
 def _forget(store: Path) -> None:
     """An entry is gone, and with it the roots."""
     db = Rdict(str(store), Options(raw_mode=True))
-    key = next(key for key in db.keys() if b"\0tcount" in key)  # noqa: SIM118 - no mapping
+    key = next(key for key in db.keys() if b"\0lcount" in key)  # noqa: SIM118 - no mapping
     del db[key]
     db.close()
 
@@ -260,7 +260,7 @@ async def test_a_spoiled_value_is_found_when_it_is_read(bench: Bench) -> None:
     worker.stop()
     for store in await _stores(bench):
         db = Rdict(str(store), Options(raw_mode=True))
-        for key in [key for key in db.keys() if key.endswith(b"\0tcount")]:  # noqa: SIM118 - no mapping
+        for key in [key for key in db.keys() if key.endswith(b"\0lcount")]:  # noqa: SIM118 - no mapping
             db[key] = bytes([db[key][0] ^ 1]) + db[key][1:]
         db.close()
     worker.start()

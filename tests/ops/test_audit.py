@@ -23,7 +23,7 @@ from ops.instruments.audit.reading import EVERYTHING, GROUPS
 from ops.instruments.audit.report import KINDS
 from ops.settings import Settings
 from pipeline.outcome import Verdict
-from pipeline.results import About, applied, decision_id, refused, rejected
+from pipeline.results import About, applied, decision_id, refused, rejected, revised
 from schemas import headers as h
 from schemas.external import RESULT, Admittance, Result
 from schemas.flow import OPERATION, Accept, Apply, Origin, Parsed, Verified
@@ -197,6 +197,18 @@ def applied_twice(world: World, payload: int) -> str:
     )  # fmt: skip
     world.add(JOURNAL, last, value=JOURNAL_SCHEMA.encode(entry))
     return f"{OTHER} {entry.sequence} applies {display(world.txids[payload])} again"
+
+
+def judged_again(world: World, payload: int) -> tuple[JournalEntry, About]:
+    """One more entry about a payload that stands applied, as a parent that came late brings it about."""
+    last = max(world.of(JOURNAL, lambda record: entry_of(record).context == OTHER), key=lambda r: entry_of(r).sequence)
+    before = entry_of(last)
+    entry = msgspec.structs.replace(
+        before, sequence=before.sequence + 1, previous=hashlib.sha256(last.value or b"").digest(), kind="rejudge",
+        txid=world.txids[payload], effects=Effects(),
+    )  # fmt: skip
+    world.add(JOURNAL, last, value=JOURNAL_SCHEMA.encode(entry))
+    return entry, About(origin_of(world, payload), ("again",), world.txids[payload], OTHER, 2)
 
 
 def entry_gone(world: World, payload: int) -> str:
@@ -729,3 +741,22 @@ def test_groups_are_those_of_the_stages() -> None:
 
     assert INPUTS == GROUPS
     assert {topic for inputs in GROUPS.values() for topic in inputs} <= set(EVERYTHING)
+
+
+def test_a_transaction_that_was_judged_again_adds_up() -> None:
+    """Its `revised` names the entry that judged it last, and so does what a repeat is told from then on."""
+    world = fresh(("accepted", "accepted"))
+    entry, about = judged_again(world, 1)
+    said = (Admittance((0,)), entry.sequence, entry.state_root, world.now_ms)
+    add_result(world, revised(about, *said))
+    add_result(world, applied(about, *said, repeat=True))
+    report = report_of(world)
+    assert kinds(report) == set()
+    assert report.counts["revised"] == 1
+
+
+def test_a_revision_without_its_entry_is_torn() -> None:
+    world = fresh(("accepted", "accepted"))
+    entry, about = judged_again(world, 1)
+    add_result(world, revised(about, Admittance((0,)), entry.sequence, bytes(32), world.now_ms))
+    assert kinds(report_of(world)) == {"torn-result"}

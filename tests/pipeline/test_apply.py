@@ -511,7 +511,9 @@ def test_every_order_of_arrival_gives_what_the_set_gives(
         follows = derive(*known_after(owner, context), topic, MANAGERS[topic])
         held = {state.COIN: follows.coins, state.HISTORY: follows.history}
         entries = {
-            state.key(context, kind, rest): hashlib.sha256(b"" if kind == state.COIN else follows.history[rest]).digest()
+            state.key(context, kind, rest): hashlib.sha256(
+                b"" if kind == state.COIN else follows.history[rest]
+            ).digest()
             for kind, rests in held.items()
             for rest in rests
         }
@@ -675,8 +677,11 @@ def test_a_long_line_is_evicted_without_recursion() -> None:
     for salt in range(1, 1500):
         line.append(made_tx([outpoint(line[-1].txid, 0)], 1, salt))
     owner.do(ALL, apply_of(verified(line[-1], line[:-1])))
-    change = owner.do(ALL, Evict("evict", line[0].txid, "network.rejected", "no"))
-    assert [evicted.txid for evicted in change.evicted] == [tx.txid for tx in reversed(line)]
+    pieces = [owner.do(ALL, Evict("evict", line[0].txid, "network.rejected", "no"))]
+    while pieces[-1].settling:
+        pieces.append(owner.settle(ALL))
+    assert [len(piece.evicted) for piece in pieces] == [1000, 500]
+    assert [evicted.txid for piece in pieces for evicted in piece.evicted] == [tx.txid for tx in reversed(line)]
     assert [kind for kind, _ in entries_of(owner.store, ALL)] == [state.TOMBSTONE]
 
 

@@ -13,7 +13,7 @@ from pipeline import state
 from pipeline.follow import Follower
 from pipeline.state import APPLIED_KEY, Corrupt, Memory, head_key, head_of
 from schemas.flow import Accept, Evict
-from schemas.state import Known
+from schemas.state import Applied, Known
 from schemas.types import outpoint
 from tests.fakes import Owner, apply_of, coin_of_others, made_tx, verified
 from tests.profiles import CHEAP
@@ -163,14 +163,19 @@ def test_another_value_under_its_own_hash_is_refused(place: int) -> None:
     value = stored[32:] + b"\0"
     if b"\0" + state.KNOWN in key:
         known = msgspec.msgpack.decode(stored[32:], type=Known)
-        value = state.encode(msgspec.structs.replace(known, accepted=not known.accepted))
+        value = state.encode(msgspec.structs.replace(known, outputs=known.outputs + 1))
+    if b"\0" + state.TX in key:
+        applied = msgspec.msgpack.decode(stored[32:], type=Applied)
+        value = state.encode(msgspec.structs.replace(applied, request_id="another"))
     forged = [*CHANGELOG[:place], (key, state.seal(value)), *CHANGELOG[place + 1 :]]
     with pytest.raises(Corrupt, match="do not give the roots"):
         follow(forged)
 
 
-def test_what_is_known_must_be_read_to_know_who_spends_what() -> None:
-    place = next(p for p, (key, stored) in enumerate(CHANGELOG) if stored and b"\0" + state.KNOWN in key)
+@pytest.mark.parametrize("kind", [state.KNOWN, state.TX])
+def test_what_others_follow_from_must_be_read(kind: bytes) -> None:
+    """Who spends what, and what was admitted."""
+    place = next(p for p, (key, stored) in enumerate(CHANGELOG) if stored and b"\0" + kind in key)
     with pytest.raises(Corrupt, match="not one of its kind"):
         follow([*CHANGELOG[:place], (CHANGELOG[place][0], state.seal(b"\xc1"))])
 

@@ -72,8 +72,8 @@ class Books:
                 self._said(line, txid)
             case "applied" | "rejected" | "parked":
                 self._decided(line)
-            case "evicted":
-                self._tally.counts["evicted"] += 1
+            case "evicted" | "revised":
+                self._tally.counts[line.outcome] += 1
 
     def _said(self, line: Line, txid: Txid | None) -> None:
         if txid is None or line.id != network_id(txid):

@@ -144,5 +144,9 @@ class Journal:
                 )
 
 
+JUDGED = frozenset(("apply", "rejudge"))
+"""Kinds of entries that a result may name: a repeat is told the one that judged its transaction last."""
+
+
 def _mark(kind: str, txid: Txid, state_root: str | None) -> int:
-    return hash((kind, txid, state_root))
+    return hash(("judged" if kind in JUDGED else kind, txid, state_root))
