@@ -157,6 +157,16 @@ def register_chain(stage: str, trackers: Iterable[str], sources: Iterable[str]) 
         SOURCES_PUT_ASIDE.labels(stage, source)
 
 
+ANSWERS = KNOWN, UNKNOWN, NOT_TO_BE_SAID = ("known", "unknown", "not to be said")
+"""What a search for a named ancestor comes to."""
+
+
+def register_named(stage: str) -> None:
+    """The same for a stage that looks for ancestors named by their txid."""
+    for answer in ANSWERS:
+        NAMED_ANCESTORS.labels(stage, answer)
+
+
 def state(stage: str, name: str) -> None:
     """The stage is in this state, and in no other."""
     for each in STATES:

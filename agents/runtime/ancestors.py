@@ -76,6 +76,7 @@ class Ancestors:
         Raises:
             aiokafka.errors.KafkaError: no broker answers.
         """
+        metrics.register_named(self._stage)
         self._lock, folder = _own(self._folder)
         options = Options(raw_mode=True)
         options.create_if_missing(True)
@@ -111,12 +112,12 @@ class Ancestors:
                 await self._catch_up()
                 found = await self._find(txids)
         except (TimeoutError, KafkaError) as error:
-            self._count("not to be said", len(txids))
+            self._count(metrics.NOT_TO_BE_SAID, len(txids))
             return Condition("structure.ancestor-unknown", f"the index of verified payloads is behind: {error!r}")
         if isinstance(found, Verdict):
             return found
-        self._count("known", len(found))
-        self._count("unknown", len(txids) - len(found))
+        self._count(metrics.KNOWN, len(found))
+        self._count(metrics.UNKNOWN, len(txids) - len(found))
         return found
 
     def _count(self, answer: str, questions: int) -> None:

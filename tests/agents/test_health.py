@@ -176,6 +176,7 @@ def test_every_series_of_a_stage_begins_at_0() -> None:
     for stage in STAGES:
         metrics.register(f"new-{stage}", ("results", "dead-letters"), codes)
     metrics.register_chain("new-verify", ("one", "follower"), ("one",))
+    metrics.register_named("new-verify")
     found = {family.name: family.samples for family in text_string_to_metric_families(metrics.exposition().decode())}
     expected = {name.removesuffix("_total") for name in metrics.READ}
     assert expected <= set(found)
@@ -183,6 +184,7 @@ def test_every_series_of_a_stage_begins_at_0() -> None:
         "beefline_tracker_disagreements",
         "beefline_chain_reorganisations",
         "beefline_header_sources_put_aside",
+        "beefline_named_ancestors",
     }
     # A height that nobody has told yet is no height: that series begins when the follower has read its file.
     for name in expected - {"beefline_state", "beefline_follower_height"}:
@@ -191,7 +193,7 @@ def test_every_series_of_a_stage_begins_at_0() -> None:
             assert mine, f"{name} has no series of {stage}"
             assert {each.value for each in mine if not each.name.endswith("_created")} == {0}
     labels = {label for samples in found.values() for each in samples for label in each.labels}
-    assert labels <= {"stage", "topic", "kind", "code", "state", "tracker", "source", "le"}
+    assert labels <= {"stage", "topic", "kind", "code", "state", "tracker", "source", "answer", "le"}
     outcomes = {each.labels["code"] for each in found["beefline_outcomes"] if each.labels["stage"] == "new-parse"}
     assert outcomes == {code for kind, code in codes if kind != "world"}
     waits = {each.labels["code"] for each in found["beefline_pauses"] if each.labels["stage"] == "new-verify"}
