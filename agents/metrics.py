@@ -128,6 +128,12 @@ NAMED_ANCESTORS = _counter(
     "Of verify, with `policy.txid_only` on `resolve`. `unknown`: senders name what was never verified here, or retention "
     "took it. `not to be said`: the follower of `operations` is behind.",
 )
+NAMED_BEHIND = _gauge(
+    "named_ancestors_behind_records",
+    "Records of `operations` that the follower which finds named ancestors has not read.",
+    (),
+    "Of verify, with `policy.txid_only` on `resolve`. High after the first start; while it is, names wait.",
+)
 
 STATES = ("running", "paused", "halted", "restoring")
 
@@ -163,6 +169,7 @@ ANSWERS = KNOWN, UNKNOWN, NOT_TO_BE_SAID = ("known", "unknown", "not to be said"
 
 def register_named(stage: str) -> None:
     """The same for a stage that looks for ancestors named by their txid."""
+    NAMED_BEHIND.labels(stage)
     for answer in ANSWERS:
         NAMED_ANCESTORS.labels(stage, answer)
 

@@ -118,6 +118,11 @@ class Verify:
         if self._ancestors is not None:
             await self._ancestors.start()
 
+    async def beside(self) -> None:
+        """Follow what is verified, where named ancestors are looked for in it; raises what that fails on."""
+        if self._ancestors is not None:
+            await self._ancestors.follow()
+
     def _heard(self, news: News) -> None:
         assert self._trackers is not None
         if isinstance(news, Reorganised):
@@ -172,10 +177,15 @@ class Verify:
                 while running:
                     done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                     for task in done:
-                        yield [running.pop(task)], task.result()
+                        record = running.pop(task)
+                        try:
+                            yield [record], task.result()
+                        finally:
+                            self._give_back(record)
             finally:
-                for task in running:
+                for task, record in running.items():
                     task.cancel()
+                    self._give_back(record)
         except NoQuorum as error:
             raise WorldCondition(Condition(error.code, str(error))) from error
 
@@ -216,18 +226,20 @@ class Verify:
     async def _complete(self, record: Inbound, named: Named, tip: Tip) -> Gathered:
         """A payload with what it names put in place; from there on it is one like any other (NAMED-1)."""
         assert self._ancestors is not None  # without it the parser lets none through
-        found = await self._ancestors.find(named.payload.missing)
+        found = await self._ancestors.find(named.payload.missing, id(record))
         if isinstance(found, Condition):
             return Gathered({id(record): Defer(found, _about(named.parsed))}, {}, tip, {})
         whole = found if isinstance(found, Verdict) else await aside(resolved, named.payload, found, self._policy)
         if isinstance(whole, Verdict):
             return Gathered({id(record): Refuse(whole, _about(named.parsed))}, {}, tip, {})
         # Members are told by places in the bytes: those of the payload as it is carried on.
-        beef = whole.canonical()
-        parsed = msgspec.structs.replace(named.parsed, beef=beef, unmined=len(whole.unmined))
-        again = parse(beef, self._policy)
-        assert isinstance(again, Payload)  # canonical bytes of a payload are one
-        return await self._ask(record, await aside(self._plan, parsed, again, tip), tip)
+        assert whole.received is not None  # what `complete` writes is canonical
+        parsed = msgspec.structs.replace(named.parsed, beef=whole.received, unmined=len(whole.unmined))
+        return await self._ask(record, await aside(self._plan, parsed, whole, tip), tip)
+
+    def _give_back(self, record: Inbound) -> None:
+        if self._ancestors is not None:
+            self._ancestors.give_back(id(record))
 
     async def _aside(self, record: Inbound, tip: Tip) -> Gathered:
         """A long payload, read and planned beside the loop."""

@@ -118,6 +118,7 @@ def _driver(stage: Any, settings: Settings, cluster: Cluster) -> Callable[[Worke
             batch_records=settings.worker.batch_records,
             fault_limit=settings.worker.fault_limit,
             due=getattr(stage, "due", None),
+            beside=getattr(stage, "beside", None),
         )
         return runner, stage.start, _stopping(stage, tracer)
 

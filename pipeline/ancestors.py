@@ -69,6 +69,11 @@ def resolved(payload: Payload, found: Mapping[Txid, bytes], policy: Policy) -> P
     whole = complete(payload, found)
     if isinstance(whole, Verdict):
         return whole
+    more = len(whole) - len(payload.canonical())
+    if more > policy.max_named_bytes:
+        return Verdict(
+            "policy.limits", f"ancestors named by txid stand for {more} bytes; at most {policy.max_named_bytes}"
+        )
     again = parse(whole, policy)
     if isinstance(again, Verdict) and again.code == "structure.bump-roots":
         # The sender's proof of a block and ours lead to different roots. His may be the right one: he can show his own.

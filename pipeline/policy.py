@@ -41,6 +41,13 @@ class Policy(Struct, frozen=True):
     max_named: Annotated[
         int, why("Ancestors a payload may name: each may stand in a record of its own, 3 ms to fetch.", ge=1)
     ] = 100
+    max_named_bytes: Annotated[
+        int,
+        why(
+            "Put in place of names: a record of 300 bytes would else be carried on as 8 MB, once for each context.",
+            ge=0,
+        ),
+    ] = 1 << 20
     max_payload_bytes: Annotated[
         int, why("Taken from `topics.max_payload_bytes`: what the broker carries.", ge=1024, le=64 << 20)
     ] = 8 << 20

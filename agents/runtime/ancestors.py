@@ -45,6 +45,20 @@ LOOK_S = 0.02
 
 SWEEP_S = 3_600.0
 
+SWEPT_AT_ONCE = 1_000
+"""Entries looked through between two turns of the loop."""
+
+TXID_BYTES = 32
+
+READ_BYTES = 64 << 10
+"""A place is read alone: Kafka sends whole batches of records, and the batch it stands in whatever its size."""
+
+READ_WAIT_MS = 5
+"""How long the broker may hold an empty fetch of the reader, and with it the next place that is asked for."""
+
+IN_HAND_BYTES = 64 << 20
+"""Of records that are read for payloads in hand, as `worker.max_in_flight_bytes` counts what was received."""
+
 _PLACE = struct.Struct(">IqI")  # partition, offset, bytes of the record
 _POSITION = b"\0position "  # and a partition's number; no txid begins so but by chance, and none is as short
 
@@ -69,6 +83,7 @@ class Ancestors:
         self._folder = folder
         self._positions: dict[aiokafka.TopicPartition, int] = {}
         self._reading = asyncio.Lock()
+        self._room = Room(IN_HAND_BYTES)
 
     async def start(self) -> None:
         """Open the index and begin to follow.
@@ -82,14 +97,25 @@ class Ancestors:
         options.create_if_missing(True)
         options.set_keep_log_file_num(1)
         self._index = Rdict(str(folder), options)
-        self._follower, self._reader = self._consumer(), self._consumer()
+        self._follower = self._consumer(max_partition_fetch_bytes=PARTITION_BYTES, fetch_max_bytes=FETCH_BYTES)
+        self._reader = self._consumer(max_partition_fetch_bytes=READ_BYTES, fetch_max_wait_ms=READ_WAIT_MS)
         for consumer in (self._follower, self._reader):
             await consumer.start()
         partitions = [aiokafka.TopicPartition(self._topic, number) for number in range(self._partitions)]
         for consumer in (self._follower, self._reader):
             consumer.assign(partitions)
+        # What is not asked for is not fetched: answers would wait behind it, and it would lie in memory.
+        self._reader.pause(*partitions)
+        # What lies untaken (a place's neighbours, errors of partitions without a position) holds no other fetch up.
+        self._reader._fetcher._prefetch_backoff = 0.0
         await self._seek()
         self._tasks = [asyncio.ensure_future(self._follow()), asyncio.ensure_future(self._sweep_now_and_then())]
+
+    async def follow(self) -> None:
+        """Until following fails, and raise what it failed on: without it nothing that was verified since is known."""
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
 
     async def stop(self) -> None:
         """Close both; the positions stand in the index."""
@@ -101,16 +127,17 @@ class Ancestors:
         self._index.close()
         os.close(self._lock)
 
-    async def find(self, txids: Collection[Txid]) -> Mapping[Txid, bytes] | Verdict | Condition:
+    async def find(self, txids: Collection[Txid], whose: int = 0) -> Mapping[Txid, bytes] | Verdict | Condition:
         """BEEF that shows each of those that are known, as `pipeline.ancestors.resolved` takes it.
 
+        whose: of what is found no more than `IN_HAND_BYTES` is handed out before it is given back with this number.
         A verdict where reading what holds them is more than a sender may ask for; a condition where the broker does not
-        answer, or the follower is behind.
+        answer, the follower is behind, or too much is in hand.
         """
         try:
             async with asyncio.timeout(PATIENCE_S):
-                await self._catch_up()
-                found = await self._find(txids)
+                ends = await self._catch_up()
+                found = await self._find(txids, ends, whose)
         except (TimeoutError, KafkaError) as error:
             self._count(metrics.NOT_TO_BE_SAID, len(txids))
             return Condition("structure.ancestor-unknown", f"the index of verified payloads is behind: {error!r}")
@@ -120,28 +147,37 @@ class Ancestors:
         self._count(metrics.UNKNOWN, len(txids) - len(found))
         return found
 
+    def give_back(self, whose: int) -> None:
+        """What was found for this one is in hand no longer. A second time does nothing."""
+        self._room.leave(whose)
+
     def _count(self, answer: str, questions: int) -> None:
         metrics.NAMED_ANCESTORS.labels(self._stage, answer).inc(questions)
 
     # --- following
 
-    def _consumer(self) -> AIOKafkaConsumer:
+    def _consumer(self, **options: int) -> AIOKafkaConsumer:
         return AIOKafkaConsumer(
             **client_options(self._kafka),
             isolation_level="read_committed",
             enable_auto_commit=False,
             auto_offset_reset="none",  # a place that retention removed is unknown, and nothing else
-            max_partition_fetch_bytes=PARTITION_BYTES,
-            fetch_max_bytes=FETCH_BYTES,
+            **options,
         )
 
     async def _seek(self) -> None:
-        """Go on where the index stands; where retention has removed that, at what is left."""
+        """Go on where the index stands; where that is outside the log, at the log's first record.
+
+        Below it where retention has removed what comes next; above it where the topic was made anew.
+        """
         partitions = list(self._follower.assignment())
         first = await self._follower.beginning_offsets(partitions)
+        ends = await self._follower.end_offsets(partitions)
         for tp in partitions:
-            stored = self._index.get(_position(tp.partition))
-            self._positions[tp] = max(int.from_bytes(stored or b"", "big"), first[tp])
+            stored = int.from_bytes(self._index.get(_position(tp.partition)) or b"", "big")
+            if stored > ends[tp]:
+                log.warning("%s-%d ends at %d, before %d: it is read anew", *tp, ends[tp], stored)
+            self._positions[tp] = stored if first[tp] <= stored <= ends[tp] else first[tp]
             self._follower.seek(tp, self._positions[tp])
 
     async def _follow(self) -> None:
@@ -169,52 +205,59 @@ class Ancestors:
                     batch.put(_position(tp.partition), position.to_bytes(8, "big"))
             self._index.write(batch)
             self._positions.update(moved)
+            metrics.NAMED_BEHIND.labels(self._stage).set(
+                sum(max(0, (self._follower.last_stable_offset(tp) or 0) - position) for tp, position in moved.items())
+            )
 
-    async def _catch_up(self) -> None:
-        """Until the follower has read all that was committed when this was called."""
-        ends = await self._reader.end_offsets(list(self._positions))
+    async def _catch_up(self) -> dict[aiokafka.TopicPartition, int]:
+        """Until the follower has read all that was committed when this was called; the ends of what was."""
+        ends: dict[aiokafka.TopicPartition, int] = await self._reader.end_offsets(list(self._positions))
         while any(self._positions[tp] < end for tp, end in ends.items()):
-            for task in self._tasks:
-                if task.done():
-                    task.result()  # what ended it ends whoever asks
             await asyncio.sleep(LOOK_S)
+        return ends
 
     # --- looking up
 
-    async def _find(self, txids: Collection[Txid]) -> dict[Txid, bytes] | Verdict:
-        wanted: dict[tuple[int, int], list[Txid]] = {}
-        sizes: dict[tuple[int, int], int] = {}
+    async def _find(
+        self, txids: Collection[Txid], ends: Mapping[aiokafka.TopicPartition, int], whose: int
+    ) -> dict[Txid, bytes] | Verdict:
+        wanted: dict[bytes, list[Txid]] = {}
         for txid in txids:
-            stored = self._index.get(txid)
-            if stored is not None:
-                partition, offset, size = _PLACE.unpack(stored)
-                wanted.setdefault((partition, offset), []).append(txid)
-                sizes[partition, offset] = size
-        if refused := refuse_much(sizes.values(), self._policy):
+            if (place := self._index.get(txid)) is not None:
+                wanted.setdefault(place, []).append(txid)
+        places = {place: _PLACE.unpack(place) for place in wanted}
+        sizes = [size for _, _, size in places.values()]
+        if refused := refuse_much(sizes, self._policy):
             return refused
+        await self._room.enter(whose, sum(sizes))
         found: dict[Txid, bytes] = {}
-        for (partition, offset), here in wanted.items():
-            beef = await self._read(aiokafka.TopicPartition(self._topic, partition), offset)
-            if beef is None:
-                self._forget(here)
-            else:
-                found |= cut(beef, here)
+        for place, (partition, offset, _) in places.items():
+            tp, here = aiokafka.TopicPartition(self._topic, partition), wanted[place]
+            beef = await self._read(tp, offset) if offset < ends[tp] else None
+            shows = cut(beef, here) if beef is not None else {}
+            found |= shows
+            self._forget({txid: place for txid in here if txid not in shows})
         return found
 
     async def _read(self, tp: aiokafka.TopicPartition, offset: int) -> bytes | None:
-        """The payload at a place; None where retention has removed it."""
+        """The payload at a place of the log; None where retention has removed it."""
         async with self._reading:
             self._reader.seek(tp, offset)
+            self._reader.resume(tp)
             try:
                 record = await self._reader.getone(tp)
             except OffsetOutOfRangeError:
                 return None
+            finally:
+                self._reader.pause(tp)
         return _payload(record) if record.offset == offset else None
 
-    def _forget(self, txids: Collection[Txid]) -> None:
+    def _forget(self, places: Mapping[Txid, bytes]) -> None:
+        """Drop what stands at these places still: the follower may have found a newer one meanwhile."""
         batch = WriteBatch(raw_mode=True)
-        for txid in txids:
-            batch.delete(txid)
+        for txid, place in places.items():
+            if self._index.get(txid) == place:
+                batch.delete(txid)
         self._index.write(batch)
 
     async def _sweep_now_and_then(self) -> None:
@@ -225,16 +268,13 @@ class Ancestors:
             except KafkaError as error:
                 log.warning("the index of verified payloads is not swept: %s", error)
             else:
-                left = {tp.partition: offset for tp, offset in first.items()}
-                await asyncio.to_thread(self._sweep, left)
+                await self._sweep({tp.partition: offset for tp, offset in first.items()})
             await asyncio.sleep(SWEEP_S)
 
-    def _sweep(self, first: Mapping[int, int]) -> None:
-        for gone in _pieces(
-            key
-            for key, stored in self._index.items()
-            if len(key) == 32 and (place := _PLACE.unpack(stored))[1] < first[place[0]]
-        ):
+    async def _sweep(self, first: Mapping[int, int]) -> None:
+        """The index is looked through beside the loop; what is gone is dropped by the loop, as all is written by it."""
+        pieces = _below(first, self._index.items())
+        while (gone := await asyncio.to_thread(next, pieces, None)) is not None:
             self._forget(gone)
 
 
@@ -256,15 +296,41 @@ def _position(partition: int) -> bytes:
     return _POSITION + partition.to_bytes(4, "big")
 
 
-def _pieces(keys: Iterator[bytes], size: int = 10_000) -> Iterator[list[bytes]]:
-    piece: list[bytes] = []
-    for key in keys:
-        piece.append(key)
-        if len(piece) == size:
-            yield piece
-            piece = []
-    if piece:
-        yield piece
+def _below(first: Mapping[int, int], items: Iterator[tuple[bytes, bytes]]) -> Iterator[dict[Txid, bytes]]:
+    """Places below the first offset of their partition, as they come in pieces of the index."""
+    gone: dict[Txid, bytes] = {}
+    for seen, (key, place) in enumerate(items, 1):
+        if len(key) == TXID_BYTES:
+            partition, offset, _ = _PLACE.unpack(place)
+            if offset < first[partition]:
+                gone[key] = place
+        if seen % SWEPT_AT_ONCE == 0:
+            yield gone
+            gone = {}
+    yield gone
+
+
+class Room:
+    """So many bytes at once. Who wants more than all of them waits until nobody has any."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._held: dict[int, int] = {}
+        self._taken = 0
+        self._freed = asyncio.Event()
+
+    async def enter(self, whose: int, size: int) -> None:
+        """Wait for room, and take it until `leave`."""
+        while self._taken and self._taken + size > self._most:
+            self._freed.clear()
+            await self._freed.wait()
+        self._held[whose] = self._held.get(whose, 0) + size
+        self._taken += size
+
+    def leave(self, whose: int) -> None:
+        """Give back what `whose` took, if anything."""
+        self._taken -= self._held.pop(whose, 0)
+        self._freed.set()
 
 
 def _payload(record: Inbound) -> bytes | None:

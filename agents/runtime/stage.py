@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from agents import metrics
@@ -90,8 +90,13 @@ class Runner(Generic[G]):
         batch_records: int,
         fault_limit: int,
         due: Callable[[Inbound], int] | None = None,
+        beside: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """due: when a record may be taken (Unix milliseconds); a lane waits for its first."""
+        """What the runner runs, and how.
+
+        due: when a record may be taken (Unix milliseconds); a lane waits for its first.
+        beside: what goes on beside the records for as long as the stage runs; an error it raises ends the process.
+        """
         self.stage = stage
         self.desk = desk
         self.board = desk.board
@@ -102,6 +107,7 @@ class Runner(Generic[G]):
         self._batch_records = batch_records
         self._door = Door(stage, desk, fault_limit)
         self._due = due
+        self._beside = beside
         self._tasks: set[asyncio.Task[None]] = set()
         self._flushes = asyncio.Semaphore(CONCURRENT_FLUSHES)
         self._alone: set[Lane] = set()
@@ -111,6 +117,8 @@ class Runner(Generic[G]):
         """Until cancelled. Any error it raises is meant to end the process."""
         self.outbox = outbox
         self._failed = asyncio.get_running_loop().create_future()
+        if self._beside is not None:
+            self._spawn(self._beside())
         try:
             while True:
                 await self._something_to_do()

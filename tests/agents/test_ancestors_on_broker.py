@@ -1,14 +1,16 @@
 """The index of verified payloads on a real broker: found by every worker, kept over a restart, swept with the log."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import RecordsToDelete
+from rocksdict import Options, Rdict
 
-from agents.runtime.ancestors import Ancestors
+from agents.runtime.ancestors import _PLACE, PATIENCE_S, Ancestors, _position
 from agents.runtime.cluster import admin
 from pipeline.ancestors import complete
 from pipeline.codec.tx import Tx
@@ -19,7 +21,7 @@ from pipeline.verify import Valid
 from schemas.flow import OPERATION, Apply, Asked, Evict, Origin, Verified
 from schemas.types import Txid
 from tests.agents.harness import Bench
-from tests.builders import Bag, chain
+from tests.builders import Bag, bag, chain, funding
 from tests.conftest import Broker
 from tests.pipeline.test_ancestors import naming
 from topics.registry import OPERATIONS
@@ -36,19 +38,23 @@ async def bench(broker: Broker, prefix: str, tmp_path: Path) -> AsyncIterator[Be
         yield bench
 
 
+def index_of_nothing(bench: Bench) -> Rdict:
+    return Rdict(str(bench.home / "nothing"), Options(raw_mode=True))
+
+
 def index(bench: Bench) -> Ancestors:
     return Ancestors("verify", bench.kafka, bench.topics, POLICY, bench.home / "ancestors", OPERATIONS.partitions)
 
 
-async def verified(bench: Bench, made: Bag) -> None:
+async def verified(bench: Bench, made: Bag, contexts: tuple[str, ...] = CONTEXTS) -> None:
     """As verify writes it: an operation for each context."""
     payload = parse(made.v1(), POLICY)
     assert isinstance(payload, Payload)
     members = Valid(payload, (), 1).members()
-    asked = Asked(Origin("cluster", "beef.ingest", 0, 1, 1), "request", CONTEXTS)
+    asked = Asked(Origin("cluster", "beef.ingest", 0, 1, 1), "request", contexts)
     operation = Apply("id", Verified(asked, payload.subject.txid, payload.canonical(), members, 1))
-    values = [OPERATION.encode(operation)] * len(CONTEXTS)
-    await bench.send(OPERATIONS, values, [name.encode() for name in CONTEXTS], headers=[OPERATIONS.schema.header])
+    values = [OPERATION.encode(operation)] * len(contexts)
+    await bench.send(OPERATIONS, values, [name.encode() for name in contexts], headers=[OPERATIONS.schema.header])
 
 
 def named(made: Bag, *txs: Tx) -> Payload:
@@ -124,7 +130,7 @@ async def test_what_retention_removed_is_unknown_and_leaves_the_index(bench: Ben
         await verified(bench, line)
         assert len(await known(ancestors, txid)) == 1
         stood = {tp.partition: at for tp, at in ancestors._positions.items()}
-        ancestors._sweep(stood)
+        await ancestors._sweep(stood)
         assert ancestors._index.get(txid) is None
     finally:
         await ancestors.stop()
@@ -144,6 +150,78 @@ async def test_a_follower_that_is_behind_says_nothing(bench: Bench, monkeypatch:
         assert isinstance(found, Condition)
         assert found.code == "structure.ancestor-unknown"
     finally:
+        await ancestors.stop()
+
+
+async def test_a_topic_that_was_made_anew_is_read_from_its_beginning(bench: Bench) -> None:
+    """The index stands behind its end: nothing of it may be taken for known, or for unknown."""
+    line, other = chain(1), chain(2, 10**8)
+    ancestors = index(bench)
+    await ancestors.start()
+    await verified(bench, line)
+    assert len(await known(ancestors, line.txs[0].txid)) == 1
+    for tp in ancestors._positions:
+        ancestors._index[_position(tp.partition)] = (10**6).to_bytes(8, "big")
+        ancestors._index[bytes(32)] = _PLACE.pack(tp.partition, 10**6 - 1, 500)
+    await ancestors.stop()
+    await verified(bench, other)
+    again = index(bench)
+    await again.start()
+    try:
+        assert len(await known(again, other.txs[0].txid, line.txs[0].txid)) == 2
+        assert await known(again, bytes(32)) == {}
+        assert again._index.get(bytes(32)) is None
+    finally:
+        await again.stop()
+
+
+@pytest.mark.setting("policy.max_named")
+async def test_as_many_as_may_be_named_are_found_well_within_the_time(bench: Bench) -> None:
+    """Each in a record of its own, over all partitions; and as many payloads at once."""
+    coins = [funding(salt=n) for n in range(POLICY.max_named)]
+    ancestors = index(bench)
+    await ancestors.start()
+    try:
+        for n, coin in enumerate(coins):
+            await verified(bench, bag(coin, proven=[coin]), (f"topic:tm_{n}",))
+        txids = [coin.txid for coin in coins]
+        began = time.monotonic()
+        assert (await known(ancestors, *txids)).keys() == set(txids)
+        together = await asyncio.gather(*(known(ancestors, txid) for txid in txids))
+        assert [list(found) for found in together] == [[txid] for txid in txids]
+        assert time.monotonic() - began < PATIENCE_S
+    finally:
+        await ancestors.stop()
+
+
+async def test_a_place_that_is_newer_than_what_was_looked_up_stays(bench: Bench) -> None:
+    """A record is gone by the time it is read; meanwhile the follower met the transaction again."""
+    ancestors = index(bench)
+    await ancestors.start()
+    try:
+        txid, old, new = bytes([7]) * 32, _PLACE.pack(0, 1, 500), _PLACE.pack(0, 9, 500)
+        ancestors._index[txid] = new
+        ancestors._forget({txid: old})
+        assert ancestors._index.get(txid) == new
+        ancestors._forget({txid: new})
+        assert ancestors._index.get(txid) is None
+    finally:
+        await ancestors.stop()
+
+
+async def test_what_following_fails_on_is_raised(bench: Bench) -> None:
+    ancestors = index(bench)
+    await ancestors.start()
+    try:
+        following = asyncio.ensure_future(ancestors.follow())
+        await asyncio.sleep(0)
+        assert not following.done()
+        ancestors._index.close()
+        await verified(bench, chain(1))
+        with pytest.raises(Exception, match="closed"):
+            await asyncio.wait_for(following, 20)
+    finally:
+        ancestors._index = index_of_nothing(bench)
         await ancestors.stop()
 
 

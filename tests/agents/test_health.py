@@ -185,6 +185,7 @@ def test_every_series_of_a_stage_begins_at_0() -> None:
         "beefline_chain_reorganisations",
         "beefline_header_sources_put_aside",
         "beefline_named_ancestors",
+        "beefline_named_ancestors_behind_records",
     }
     # A height that nobody has told yet is no height: that series begins when the follower has read its file.
     for name in expected - {"beefline_state", "beefline_follower_height"}:

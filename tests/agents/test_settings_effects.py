@@ -148,6 +148,21 @@ async def test_so_many_records_are_computed_at_once() -> None:
         assert stage.batches == expected
 
 
+async def test_what_fails_beside_the_records_ends_the_run() -> None:
+    """Nobody may go on without what a stage follows."""
+    desk = Desk(board_of(WorkerSettings()), restores=False, settle_s=1)
+    tracer = Tracer("still", TraceSettings())
+
+    async def follow() -> None:
+        await asyncio.sleep(0)
+        raise OSError("the disk is gone")
+
+    runner = Runner(Still(), desk, Router("still", "", 1), tracer, batch_records=9, fault_limit=10, beside=follow)
+    with pytest.raises(OSError, match="the disk is gone"):
+        await asyncio.wait_for(runner.run(Outbox(None, "", {}, 1)), WITHIN_S)
+    tracer.close()
+
+
 @pytest.mark.setting("worker.pace_ms")
 async def test_a_fetch_waits_after_one_that_brought_few() -> None:
     """And not after one that brought a batch."""

@@ -26,6 +26,7 @@ from agents.verify import FEW_ROOTS, Gathered, Named, Prepared, Verify
 from pipeline import member, results, state
 from pipeline.broadcast import Refused, Success, Waits
 from pipeline.chain.answer import Answer, RootAt, Tip
+from pipeline.codec.beef import write_beef_v2
 from pipeline.outcome import BY_CODE, Condition, Verdict
 from pipeline.overlay.manager import BadManager
 from pipeline.policy import Policy
@@ -355,6 +356,90 @@ async def test_a_long_payload_is_prepared_beside_the_others() -> None:
     records, gathered = await anext(gathering)
     assert records == [long]
     assert isinstance(stage.decide(long, gathered, NOW_MS), Emit)
+
+
+class Shelf:
+    """In place of `Ancestors`: what it finds, once it may; and who has it in hand."""
+
+    def __init__(self, found: Mapping[bytes, bytes] | Verdict | Condition) -> None:
+        self.found = found
+        self.may_go = asyncio.Event()
+        self.held: set[int] = set()
+
+    async def find(self, txids: Collection[bytes], whose: int) -> Mapping[bytes, bytes] | Verdict | Condition:
+        self.held.add(whose)
+        await self.may_go.wait()
+        return self.found
+
+    def give_back(self, whose: int) -> None:
+        self.held.discard(whose)
+
+
+RESOLVE = Policy(txid_only="resolve")
+NAMING = write_beef_v2([], [(PAYMENT.txs[0].txid, -1), (SUBJECT.raw, -1)])
+
+
+def naming_stage(shelf: Shelf) -> tuple[Verify, Record]:
+    """A stage that finds ancestors on a shelf, and the record of a payload that names one."""
+    stage = Verify(RESOLVE, TrackerSettings(), HttpSettings(), SandboxSettings())
+    stage._trackers = Slow(builders.Bag([], {}))  # type: ignore[assignment]
+    stage._ancestors = shelf  # type: ignore[assignment]
+    parsed = Parsed(Asked(origin_at(7), "r7", ("topic:tm_x",)), SUBJECT.txid, NAMING, 1)
+    return stage, parsed_record(value=PARSED.encode(parsed))
+
+
+async def test_who_names_an_ancestor_waits_alone_and_goes_on_as_if_it_had_come_whole() -> None:
+    shelf = Shelf({PAYMENT.txs[0].txid: BEEF})
+    stage, named = naming_stage(shelf)
+    plain = parsed_record()
+    gathering = stage.gather([named, plain])
+    async with asyncio.timeout(20):
+        assert (await anext(gathering))[0] == [plain]
+    shelf.may_go.set()
+    records, gathered = await anext(gathering)
+    assert records == [named]
+    decision = stage.decide(named, gathered, NOW_MS)
+    assert isinstance(decision, Emit)
+    applied = OPERATION.decode(decision.outs[0].value, [OPERATION.header])
+    assert isinstance(applied, Apply)
+    assert applied.verified.beef == BEEF
+    assert [member.raw(BEEF, one) for one in applied.verified.members] == [SUBJECT.raw]
+    assert len(shelf.held) == 1, "it is in hand until it is dealt with"
+    assert [record async for record in gathering] == []
+    assert shelf.held == set()
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "code"),
+    [
+        ({}, Refuse, "structure.txid-only"),
+        (Verdict("policy.limits"), Refuse, "policy.limits"),
+        (Condition("structure.ancestor-unknown"), Defer, "structure.ancestor-unknown"),
+    ],
+)
+async def test_what_is_not_found_is_refused_and_what_is_not_known_yet_comes_back(
+    found: Any, expected: type, code: str
+) -> None:
+    shelf = Shelf(found)
+    shelf.may_go.set()
+    stage, named = naming_stage(shelf)
+    ((_, gathered),) = [each async for each in stage.gather([named])]
+    decision = stage.decide(named, gathered, NOW_MS)
+    assert isinstance(decision, Refuse | Defer)
+    assert type(decision) is expected
+    assert (decision.verdict if isinstance(decision, Refuse) else decision.condition).code == code
+    assert shelf.held == set()
+
+
+async def test_a_batch_that_is_given_up_gives_back_what_was_found_for_it() -> None:
+    shelf = Shelf({})
+    stage, named = naming_stage(shelf)
+    gathering = stage.gather([named, parsed_record()])
+    await anext(gathering)
+    await asyncio.sleep(0)
+    assert shelf.held
+    await gathering.aclose()  # type: ignore[attr-defined]
+    assert shelf.held == set()
 
 
 async def judged_beside(count: int, nops: int, settings: SandboxSettings) -> list[tuple[int, Decision]]:

@@ -305,6 +305,16 @@ def test_limits_hold_for_what_is_completed() -> None:
     assert refused(resolved(taken(raw, shallow), found, shallow))[0] == "policy.limits"
 
 
+@pytest.mark.setting("policy.max_named_bytes")
+def test_so_much_may_be_put_in_place_of_names() -> None:
+    raw = write_beef_v2([], [(CHILD.txid, -1), (TIP_TX.raw, -1)])
+    more = len(LINE.v1()) - len(raw)
+    for most, code in ((more, ""), (more - 1, "policy.limits")):
+        policy = Policy(txid_only="resolve", max_named_bytes=most)
+        found = resolved(taken(raw, policy), {CHILD.txid: LINE.v1()}, policy)
+        assert (found.code if isinstance(found, Verdict) else "") == code
+
+
 def test_what_would_have_to_be_read_is_bounded() -> None:
     most = HOLDERS * RESOLVE.max_payload_bytes
     assert refuse_much([most - 1, 1], RESOLVE) is None
