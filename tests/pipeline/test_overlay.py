@@ -27,7 +27,7 @@ def subject(*scripts: bytes, previous: tuple[int, ...] = (), inputs: int = 1) ->
     """A transaction with these locking scripts."""
     spends = [(coin_of_others(n), builders.push(b"enough to be relayed"), builders.FINAL) for n in range(inputs)]
     raw = builders.raw_tx(spends, [builders.Out(1000 + n, script) for n, script in enumerate(scripts)])
-    return Subject(hashlib.sha256(raw).digest(), raw, (b"",) * len(previous), previous)
+    return Subject(hashlib.sha256(raw).digest(), raw, (b"",) * inputs, previous)
 
 
 # --- PushDrop
