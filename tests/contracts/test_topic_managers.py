@@ -6,9 +6,13 @@ from importlib.metadata import entry_points
 import pytest
 
 from beefline.testing import RULES, Case, ContractBroken, Output, Raised, Spend, ask, check, make
+from pipeline.overlay.builtin.tokendemo import MINT, minted
 from pipeline.overlay.manager import GROUP
 from schemas.external import Admittance
 from tests import builders
+from tests.fakes import coin_of_others
+from tests.pipeline import test_tokendemo as tokens
+from tests.pipeline.test_uhrp import advertisement
 
 BUILT_IN = {
     point.name: point.value
@@ -19,6 +23,9 @@ BUILT_IN = {
 KEY = builders.key(3)
 PAYMENT = Output(1000, builders.p2pkh(KEY))
 GREETING = Output(1, builders.pushdrop(KEY, b"hello", KEY.sign(hashlib.sha256(b"hello").digest())))
+ADVERTISEMENT = Output(1, advertisement())
+FREE, TAKEN = tokens.token(MINT, 12), coin_of_others(1)
+NAME = minted(TAKEN)
 
 CASES: dict[str, list[Case]] = {
     "tm_anytx": [
@@ -29,6 +36,17 @@ CASES: dict[str, list[Case]] = {
         Case("greetings", (PAYMENT, GREETING, GREETING)),
         Case("a greeting is spent", (GREETING, PAYMENT), (Spend(GREETING, coin=True), Spend())),
         Case("none", (PAYMENT,)),
+    ],
+    "tm_tokendemo": [
+        Case("made", (FREE, PAYMENT, FREE)),
+        Case("moved", (tokens.token(NAME, 5), PAYMENT, tokens.token(NAME, 7)), (Spend(FREE, True, TAKEN), Spend())),
+        Case("lost", (tokens.token(NAME, 5),), (Spend(FREE, True, TAKEN), Spend(FREE))),
+        Case("none", (PAYMENT,)),
+    ],
+    "tm_uhrp": [
+        Case("advertised", (PAYMENT, ADVERTISEMENT)),
+        Case("renewed", (ADVERTISEMENT,), (Spend(ADVERTISEMENT, coin=True), Spend(), Spend(ADVERTISEMENT, coin=True))),
+        Case("taken back", (PAYMENT,), (Spend(ADVERTISEMENT, coin=True),)),
     ],
 }
 """What each of the product's managers is asked. Each admits something in one of them, and is asked of a coin."""
