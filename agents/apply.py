@@ -40,7 +40,7 @@ class ApplySettings(Struct, frozen=True):
     topics: Annotated[
         tuple[str, ...],
         why("Overlay topics hosted here: `tm_x` from an installed package, or `tm_x=package.module:Class`."),
-    ] = ("tm_anytx", "tm_helloworld")
+    ] = ("tm_anytx", "tm_helloworld", "tm_tokendemo", "tm_uhrp")
     broadcast_always: Annotated[
         tuple[str, ...], why("Overlay topics whose transactions go to the network even when nothing was admitted.")
     ] = ()

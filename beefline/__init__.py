@@ -1,7 +1,8 @@
 """The one door for imports from outside.
 
 - Applications: `Client` and what it gives (`beefline.client`), `read_payloads` (`beefline.encodings`).
-- Authors of topic managers: `TopicManager`, `Subject`, `Output`, `Admittance`.
+- Authors of topic managers: `TopicManager`, `Subject`, `Output`, `PreviousCoin`, `Admittance`; and `beefline.testing`,
+  the contract as tests.
 - Whoever verifies payloads himself: `verify_payload`, `Verifier`, `Outcome`; who knows the chain: `RootTable`,
   `read_table`, `Services`, or any `Tracker`, with `Answer` and `Tip`; `SandboxFault`, which is ours.
 - Whoever wants to look into a payload: `parse`, `Policy`, `Payload`, `Verdict`.
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from pipeline.chain.answer import Answer, Tip
     from pipeline.chain.table import RootTable, read_table
     from pipeline.outcome import Verdict
-    from pipeline.overlay.manager import Output, Subject, TopicManager
+    from pipeline.overlay.manager import Output, PreviousCoin, Subject, TopicManager
     from pipeline.parse import Payload, parse
     from pipeline.policy import Policy
     from schemas.external import Admittance
@@ -48,6 +49,7 @@ _WHERE = {
     "Output": "pipeline.overlay.manager",
     "Payload": "pipeline.parse",
     "Policy": "pipeline.policy",
+    "PreviousCoin": "pipeline.overlay.manager",
     "RequestOutcome": "beefline.client",
     "Result": "beefline.client",
     "RootTable": "pipeline.chain.table",
@@ -81,6 +83,7 @@ __all__ = [
     "Output",
     "Payload",
     "Policy",
+    "PreviousCoin",
     "RequestOutcome",
     "Result",
     "RootTable",

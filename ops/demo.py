@@ -54,7 +54,11 @@ INVALID = (
 OF_EACH = 3
 DUPLICATES = 10
 DOUBLE_SPENDS = 10
-SHAPES = (("chain", 3, 30), ("fan-in", 5, 20), ("data", 1, 20), ("hello", 1, 40), ("atomic", 1, 20), ("v2", 1, 20))
+TOKENS = 10
+SHAPES = (
+    ("chain", 3, 30), ("fan-in", 5, 20), ("data", 1, 20), ("hello", 1, 40), ("hosting", 65_536, 20), ("atomic", 1, 20),
+    ("v2", 1, 20),
+)  # fmt: skip
 """Shape, size, how many; simple payments fill up the rest."""
 
 ARC_DOWN = (3.0, 4.0)
@@ -112,6 +116,10 @@ def write(generator: Generator) -> Story:
         one, rival = generator.double_spend()
         tell("double spend", one, "applied", "accepted")
         tell("double spend", rival, "rejected conflict.double-spend")
+    for _ in range(TOKENS):
+        made, moved = generator.tokens()
+        for payload in (made, moved):
+            tell("tokens", payload, "applied", "accepted", key=made.id)
     for payload in generator.valid(PAYLOADS - len(steps)):
         tell("payment", payload, "applied", "accepted")
     return Story(tuple(_mix(steps)), expected)

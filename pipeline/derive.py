@@ -27,19 +27,21 @@ def derive(
 ) -> Derived:
     """known: each transaction's outpoints, 36 bytes each, in input order; submitted: those of them to be judged."""
     judgements: dict[Txid, Admittance] = {}
-    admitted: set[Outpoint] = set()
+    admitted: dict[Outpoint, bytes] = {}  # the output as it stands
     history: dict[Outpoint, Txid] = {}
     for txid in parents_first(known):
         if txid not in submitted:
             continue
         spends, submission = list(outpoints(known[txid])), submitted[txid]
         previous = tuple(vin for vin, point in enumerate(spends) if point in admitted)
-        subject = Subject(txid, submission.raw, submission.sources, previous, submission.off_chain)
+        # A payload with a proven subject need not hold what it spends; coins of this context are known all the same.
+        sources = [admitted.get(point, held) for point, held in zip(spends, submission.sources, strict=True)]
+        subject = Subject(txid, submission.raw, sources, previous, submission.off_chain)
         said = judgements[txid] = admit(manager, topic, subject)
-        admitted |= {outpoint(txid, vout) for vout in said.outputs_to_admit}
+        admitted |= {outpoint(txid, vout): subject.tx.output(vout) for vout in said.outputs_to_admit}
         history |= {spends[vin]: txid for vin in said.coins_to_retain}
     spent = {point for spends in known.values() for point in outpoints(spends)}
-    return Derived(judgements, frozenset(admitted - spent), history)
+    return Derived(judgements, frozenset(admitted.keys() - spent), history)
 
 
 def parents_first(known: Mapping[Txid, bytes]) -> list[Txid]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ops.instruments.chain import Chain
 from ops.instruments.payloads import Expectation, Generated, write_pool
-from ops.instruments.shapes import SHAPES
+from ops.instruments.shapes import SHAPES, mint_and_move
 from ops.instruments.spoiled import KINDS
 from ops.instruments.wire import Framing
 from ops.instruments.workshop import Bag, Workshop
@@ -19,6 +19,7 @@ GROUPS: dict[str, str] = {
     "duplicate": "A payload, and the same bytes again.",
     "double-spend": "Two valid payloads that spend one coin.",
     "family": "Valid payloads, each spending the one before and holding all un-mined ancestors.",
+    "tokens": "Tokens of tm_tokendemo are made, and moved.",
 }
 """What only several payloads can show. Each payload alone is valid."""
 
@@ -90,6 +91,12 @@ class Generator:
         bag = SHAPES["chain"].build(self.shop, n)
         return tuple(self._from_bag("family", Bag(bag.proven, bag.unmined[: length + 1])) for length in range(n))
 
+    def tokens(self, amount: int = 1000) -> tuple[Generated, Generated]:
+        """Two payloads: tokens are made, and moved to two others; tm_tokendemo admits all that hold some."""
+        first, second = mint_and_move(self.shop, amount)
+        topics = ("tm_tokendemo",)
+        return self._from_bag("tokens", first, topics=topics), self._from_bag("tokens", second, topics=topics)
+
     def make(self, kind: str, size: int | None = None) -> tuple[Generated, ...]:
         """What any name of `kind_names` stands for: one payload, or those of a group.
 
@@ -100,6 +107,7 @@ class Generator:
             "duplicate": self.duplicate,
             "double-spend": lambda: self.double_spend(size or 2),
             "family": lambda: self.family(size or 4),
+            "tokens": lambda: self.tokens(size or 1000),
         }
         if kind in SHAPES:
             return tuple(self.valid(shape=kind, size=size))

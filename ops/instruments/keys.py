@@ -1,6 +1,7 @@
 """Deterministic keys, and the signing of transactions with them. None of these keys guards anything."""
 
 import hashlib
+import hmac
 from collections.abc import Sequence
 
 import _bsv_native as native
@@ -40,7 +41,21 @@ class Key(Struct, frozen=True):
 
 def make_key(*labels: object) -> Key:
     """The key that belongs to `labels`."""
-    secret = hashlib.sha256("/".join(["beefline", "key", *map(str, labels)]).encode()).digest()
+    return key_of(hashlib.sha256("/".join(["beefline", "key", *map(str, labels)]).encode()).digest())
+
+
+def child_key(parent: Key, counterparty: bytes, invoice: str) -> Key:
+    """The key its holder derives for something with a counterparty (a public key): BRC-42."""
+    shared = native.pubkey_tweak_mul(counterparty, parent.secret)
+    return key_of(native.seckey_tweak_add(parent.secret, hmac.digest(shared, invoice.encode(), "sha256")))
+
+
+ANYONE: bytes = native.pubkey_from_secret((1).to_bytes(32, "big"))
+"""Public key of the secret everybody knows (BRC-43)."""
+
+
+def key_of(secret: bytes) -> Key:
+    """The key with this secret, 32 bytes."""
     public: bytes = native.pubkey_from_secret(secret)
     pkh = hashlib.new("ripemd160", hashlib.sha256(public).digest()).digest()
     return Key(secret, public, pkh, p2pkh(pkh))

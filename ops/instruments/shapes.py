@@ -6,8 +6,8 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from ops.instruments.chain import BURIAL_BLOCKS, CHECKPOINT, COIN_BLOCKS, RECENT_COINS
-from ops.instruments.keys import Coin, Key, Made
-from ops.instruments.wire import Framing, Output, data_carrier, pushdrop
+from ops.instruments.keys import ANYONE, Coin, Key, Made, child_key
+from ops.instruments.wire import Framing, Output, data_carrier, outpoint_text, pushdrop, varint
 from ops.instruments.workshop import Bag, Workshop
 
 
@@ -96,6 +96,50 @@ def hello_spent(shop: Workshop, _: int) -> Bag:
     return Bag([mined], [first, _greet(shop, [first.coin(0, owner), first.coin(1, change)], shop.key())])
 
 
+def tokens(key: Key, name: bytes, amount: int) -> Output:
+    """An output that holds tokens of tm_tokendemo."""
+    return 1, pushdrop(key.public, [name, amount.to_bytes(8, "little"), b'{"label":"token"}'])
+
+
+def mint(shop: Workshop, size: int) -> Bag:
+    """An output that makes tokens."""
+    return _mint(shop, size, shop.key(), shop.key())
+
+
+def _mint(shop: Workshop, size: int, owner: Key, change: Key) -> Bag:
+    mined = shop.take()
+    return Bag([mined], [shop.pay([mined.coin], [tokens(owner, b"___mint___", size)], key=change)])
+
+
+def mint_and_move(shop: Workshop, size: int) -> tuple[Bag, Bag]:
+    """Tokens are made, and moved to two others. The second holds the first as its ancestor."""
+    owner, change = shop.key(), shop.key()
+    first = _mint(shop, size, owner, change)
+    coin, rest = (first.unmined[0].coin(vout, key) for vout, key in enumerate((owner, change)))
+    name = outpoint_text(coin.outpoint).encode()
+    shares = [tokens(shop.key(), name, size // 3), tokens(shop.key(), name, size - size // 3)]
+    return first, Bag(first.proven, [*first.unmined, shop.pay([coin, rest], shares)])
+
+
+UHRP = "2-uhrp advertisement-1"
+"""What an advertisement's key is derived for."""
+
+
+def advertisement(host: Key, number: int, size: int) -> Output:
+    """An output that tm_uhrp admits: file `number` of a host, in force until 2100."""
+    file = hashlib.sha256(number.to_bytes(8, "little")).digest()
+    address = f"https://host.example/{file.hex()[:16]}".encode()
+    fields = [host.public, file, address, varint(4_102_444_800), varint(size)]
+    own = child_key(host, ANYONE, UHRP)
+    return 1, pushdrop(own.public, [*fields, own.sign(hashlib.sha256(b"".join(fields)).digest())])
+
+
+def hosting(shop: Workshop, size: int) -> Bag:
+    """A host advertises a file."""
+    mined = shop.take()
+    return Bag([mined], [shop.pay([mined.coin], [advertisement(shop.key(), shop.next_coin, size)])])
+
+
 def proven(shop: Workshop, _: int) -> Bag:
     """The subject has a proof of its own: it is mined."""
     return Bag([shop.take()], [])
@@ -131,6 +175,8 @@ SHAPES: dict[str, Shape] = {
     "data": Shape("A data carrier.", data, size=256, size_is="bytes"),
     "hello": Shape("A greeting that tm_helloworld admits.", hello, topics=("tm_helloworld",)),
     "hello-spent": Shape("A greeting that spends a greeting.", hello_spent, topics=("tm_helloworld",)),
+    "mint": Shape("Tokens that tm_tokendemo admits.", mint, size=1000, size_is="tokens", topics=("tm_tokendemo",)),
+    "hosting": Shape("An offer that tm_uhrp admits.", hosting, size=65_536, size_is="bytes", topics=("tm_uhrp",)),
     "proven": Shape("The subject carries its own proof.", proven),
     "coinbase": Shape("Spends a mature coinbase.", coinbase),
     "recent": Shape("Anchored near the tip.", recent, size=3, size_is="blocks from the anchor to the tip"),

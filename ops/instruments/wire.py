@@ -66,6 +66,11 @@ def data_carrier(data: bytes) -> bytes:
     return b"\x00\x6a" + push(data)
 
 
+def outpoint_text(outpoint: Outpoint) -> str:
+    """As wallets write it: `txid.vout`, the txid turned round."""
+    return f"{outpoint[31::-1].hex()}.{int.from_bytes(outpoint[32:], 'little')}"
+
+
 def pushdrop(public: bytes, fields: Sequence[bytes]) -> bytes:
     """Locking script `<key> OP_CHECKSIG <fields…> OP_2DROP… [OP_DROP]`; fields of two bytes and more."""
     drops = b"\x6d" * (len(fields) // 2) + b"\x75" * (len(fields) % 2)

@@ -1,7 +1,7 @@
 """Topic managers: the rule of an overlay topic (BRC-22, BRC-87), as a plug-in.
 
 A manager is deterministic: no clock, no network, no state of its own. What it raises costs the record it was asked
-about, and is never "nothing admitted".
+about, and is never "nothing admitted" (TOPIC-1). The contract for authors is docs/topic-managers.md.
 """
 
 from collections.abc import Sequence
@@ -15,10 +15,11 @@ from msgspec import Struct
 from pipeline.codec.reader import varint
 from pipeline.codec.tx import Tx, read_tx
 from schemas.external import Admittance
-from schemas.types import Txid, is_topic_name
+from schemas.types import Outpoint, Txid, is_topic_name
 
-CONTRACT = 1
-"""Version of this interface; a manager may state the one it was written for as `contract`."""
+CONTRACT = 2
+"""Version of this interface; a manager may state the one it was written for as `contract`. It is raised when a manager
+that was right before would break: version 1 offered a subject's ancestors, which a judgement may not depend on."""
 
 GROUP = "beefline.topic_managers"
 """Entry-point group: the name is the overlay topic's, the value a class or a function without arguments."""
@@ -29,6 +30,15 @@ class Output(Struct, frozen=True):
 
     satoshis: int
     script: bytes
+
+
+class PreviousCoin(Struct, frozen=True):
+    """A coin of the topic that a subject spends."""
+
+    vin: int  # the input that spends it
+    outpoint: Outpoint
+    satoshis: int
+    script: bytes  # locking script
 
 
 class Subject:
@@ -77,6 +87,16 @@ class Subject:
     def spent(self) -> tuple[Output | None, ...]:
         """What it spends, by input. Always known of previous coins; None where a proven one came without parents."""
         return tuple(map(_output, self._sources))
+
+    @cached_property
+    def coins(self) -> tuple[PreviousCoin, ...]:
+        """The previous coins themselves, in the order of `previous_coins`. Read when first asked for."""
+        return tuple(map(self._coin, self.previous_coins))
+
+    def _coin(self, vin: int) -> PreviousCoin:
+        output = _output(self._sources[vin])
+        assert output is not None  # who makes a subject knows the coins of its topic
+        return PreviousCoin(vin, self.tx.outpoint(vin), output.satoshis, output.script)
 
 
 def _output(stored: bytes) -> Output | None:

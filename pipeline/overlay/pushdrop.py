@@ -1,6 +1,11 @@
 """PushDrop outputs, "lock before" layout: `<key> OP_CHECKSIG <field> … OP_2DROP … [OP_DROP]`."""
 
+import hashlib
+
+import _bsv_native
 from msgspec import Struct
+
+from pipeline.keys import ANYONE, child_public
 
 _CHECKSIG = 0xAC
 _DROP = 0x75
@@ -34,6 +39,26 @@ def read_pushdrop(script: bytes) -> PushDrop | None:
         field, at = push
         fields.append(field)
     return None
+
+
+def is_signed(found: PushDrop) -> bool:
+    """Whether the last field is the locking key's signature (DER, low S) over SHA-256 of the fields before it."""
+    *fields, signature = found.fields
+    try:
+        return bool(_bsv_native.ecdsa_verify(signature, hashlib.sha256(b"".join(fields)).digest(), found.key))
+    except (ValueError, RuntimeError):  # no signature or no key at all
+        return False
+
+
+def is_linked(found: PushDrop, identity: bytes, invoice: str) -> bool:
+    """Whether an output is signed, and its locking key is the one that `identity` has for this with anyone (BRC-42).
+
+    Then whoever holds the identity's secret made it, and can spend it: nobody else can derive the child's secret.
+    """
+    try:
+        return found.key == child_public(identity, ANYONE, invoice) and is_signed(found)
+    except ValueError:  # the identity is no key
+        return False
 
 
 def _push(script: bytes, at: int) -> tuple[bytes, int] | None:

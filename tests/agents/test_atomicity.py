@@ -91,6 +91,7 @@ def test_the_store_failing_on_the_second_of_two_inserts(tmp_path: Path, monkeypa
     store.close()
 
 
+@pytest.mark.invariant("TOPIC-1")
 def test_one_of_two_managers_raising() -> None:
     """The other's context has all of it, that one's has nothing, and neither is told that nothing was admitted."""
     stage = ApplyStage(ApplySettings(topics=("tm_all=tests.fakes:Keep", "tm_odd=tests.fakes:Odd")))

@@ -14,8 +14,6 @@ from beefline import Client
 from ops.installation import Installation
 from ops.instruments.chain import Chain
 from ops.instruments.generate import Generator
-from ops.instruments.wire import push
-from ops.instruments.workshop import Bag, Workshop
 from ops.stages import STAGES
 from tests.conftest import ROOT
 
@@ -172,17 +170,3 @@ def test_the_example_manager_admits_what_carries_its_mark(installation: Installa
     reports = {Path(each["where"].split(" line")[0]).name: each for each in map(json.loads, ran.stdout.splitlines())}
     admitted = {name: report["decisions"][0]["admittance"]["outputs_to_admit"] for name, report in reports.items()}
     assert admitted == {"example.beef": [0], "generated-hello.beef": []}
-
-
-def test_the_example_payload_is_made_of_the_simulated_chain(tmp_path: Path) -> None:
-    shop = Workshop(Chain.open(tmp_path / "chain"), 95, first=114_100)
-    mined = shop.take()
-    marked = b"\x00\x6a" + push(b"example") + push(b"hello")
-    beef = shop.frame(Bag([mined], [shop.pay([mined.coin], [(0, marked)])]))
-    assert (EXAMPLES / "topic_manager" / "example.beef").read_text() == beef.hex() + "\n"
-
-
-def test_the_managers_page_shows_a_test_that_passes() -> None:
-    page = (EXAMPLES / "topic_manager" / "README.md").read_text()
-    (code,) = [block.split("```")[0] for block in page.split("```python\n")[1:]]
-    subprocess.run([sys.executable, "-c", code], cwd=EXAMPLES / "topic_manager", check=True)

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
+from beefline.testing import Case, ask
 from ops.cli.generate import generate
 from ops.instruments.chain import BURIAL_BLOCKS, CHECKPOINT, COINS, STRETCH, TARGET, Chain, block_time
 from ops.instruments.generate import KINDS, SHAPES, Generator, kind_names, prepare_pool
@@ -20,11 +21,12 @@ from ops.simulate.network import Network, Taken
 from ops.simulate.rules import Policy as NodePolicy
 from pipeline.chain.answer import Answer, Tip
 from pipeline.outcome import BY_CODE, Condition, Verdict
-from pipeline.overlay.builtin.helloworld import greets
+from pipeline.overlay.manager import load
 from pipeline.parse import Payload, parse
 from pipeline.policy import Policy
 from pipeline.script.engine import run_jobs
 from pipeline.verify import Plan, Valid, plan, verify
+from schemas.external import Admittance
 from schemas.types import display
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "payloads"
@@ -203,13 +205,29 @@ def test_any_shape_is_framed_in_any_way(chain: Chain, framing: str, magic: str) 
     assert _parsed(payload, STRICT).subject.txid == payload.txid
 
 
-def test_greetings_are_admitted_where_they_belong(chain: Chain) -> None:
-    """Output 0 of a greeting, and no other shape's output, by the topic manager's own rule."""
+def _admits(topic: str, payload: Generated) -> list[int]:
+    """Which outputs a hosted topic takes, none of whose coins the payload spends."""
+    said = ask(load((topic,))[topic], Case.of(payload.kind, payload.beef))
+    assert isinstance(said, Admittance)
+    return list(said.outputs_to_admit)
+
+
+@pytest.mark.parametrize("topic", ["tm_helloworld", "tm_tokendemo", "tm_uhrp"])
+def test_a_shape_is_admitted_where_it_belongs(chain: Chain, topic: str) -> None:
+    """Output 0 of those that are made for a topic, and nothing of others."""
     for shape, row in SHAPES.items():
         (payload,) = Generator(chain, seed=5).valid(shape=shape)
-        subject = _parsed(payload, STRICT).subject
-        admitted = [vout for vout in range(len(subject.outs) - 1) if greets(subject.locking(vout))]
-        assert admitted == ([0] if row.topics == ("tm_helloworld",) else [])
+        assert _admits(topic, payload) == ([0] if row.topics == (topic,) else []), shape
+
+
+def test_tokens_are_made_and_moved(chain: Chain) -> None:
+    """1000 in two pieces; the second payload holds the first, and is worth nothing without its coin."""
+    made, moved = Generator(chain, seed=5).tokens()
+    assert (made.unmined, moved.unmined) == (1, 2)
+    assert _parsed(moved, STRICT).unmined[0].txid == made.txid
+    assert (_admits("tm_tokendemo", made), _admits("tm_tokendemo", moved)) == ([0], [])
+    said = ask(load(("tm_tokendemo",))["tm_tokendemo"], Case.of("moved", moved.beef, coins=[0]))
+    assert said == Admittance((0, 1), (), (0,))
 
 
 def test_the_same_seed_gives_the_same_payloads_and_another_other_coins(chain: Chain) -> None:

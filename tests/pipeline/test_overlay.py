@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agents.apply import ApplySettings
 from pipeline.overlay import manager
 from pipeline.overlay.builtin.anytx import AnyTx
 from pipeline.overlay.builtin.helloworld import HelloWorld, greets
@@ -27,7 +28,7 @@ def subject(*scripts: bytes, previous: tuple[int, ...] = (), inputs: int = 1) ->
     """A transaction with these locking scripts."""
     spends = [(coin_of_others(n), builders.push(b"enough to be relayed"), builders.FINAL) for n in range(inputs)]
     raw = builders.raw_tx(spends, [builders.Out(1000 + n, script) for n, script in enumerate(scripts)])
-    return Subject(hashlib.sha256(raw).digest(), raw, (b"",) * len(previous), previous)
+    return Subject(hashlib.sha256(raw).digest(), raw, (b"",) * inputs, previous)
 
 
 # --- PushDrop
@@ -259,5 +260,6 @@ def test_what_cannot_be_loaded_is_named(spec: str, named: str) -> None:
 def test_the_products_own_managers_are_entry_points() -> None:
     """As a plug-in's would be: nothing knows them by another way."""
     points = {point.name: point for point in entry_points(group=manager.GROUP)}
-    assert {"tm_anytx", "tm_helloworld"} <= set(points)
+    assert {"tm_anytx", "tm_helloworld", "tm_tokendemo", "tm_uhrp"} <= set(points)
+    assert set(ApplySettings().topics) <= set(points)
     assert all(isinstance(point, EntryPoint) for point in points.values())

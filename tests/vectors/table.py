@@ -304,7 +304,7 @@ ROWS = (
 ELSEWHERE = {
     "arc-submit": "run by `tests/pipeline/broadcasters/test_arc.py`, which says what it leaves out",
     "brc121": "402 payments, a later part",
-    "key-derivation": "keys of payments (BRC-42), a later part",
+    "key-derivation": "run by `tests/pipeline/test_keys.py`, which says what it leaves out",
     "submit": "the HTTP door of an overlay, a later part; its BEEF bytes are placeholders no parser takes",
     "topic-management": "the HTTP door of an overlay, a later part",
 }

@@ -1,11 +1,7 @@
 """tm_helloworld: admits signed greetings."""
 
-import hashlib
-
-import _bsv_native
-
 from pipeline.overlay.manager import Subject
-from pipeline.overlay.pushdrop import read_pushdrop
+from pipeline.overlay.pushdrop import is_signed, read_pushdrop
 from schemas.external import Admittance
 
 SHORTEST = 2
@@ -29,13 +25,9 @@ def greets(script: bytes) -> bool:
     found = read_pushdrop(script)
     if found is None or len(found.fields) != 2:
         return False
-    greeting, signature = found.fields
     try:
-        if len(greeting.decode("utf-8")) < SHORTEST:
+        if len(found.fields[0].decode("utf-8")) < SHORTEST:
             return False
     except UnicodeDecodeError:
         return False
-    try:
-        return bool(_bsv_native.ecdsa_verify(signature, hashlib.sha256(greeting).digest(), found.key))
-    except (ValueError, RuntimeError):  # no signature or no key at all
-        return False
+    return is_signed(found)

@@ -1,0 +1,270 @@
+"""Topic managers that break the contract, one rule each, and one that keeps it with odd means."""
+
+import datetime
+import os
+import random
+import socket
+import subprocess
+import time
+import uuid
+from pathlib import Path
+from random import Random
+from time import time as now
+
+from pipeline.overlay.manager import CONTRACT, Subject
+from schemas.external import Admittance
+
+
+class Fine:
+    """Dates that are told, chance with a seed, a module that is imported late: all of it arithmetic."""
+
+    version = "1"
+    contract = CONTRACT
+
+    def admit(self, subject: Subject) -> Admittance:
+        import colorsys
+
+        said = datetime.datetime(2026, 1, 1) + datetime.timedelta(days=Random(1).randrange(9))
+        assert isinstance(said, datetime.datetime)
+        assert time.gmtime(0).tm_year == 1970
+        assert colorsys.rgb_to_hsv(0, 0, 0) == (0, 0, 0)
+        marked = (vout for vout, output in enumerate(subject.outputs) if output.satoshis)
+        return Admittance(tuple(marked), subject.previous_coins)
+
+
+class NoVersion(Fine):
+    version = ""
+
+
+class Older(Fine):
+    contract = CONTRACT - 1
+
+
+class NeedsMore(Fine):
+    def __init__(self, more: object) -> None: ...
+
+
+class BeyondTheEnd(Fine):
+    def admit(self, subject: Subject) -> Admittance:
+        return Admittance((subject.output_count,))
+
+
+class RetainsStrangers(Fine):
+    def admit(self, subject: Subject) -> Admittance:
+        return Admittance((), (len(subject.tx.ins) - 2,))
+
+
+class Silent(Fine):
+    def admit(self, subject: Subject) -> Admittance:
+        return None  # type: ignore[return-value]
+
+
+class RaisesAtStrangers(Fine):
+    def admit(self, subject: Subject) -> Admittance:
+        if not any(output.satoshis == 7 for output in subject.outputs):
+            raise ValueError("nothing of mine")
+        return super().admit(subject)
+
+
+class Exits(Fine):
+    def admit(self, subject: Subject) -> Admittance:
+        raise SystemExit(0)
+
+
+class Remembers(Fine):
+    def __init__(self) -> None:
+        self.seen: set[bytes] = set()
+
+    def admit(self, subject: Subject) -> Admittance:
+        if subject.txid in self.seen:
+            return Admittance()
+        self.seen.add(subject.txid)
+        return super().admit(subject)
+
+
+class Counts(Fine):
+    """Another answer from each object."""
+
+    made = 0
+
+    def __init__(self) -> None:
+        Counts.made += 1
+        self.number = Counts.made
+
+    def admit(self, subject: Subject) -> Admittance:
+        return Admittance((self.number % 2,) if subject.output_count > 1 else ())
+
+
+class HashOrder(Fine):
+    def admit(self, subject: Subject) -> Admittance:
+        first, *_ = {str(output.script) + str(vout) for vout, output in enumerate(subject.outputs)}
+        return Admittance((int(first[-1]),))
+
+
+class Environment(Fine):
+    def admit(self, subject: Subject) -> Admittance:
+        return super().admit(subject) if os.environ.get("X") else Admittance()
+
+
+class Kills(Fine):
+    """Only where it is not asked by the test itself."""
+
+    def admit(self, subject: Subject) -> Admittance:
+        if os.environ.get("TZ") == "Asia/Tokyo":
+            os._exit(9)
+        return super().admit(subject)
+
+
+class Recurses(Fine):
+    """How deep it gets depends on who calls."""
+
+    def admit(self, subject: Subject) -> Admittance:
+        try:
+            self.down(800)
+        except RecursionError:
+            return Admittance()
+        return super().admit(subject)
+
+    def down(self, levels: int) -> None:
+        if levels:
+            self.down(levels - 1)
+
+
+class Asking(Fine):
+    def admit(self, subject: Subject) -> Admittance:
+        try:
+            self.ask()
+        except Exception:  # noqa: BLE001 - it swallows what is raised at it
+            return super().admit(subject)
+        return super().admit(subject)
+
+    def ask(self) -> object: ...
+
+
+class AsksTime(Asking):
+    def ask(self) -> object:
+        return time.time()
+
+
+class AsksTimeByName(Asking):
+    def ask(self) -> object:
+        return now()
+
+
+class AsksMonotonic(Asking):
+    def ask(self) -> object:
+        return time.monotonic_ns()
+
+
+class AsksCalendar(Asking):
+    def ask(self) -> object:
+        return time.localtime()
+
+
+class AsksNow(Asking):
+    def ask(self) -> object:
+        return datetime.datetime.now(datetime.UTC)
+
+
+class AsksToday(Asking):
+    def ask(self) -> object:
+        return datetime.date.today()
+
+
+class AsksChance(Asking):
+    def ask(self) -> object:
+        return random.random()
+
+
+class AsksNewChance(Asking):
+    def ask(self) -> object:
+        return Random().random()
+
+
+class AsksSystemChance(Asking):
+    def ask(self) -> object:
+        return random.SystemRandom().random()
+
+
+class AsksUrandom(Asking):
+    def ask(self) -> object:
+        return os.urandom(1)
+
+
+class AsksUuid(Asking):
+    def ask(self) -> object:
+        return uuid.uuid4()
+
+
+class AsksNetwork(Asking):
+    def ask(self) -> object:
+        return socket.socket()
+
+
+class AsksName(Asking):
+    def ask(self) -> object:
+        return socket.getaddrinfo("localhost", 80)
+
+
+class AsksFile(Asking):
+    def ask(self) -> object:
+        return Path(__file__).read_bytes()
+
+
+class AsksProcess(Asking):
+    def ask(self) -> object:
+        return subprocess.run(["true"])
+
+
+class FirstOnly(Fine):
+    def admit(self, subject: Subject) -> Admittance:
+        return Admittance((0,))
+
+
+class FirstCoinOnly(Fine):
+    def admit(self, subject: Subject) -> Admittance:
+        return Admittance((), (0,) if 0 in subject.previous_coins else ())
+
+
+class CountsOutputs(Fine):
+    def admit(self, subject: Subject) -> Admittance:
+        return Admittance(tuple(range(subject.output_count)) if subject.output_count < 4 else ())
+
+
+class CountsInputs(Fine):
+    def admit(self, subject: Subject) -> Admittance:
+        return Admittance((), subject.previous_coins if len(subject.spent) < 3 else ())
+
+
+class Sorts(Fine):
+    """The subject's own list of places."""
+
+    def admit(self, subject: Subject) -> Admittance:
+        subject.tx.outs.reverse()  # type: ignore[attr-defined]
+        return Admittance()
+
+
+class Replaces(Fine):
+    def admit(self, subject: Subject) -> Admittance:
+        subject.off_chain_values = b"mine"
+        return super().admit(subject)
+
+
+class Notes(Fine):
+    def admit(self, subject: Subject) -> Admittance:
+        subject.note = "seen"  # type: ignore[attr-defined]
+        return super().admit(subject)
+
+
+class DecodesValues(Fine):
+    def admit(self, subject: Subject) -> Admittance:
+        subject.off_chain_values.decode()
+        return super().admit(subject)
+
+
+class ReadsThirdByte(Fine):
+    def admit(self, subject: Subject) -> Admittance:
+        marked = (
+            n for n, output in enumerate(subject.outputs) if output.script[:2] == b"\x51\x52" and output.script[2]
+        )
+        return Admittance(tuple(marked))
