@@ -61,8 +61,7 @@ class Evicted(Struct, frozen=True):
     """A transaction that left, and what is known of who sent it."""
 
     txid: Txid
-    root: Txid  # the one that was refused
-    stone: Tombstone  # and why
+    stone: Tombstone  # of the one that was refused, which it descends from or is
     applied: Applied | None  # None: it was an ancestor that nobody submitted
     sequence: int
     state_root: bytes
@@ -84,7 +83,7 @@ class Change(Struct, frozen=True):
     competing: tuple[Txid, ...] = ()
     evicted: tuple[Evicted, ...] = ()
     revised: tuple[Revised, ...] = ()
-    settling: bool = False  # the queue is not empty: `settle` comes before the context's next operation
+    settling: bool = False  # work was put into the queue: `settle` comes before the context's next operation
 
 
 class Contextual:
@@ -388,9 +387,8 @@ def _judge_again(here: Contextual, rule: Rule, operation: str, txids: Sequence[T
         listed.update(affected)
     if waiting:
         entries.append(_enqueue(here, [Rejudge(operation, piece) for piece in _pieces(waiting)], operation))
-    return Change(
-        here.head, tuple(entries), revised=tuple(map(Revised, revised, revised.values())), settling=_is_settling(here)
-    )
+    again = tuple(map(Revised, revised, revised.values()))
+    return Change(here.head, tuple(entries), revised=again, settling=bool(waiting))
 
 
 # --- work that one transaction cannot hold
@@ -399,10 +397,6 @@ def _judge_again(here: Contextual, rule: Rule, operation: str, txids: Sequence[T
 def _queued(here: Contextual) -> Queue:
     stored = here.value(state.QUEUE, b"")
     return Queue(0, 0) if stored is None else _queue(stored)
-
-
-def _is_settling(here: Contextual) -> bool:
-    return here.value(state.QUEUE, b"") is not None
 
 
 def _pieces(txids: Iterable[Txid]) -> list[tuple[Txid, ...]]:
@@ -445,7 +439,8 @@ def settle(layer: Layer, head: Live, context: Context, managers: Mapping[str, To
         if topic not in managers:
             raise BadManager(f"{topic} is not hosted here, and transactions of it wait to be judged again")
         change = _judge_again(here, Rule(topic, managers[topic]), work.operation, work.txids, STEPS)
-    return msgspec.structs.replace(change, entries=(opening, *change.entries), settling=_is_settling(here))
+    settling = here.value(state.QUEUE, b"") is not None
+    return msgspec.structs.replace(change, entries=(opening, *change.entries), settling=settling)
 
 
 def _make_known(
@@ -502,7 +497,7 @@ def _leave(here: Contextual, work: Leave) -> Change:
     for txid in work.txids:
         applied = _undo(here, txid)
         entries.append(here.journal("evict", work.operation, txid))
-        gone.append(Evicted(txid, work.root, stone, applied, here.head.sequence, here.head.state_root))
+        gone.append(Evicted(txid, stone, applied, here.head.sequence, here.head.state_root))
     return Change(here.head, tuple(entries), competing=stone.competing, evicted=tuple(gone))
 
 

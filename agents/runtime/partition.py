@@ -170,6 +170,8 @@ class Lanes:
     def resume(self) -> None:
         """An operator lets a halted stage go on."""
         self.door.resume()
+        for lane in self.desk.board.lanes.values():
+            lane.arrived.set()  # what waits in its state goes on, whether records have come or not
 
     async def _serve(self, lane: Lane, before: asyncio.Task[None] | None) -> None:
         if before is not None:
@@ -219,15 +221,15 @@ class Partition:
             await self._begin(store)
             outbox = Outbox(producer, lanes.topics.prefix, lanes.counts, lanes.topics.max_payload_bytes)
             while not lane.gone:
-                waits = bool(self.applied.settling) and not lanes.desk.halted
-                if not waits and (not lane.queue or lanes.desk.halted or lanes.desk.settling):
+                held = lanes.desk.halted or lanes.desk.settling
+                if held or not (lane.queue or self.applied.settling):
                     lane.arrived.clear()
                     if not lane.gone:
                         await lane.arrived.wait()
                     continue
                 began = time.monotonic()
                 try:
-                    if waits:
+                    if self.applied.settling:
                         await self._settle(store, producer, outbox)
                         continue
                     await self._batch(store, producer, outbox)

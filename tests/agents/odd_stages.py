@@ -5,6 +5,7 @@ import hashlib
 import os
 import time
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 
 from agents.runtime.partition import Decided, Heads, Settled
 from agents.runtime.records import Decision, Defer, Emit, Inbound, Out, Refuse, WorldCondition
@@ -122,13 +123,19 @@ class Both:
 
 
 class Counter:
-    """An exactly-once stage: counts each key's records in its state, and journals every step."""
+    """An exactly-once stage: counts each key's records in its state, and journals every step.
+
+    stuck: while a file stands there, what waits in the state cannot go on.
+    """
 
     name = "counter"
     inputs: tuple[Topic, ...] = (OPERATIONS,)
     outputs: tuple[Topic, ...] = (BROADCAST, JOURNAL, *WAITING)
     changelog = STATE
     went_well: tuple[str, ...] = ("",)
+
+    def __init__(self, stuck: str = "") -> None:
+        self._stuck = Path(stuck) if stuck else None
 
     async def start(self) -> None:
         pass
@@ -167,6 +174,8 @@ class Counter:
 
     def settle(self, context: Context, partition: int, layer: Layer, heads: Heads, now_ms: int) -> Settled:
         """One of the pieces that a record `later-N` left."""
+        if self._stuck is not None and self._stuck.exists():
+            raise RuntimeError("settling fails for now")
         here = Contextual(context, layer, heads.of(context), now_ms)
         left = int(here.value(state.QUEUE, b"") or b"") - 1
         if left == 0:

@@ -118,6 +118,29 @@ async def test_killed_amid_work_that_waits_it_goes_on_before_the_next_record(ben
     await check_journal(bench, len(wanted) + 1)  # and one that says that something waits
 
 
+@pytest.mark.invariant("TXN-5")
+async def test_work_that_waits_and_fails_halts_the_stage_and_goes_on_when_it_is_resumed(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """No record is to blame, and none has to come for it to go on."""
+    stuck = tmp_path / "stuck"
+    stuck.touch()
+    worker = bench.worker("counter", argument=str(stuck))
+    await bench.send(OPERATIONS, [b"later-3"], keys=[CONTEXTS[0]])
+
+    async def halted() -> bool:
+        return worker.readiness().get("state") == "halted"
+
+    await until(halted, "halt")
+    assert [value for values in (await counted(bench)).values() for value in values] == ["later-3"]
+    assert await bench.read(DEAD_LETTERS) == []
+    stuck.unlink()
+    await worker.resume()
+    await bench.wait_for(BROADCAST, 4)
+    assert (await counted(bench))[CONTEXTS[0].decode()] == ["later-3", *["piece"] * 3]
+    assert worker.ended() is None
+
+
 @pytest.mark.invariant("FAULT-1")
 @pytest.mark.invariant("TXN-1")
 async def test_a_bad_record_leaves_nothing_and_its_neighbours_stand(bench: Bench) -> None:

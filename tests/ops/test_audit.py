@@ -187,27 +187,26 @@ def entry_twice(world: World, payload: int) -> str:
     return f"{OTHER} {entry_of(record).sequence} comes again"
 
 
-def applied_twice(world: World, payload: int) -> str:
-    """A further entry, well chained, that applies what is applied."""
+def further(world: World, payload: int, kind: str) -> JournalEntry:
+    """One more entry about a payload, well chained."""
     last = max(world.of(JOURNAL, lambda record: entry_of(record).context == OTHER), key=lambda r: entry_of(r).sequence)
     before = entry_of(last)
     entry = msgspec.structs.replace(
-        before, sequence=before.sequence + 1, previous=hashlib.sha256(last.value or b"").digest(), kind="apply",
+        before, sequence=before.sequence + 1, previous=hashlib.sha256(last.value or b"").digest(), kind=kind,
         txid=world.txids[payload], effects=Effects(),
     )  # fmt: skip
     world.add(JOURNAL, last, value=JOURNAL_SCHEMA.encode(entry))
+    return entry
+
+
+def applied_twice(world: World, payload: int) -> str:
+    entry = further(world, payload, "apply")
     return f"{OTHER} {entry.sequence} applies {display(world.txids[payload])} again"
 
 
 def judged_again(world: World, payload: int) -> tuple[JournalEntry, About]:
-    """One more entry about a payload that stands applied, as a parent that came late brings it about."""
-    last = max(world.of(JOURNAL, lambda record: entry_of(record).context == OTHER), key=lambda r: entry_of(r).sequence)
-    before = entry_of(last)
-    entry = msgspec.structs.replace(
-        before, sequence=before.sequence + 1, previous=hashlib.sha256(last.value or b"").digest(), kind="rejudge",
-        txid=world.txids[payload], effects=Effects(),
-    )  # fmt: skip
-    world.add(JOURNAL, last, value=JOURNAL_SCHEMA.encode(entry))
+    """What a parent that came late brings about for a payload that stands applied."""
+    entry = further(world, payload, "rejudge")
     return entry, About(origin_of(world, payload), ("again",), world.txids[payload], OTHER, 2)
 
 
