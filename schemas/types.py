@@ -18,7 +18,8 @@ Root: TypeAlias = bytes
 Context: TypeAlias = str
 """The unit of atomicity and of order: `topic:tm_x`, or `owner:<identity key>`."""
 
-ContextPrefix = ("topic:", "owner:")
+OWNER = re.compile(r"owner:0[23][0-9a-f]{64}")
+"""All baskets of one identity key: compressed, 33 bytes."""
 
 TOPIC_NAME = re.compile(r"tm_[a-z]+(?:_[a-z]+)*")
 """BRC-87: lower-case letters and underscores; `TOPIC_NAME_BYTES` bounds the length."""
@@ -56,6 +57,12 @@ def outpoints(spends: bytes) -> Iterator[Outpoint]:
 def is_topic_name(name: str) -> bool:
     """Whether `name` is an overlay topic's name by BRC-87."""
     return len(name) <= TOPIC_NAME_BYTES and TOPIC_NAME.fullmatch(name) is not None
+
+
+def is_context(text: str) -> bool:
+    """Whether `text` names a context."""
+    topic = text.removeprefix("topic:")
+    return OWNER.fullmatch(text) is not None or (topic != text and is_topic_name(topic))
 
 
 def why(reason: str, **bounds: Any) -> Any:

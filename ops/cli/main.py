@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("ops.cli.demo:demo", "The main job on an embedded broker."),
     "generate": ("ops.cli.generate:generate", "Signed BEEFs on the simulated chain."),
     "inspect": ("ops.cli.inspect:inspect", "A BEEF as a readable tree."),
+    "journal": ("ops.cli.journal:journal", "The atomic operations log: followed, shown, verified, exported."),
     "kafka": ("ops.cli.kafka:kafka", "Kafka's own tools: consumer-groups, topics, console-consumer."),
     "load": ("ops.cli.load:load", "Open-loop load at a given rate."),
     "new-topic": ("ops.cli.new_topic:new_topic", "A package with a topic manager of your own."),

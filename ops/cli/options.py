@@ -1,14 +1,18 @@
 """Options that commands share."""
 
 import functools
+import re
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 USAGE = 3
 """Exit code of a command that was asked for something it cannot do."""
@@ -32,6 +36,16 @@ def settings_options(command: F) -> F:
         return command(*args, loaded=loaded, **more)
 
     return wrapped  # type: ignore[return-value] # click's decorators keep the command's signature but for `loaded`
+
+
+def moment(option: str, text: str, other: str = "") -> datetime:
+    """A time somebody gave: an age, or a date and time. other: what else the option takes, for the message."""
+    if age := re.fullmatch(r"(\d+)([smhd])", text):
+        return datetime.now(UTC) - timedelta(**{UNITS[age[2]]: int(age[1])})
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except ValueError:
+        fail(f"{option} {text}: {other}an age like 10m, 2h or 1d, or a time like 2026-01-31T12:00")
 
 
 def fail(message: str, code: int = USAGE) -> NoReturn:

@@ -1,21 +1,17 @@
 """`beefline results`: what became of requests, as the results topic says it."""
 
 import asyncio
-import re
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import click
 
-from ops.cli.options import fail, settings_options
+from ops.cli.options import fail, moment, settings_options
 
 if TYPE_CHECKING:
     from beefline.client import Result, Since
     from ops.settings import Loaded, Settings
-
-UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 COLOURS = {
     "applied": "green",
@@ -85,12 +81,7 @@ async def _read(settings: "Settings", since: "Since", follow: bool, wanted: Want
 def _since(text: str) -> "Since":
     if text in ("start", "now"):
         return "start" if text == "start" else "now"
-    if age := re.fullmatch(r"(\d+)([smhd])", text):
-        return datetime.now(UTC) - timedelta(**{UNITS[age[2]]: int(age[1])})
-    try:
-        return datetime.fromisoformat(text).astimezone()
-    except ValueError:
-        fail(f"--since {text}: start, now, an age like 10m, 2h or 1d, or a time like 2026-01-31T12:00")
+    return moment("--since", text, "start, now, ")
 
 
 def _line(result: "Result") -> str:

@@ -40,6 +40,7 @@ from topics.registry import (
     OPERATIONS,
     PARSED,
     RESULTS,
+    STATE,
     TOPICS,
     TRANSACTIONS,
     Topic,
@@ -141,6 +142,8 @@ class World:
         decided = self._apply.compute(record, layer, Heads(layer), self.now_ms)
         for key, live in decided.heads.items():
             layer.put(key, pack(live.stored()))
+        for key, stored in layer.to_follow():
+            self._record(Out(STATE, key, stored, (), record.partition))
         self._state.write(layer.writes)
         return decided.decision
 

@@ -14,8 +14,9 @@ import aiohttp
 
 from agents.runtime.cluster import look
 from ops.instruments.audit.books import Books
-from ops.instruments.audit.reading import NotReadable, Reader
+from ops.instruments.audit.reading import Reader
 from ops.instruments.audit.report import Finding, Report
+from ops.reading import NotReadable
 from ops.settings import Settings
 from topics.registry import INGEST
 

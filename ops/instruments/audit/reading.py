@@ -1,7 +1,7 @@
 """Reading the topics for an audit, round by round, without joining a group."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,6 +13,7 @@ from aiokafka.structs import TopicPartition
 from agents.runtime.cluster import Cluster, admin
 from agents.runtime.connection import client_options
 from ops.instruments.audit.books import Books
+from ops.reading import OPTIONS, NotReadable, patience_s, read_to
 from ops.settings import Settings
 from topics.registry import (
     BROADCAST,
@@ -46,16 +47,6 @@ UNDER_WAY = (PARSED, OPERATIONS, RETRY_10S, RETRY_1M, RETRY_10M)
 
 EVERYTHING = (INGEST, *ANSWERS, *WITNESSES, *UNDER_WAY)
 
-FETCH_BYTES = 32 << 20
-PARTITION_BYTES = 2 << 20
-
-SWEEP_S = 15.0
-"""A dead producer's transaction is ended by the broker at most this long after its time-out."""
-
-
-class NotReadable(Exception):  # noqa: N818 - what the cluster or an endpoint is
-    """What an audit needs to read is not there."""
-
 
 class Reader:
     """Reads into books. Used as an async context manager."""
@@ -72,16 +63,10 @@ class Reader:
             topic: [TopicPartition(topic.named(prefix), number) for number in range(cluster.partitions[topic.name])]
             for topic in EVERYTHING
         }
-        options = {
-            **client_options(settings.kafka),
-            "enable_auto_commit": False,
-            "auto_offset_reset": "earliest",
-            "fetch_max_bytes": FETCH_BYTES,
-            "max_partition_fetch_bytes": PARTITION_BYTES,
-            "fetch_max_wait_ms": 50,  # an end of a topic is found as soon as its last record
-        }
+        options = {**client_options(settings.kafka), **OPTIONS}
         self._records = AIOKafkaConsumer(**options, isolation_level="read_committed")
         self._ends = AIOKafkaConsumer(**options, isolation_level="read_uncommitted")
+        self._takers = {name: self._taker(topic) for name, topic in self._topics.items()}
         self._first: dict[TopicPartition, int] = {}
         self._ingest_ends: dict[TopicPartition, int] = {}
 
@@ -149,28 +134,12 @@ class Reader:
 
     async def _read(self, ends: Mapping[TopicPartition, int]) -> None:
         """Read every partition to its end, or to an open transaction that outlasts all time-outs."""
-        left = await self._unread(ends, ends)
-        patience_s = self._settings.worker.transaction_timeout_s + SWEEP_S
-        moved = time.monotonic()
-        while left and time.monotonic() - moved < patience_s:
-            fetched = await self._records.getmany(*left, timeout_ms=200)
-            for tp, records in fetched.items():
-                take = self._taker(self._topics[tp.topic])
-                for record in records:
-                    if record.offset < ends[tp]:
-                        take(record)
-            before, left = len(left), await self._unread(left, ends)
-            if fetched or len(left) < before:
-                moved = time.monotonic()
-        for tp, end in ends.items():
-            if await self._records.position(tp) > end:
-                self._records.seek(tp, end)  # what came behind the end was not taken: it belongs to the next round
-        for tp in left:
+        for tp in await read_to(self._records, ends, self._take, patience_s(self._settings)):
             where = f"{self._topics[tp.topic].name}/{tp.partition}"
             self._books.flight.open.append(f"{where}: from offset {await self._records.position(tp)} on")
 
-    async def _unread(self, some: Iterable[TopicPartition], ends: Mapping[TopicPartition, int]) -> list[TopicPartition]:
-        return [tp for tp in some if await self._records.position(tp) < ends[tp]]
+    def _take(self, record: Any) -> None:
+        self._takers[record.topic](record)
 
     def _taker(self, topic: Topic) -> Callable[[Any], None]:
         books = self._books

@@ -1,0 +1,113 @@
+"""Walking the journal of a context, entry by entry: chain, sequence and roots, from the entries alone (JOURNAL-1)."""
+
+import hashlib
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+from pipeline.state import NO_HASH, Live, summed
+from schemas.flow import Origin
+from schemas.journal import Effects
+from schemas.types import Context, Txid
+
+ROOT_BYTES = 32
+
+
+class Entry(Struct, frozen=True, array_like=True):
+    """A journal entry without the transaction's bytes, its effects as they came: what a walk reads."""
+
+    context: Context
+    sequence: int
+    previous: bytes
+    operation: str
+    kind: str
+    txid: Txid
+    effects: msgspec.Raw
+    state_root: bytes
+    store_root: bytes
+    manager: str
+    origin: Origin | None
+    time_ms: int
+
+
+read = msgspec.msgpack.Decoder(Entry).decode
+"""The entry in a record's value. Raises msgspec.MsgspecError: it is none."""
+
+effects_of = msgspec.msgpack.Decoder(Effects).decode
+"""An entry's effects."""
+
+
+def hash_of(value: bytes) -> bytes:
+    """What the next entry names as `previous`: SHA-256 of the record's value."""
+    return hashlib.sha256(value).digest()
+
+
+class Break(Struct, frozen=True):
+    """Where a journal is not what it must be."""
+
+    kind: Literal["doubled", "torn", "root"]  # a sequence that comes again; a gap or another hash; roots or effects
+    says: str
+
+
+class Chain:
+    """One context's journal, as far as it was walked. After a break it goes on at the entry that broke it."""
+
+    def __init__(self, *, roots: bool = False) -> None:
+        """roots: replay the effects into both roots: 15 us an effect, and 220 bytes of memory for each live key."""
+        self.sequence = 0
+        self.hash = NO_HASH
+        self.sums = Live()
+        self.replayed = roots  # whether effects so far gave the roots; after a break none would
+        self._live: dict[bytes, bytes] = {}
+
+    @property
+    def entries(self) -> int:
+        """Live keys after the last entry, where effects are replayed."""
+        return len(self._live)
+
+    def take(self, entry: Entry, value: bytes) -> list[Break]:
+        """The next entry, and the record's value it was read from; what is wrong with it, in words that name it."""
+        at = f"{entry.context} {entry.sequence}"
+        if entry.sequence <= self.sequence:
+            return [Break("doubled", f"{at} comes again after {self.sequence}")]
+        found = []
+        if entry.sequence != self.sequence + 1:
+            found.append(Break("torn", f"{at} comes after {self.sequence}"))
+            self.replayed = False
+        elif entry.previous != self.hash:
+            found.append(Break("torn", f"{at} does not name the hash of {self.sequence}"))
+        self.sequence = entry.sequence
+        self.hash = hash_of(value)
+        if len(entry.state_root) != ROOT_BYTES or len(entry.store_root) != ROOT_BYTES:
+            found.append(Break("root", f"{at} has none"))
+            self.replayed = False
+        elif self.replayed:
+            found += self._replay(entry, at)
+        return found
+
+    def _replay(self, entry: Entry, at: str) -> list[Break]:
+        try:
+            effects = effects_of(entry.effects)
+        except msgspec.MsgspecError as error:
+            self.replayed = False
+            return [Break("root", f"{at} has no readable effects: {error}")]
+        found = []
+        # The sums alone would take an entry that is added twice, and count it twice.
+        if wrong := self._moved(effects):
+            found.append(Break("root", f"{at} {wrong}"))
+        self.sums = summed(self.sums, effects)
+        if (self.sums.state_root, self.sums.store_root) != (entry.state_root, entry.store_root):
+            found.append(Break("root", f"{at} has others than its effects give"))
+        self.replayed = not found
+        return found
+
+    def _moved(self, effects: Effects) -> str:
+        for key, value_hash in effects.removed:
+            if self._live.pop(key, None) != value_hash:
+                return f"removes {key!r}, which is not there with that value"
+        for key, value_hash in effects.added:
+            if key in self._live:
+                return f"adds {key!r}, which is there"
+            self._live[key] = value_hash
+        return ""
