@@ -10,7 +10,7 @@ import click
 @click.argument("parts", nargs=-1, type=click.Choice(["kernel", "runtime", "path", "hostile"]))
 @click.option("--soak", default=0, metavar="PAYLOADS", type=click.IntRange(0), help="Verify so many, and watch memory.")
 @click.option("--pipeline", is_flag=True, help="With `hostile`: on a running installation too, beside honest traffic.")
-@click.option("--rate", default=100.0, show_default=True, type=click.FloatRange(1), help="Its payloads a second.")
+@click.option("--rate", default=50.0, show_default=True, type=click.FloatRange(1), help="Its payloads a second.")
 @click.option("--write", type=click.Path(path_type=Path, dir_okay=False), help="Write the page here too.")
 def bench(parts: tuple[str, ...], soak: int, pipeline: bool, rate: float, write: Path | None) -> None:
     """Measure the verifier alone, the runtime alone and the whole path; or what hostile payloads cost. Prints a page.
