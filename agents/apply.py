@@ -10,7 +10,7 @@ from agents.runtime.partition import Decided, Heads, Settled
 from agents.runtime.records import Decision, Defer, Emit, Fault, Inbound, Out, Refuse
 from pipeline import apply as rules
 from pipeline import results
-from pipeline.apply import Answer, Change
+from pipeline.contextual import Answer, Change
 from pipeline.member import extended
 from pipeline.outcome import Condition, Verdict
 from pipeline.overlay.manager import TopicManager, load

@@ -10,9 +10,9 @@ from msgspec import Struct
 
 from agents.runtime.board import Position, TopicPartition
 from pipeline import apply as rules
-from pipeline.apply import Change
 from pipeline.codec.ef import write_ef
 from pipeline.codec.tx import Tx, read_tx
+from pipeline.contextual import Change
 from pipeline.member import member_of
 from pipeline.overlay.builtin.anytx import AnyTx
 from pipeline.overlay.manager import Subject, TopicManager

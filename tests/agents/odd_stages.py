@@ -10,7 +10,7 @@ from pathlib import Path
 from agents.runtime.partition import Decided, Heads, Settled
 from agents.runtime.records import Decision, Defer, Emit, Inbound, Out, Refuse, WorldCondition
 from pipeline import state
-from pipeline.apply import Contextual
+from pipeline.contextual import Contextual
 from pipeline.outcome import Condition, Verdict
 from pipeline.results import About
 from pipeline.state import Layer, head_key

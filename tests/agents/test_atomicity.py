@@ -14,7 +14,7 @@ from agents.runtime.partition import Heads
 from agents.runtime.records import Emit
 from agents.runtime.store import Store
 from pipeline import state
-from pipeline.apply import Answer
+from pipeline.contextual import Answer
 from pipeline.outcome import Condition, Verdict
 from pipeline.state import Layer, Memory, head_key, head_of
 from schemas.flow import OPERATION, Accept, Evict

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import lthash, state
-from pipeline.apply import Answer, Change
 from pipeline.codec.tx import Tx
+from pipeline.contextual import Answer, Change
 from pipeline.derive import Derived, derive
 from pipeline.outcome import BY_CODE, Condition, Verdict
 from pipeline.overlay.manager import BadManager
@@ -522,7 +522,7 @@ def test_every_order_of_arrival_gives_what_the_set_gives(
 
 def test_a_judgement_that_changes_thousands_goes_through_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """What one transaction cannot hold waits in the state, and gives the same in the end."""
-    monkeypatch.setattr("pipeline.apply.STEPS", 10)
+    monkeypatch.setattr("pipeline.waiting.STEPS", 10)
     owner, whole = Owner(), Owner()
     parent = made_tx([coin_of_others(1)], 90, 0)
     children = [made_tx([outpoint(parent.txid, vout)], 1, vout + 1) for vout in range(90)]

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from beefline.testing import Case, Raised, Spend, ask
 from pipeline import apply as rules
 from pipeline import state
-from pipeline.apply import Answer
 from pipeline.codec.tx import Tx, read_tx
+from pipeline.contextual import Answer, Change
 from pipeline.derive import derive
 from pipeline.overlay.builtin.tokendemo import METADATA_BYTES, MINT, Token, TokenDemo, minted, read_token
 from pipeline.overlay.manager import Output, Subject, admit
@@ -202,7 +202,7 @@ class World:
     def __init__(self) -> None:
         self.store, self.offset = Memory(), 0
 
-    def _write(self, change: rules.Change, layer: Layer) -> rules.Change:
+    def _write(self, change: Change, layer: Layer) -> Change:
         layer.put(head_key(CONTEXT), encode(change.head.stored()))
         self.store.write(layer.writes)
         return change

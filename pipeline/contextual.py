@@ -1,0 +1,155 @@
+"""One context within one operation: what is written gathers, and is closed entry by entry (JOURNAL-1).
+
+Reads come from the layers below, writes go into the layer given; the caller merges it, or drops it, and nothing
+happened.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+from msgspec import Struct
+
+from pipeline import state
+from pipeline.outcome import Condition, Verdict
+from pipeline.state import Layer, Live
+from schemas.external import Admittance
+from schemas.flow import Origin
+from schemas.journal import JOURNAL, Effects, JournalEntry, Kind
+from schemas.state import Applied, Tombstone
+from schemas.types import Context, Txid
+
+_encode = state.encode
+
+
+class Answer(Struct, frozen=True):
+    """The transaction stands applied."""
+
+    admittance: Admittance
+    sequence: int
+    state_root: bytes
+    repeat: bool
+    fresh: bool  # by this very operation: the network may have to hear of it
+
+
+class Evicted(Struct, frozen=True):
+    """A transaction that left, and what is known of who sent it."""
+
+    txid: Txid
+    stone: Tombstone  # of the one that was refused, which it descends from or is
+    applied: Applied | None  # None: it was an ancestor that nobody submitted
+    sequence: int
+    state_root: bytes
+
+
+class Revised(Struct, frozen=True):
+    """A transaction that was judged again, and otherwise."""
+
+    txid: Txid
+    applied: Applied
+
+
+class Change(Struct, frozen=True):
+    """What an operation did to its context."""
+
+    head: Live
+    entries: tuple[bytes, ...] = ()  # journal entries, encoded
+    said: Answer | Verdict | Condition | None = None  # to whoever asked
+    competing: tuple[Txid, ...] = ()
+    evicted: tuple[Evicted, ...] = ()
+    revised: tuple[Revised, ...] = ()
+    settling: bool = False  # work was put into the queue: `settle` comes before the context's next operation
+
+
+class Contextual:
+    """One context within one operation: writes gather here and are folded into the layer, entry by entry."""
+
+    def __init__(self, context: Context, layer: Layer, head: Live, now_ms: int) -> None:
+        self.context = context
+        self.head = head
+        self.now_ms = now_ms
+        self._below = layer
+        self._writes = Layer(layer)
+        self._prefix = context.encode() + b"\0"
+        self._added: list[tuple[bytes, bytes]] = []
+        self._removed: list[tuple[bytes, bytes]] = []
+
+    def value(self, kind: bytes, rest: bytes) -> bytes | None:
+        """An entry's value."""
+        return self._writes.value(self._prefix + kind + rest)
+
+    def values(self, kind: bytes, rests: Sequence[bytes]) -> list[bytes | None]:
+        """Values of many entries, in one question to the store."""
+        if len(rests) < state.FEW:
+            return [self.value(kind, rest) for rest in rests]
+        prefix = self._prefix + kind
+        found = self._writes.get_many([prefix + rest for rest in rests])
+        return [None if stored is None else stored[32:] for stored in found]
+
+    def rests_with(self, kind: bytes, prefix: bytes) -> list[bytes]:
+        """Of the entries of a kind whose keys go on so, the rests of the keys."""
+        begin = len(self._prefix) + 1
+        return sorted(key[begin:] for key in self._writes.keys_with(self._prefix + kind + prefix))
+
+    def put(self, kind: bytes, rest: bytes, value: Struct | bytes) -> None:
+        """Write an entry."""
+        self._writes.put(self._prefix + kind + rest, value if isinstance(value, bytes) else _encode(value))
+
+    def is_there(self, kind: bytes, rests: Sequence[bytes]) -> list[bool]:
+        """Whether there are entries, in one question to the store."""
+        return [value is not None for value in self.values(kind, rests)]
+
+    def put_all(self, kind: bytes, rests: Iterable[bytes], value: bytes) -> None:
+        """Write the same value under many."""
+        prefix, stored = self._prefix + kind, state.seal(value)
+        self._writes.writes.update((prefix + rest, stored) for rest in rests)
+
+    def delete(self, kind: bytes, rest: bytes) -> None:
+        """Remove an entry."""
+        self._writes.delete(self._prefix + kind + rest)
+
+    def delete_all(self, kind: bytes, rests: Sequence[bytes]) -> None:
+        """Remove those of the entries that are there: a removal of nothing would stand in the changelog too."""
+        for rest, there in zip(rests, self.is_there(kind, rests), strict=True):
+            if there:
+                self.delete(kind, rest)
+
+    def fold(self) -> None:
+        """Bring the sums up to what was written."""
+        effects, self.head = self._writes.changes(self.head)
+        self._added += effects.added
+        self._removed += effects.removed
+        self._writes.merge_into(self._below)
+        self._writes = Layer(self._below)
+
+    def journal(
+        self,
+        kind: Kind,
+        operation: str,
+        txid: Txid,
+        *,
+        manager: str = "",
+        origin: Origin | None = None,
+        beef: bytes = b"",
+    ) -> bytes:
+        """Close what was written since the entry before as one journal entry, and move the head (JOURNAL-1)."""
+        self.fold()
+        entry = JournalEntry(
+            context=self.context,
+            sequence=self.head.sequence + 1,
+            previous=self.head.entry_hash,
+            operation=operation,
+            kind=kind,
+            txid=txid,
+            effects=Effects(tuple(self._added), tuple(self._removed)),
+            state_root=self.head.state_root,
+            store_root=self.head.store_root,
+            manager=manager,
+            origin=origin,
+            time_ms=self.now_ms,
+            beef=beef,
+        )
+        encoded = JOURNAL.encode(entry)
+        entry_hash = hashlib.sha256(encoded).digest()
+        self.head = Live(entry.sequence, entry_hash, self.head.state_sum, self.head.store_sum)
+        self._added, self._removed = [], []
+        return encoded
