@@ -16,13 +16,27 @@ from pipeline.outcome import Condition, Verdict
 from pipeline.overlay.manager import TopicManager, load
 from pipeline.results import About
 from pipeline.state import Layer, head_key
-from schemas.flow import BROADCAST_REQUEST, OPERATION, Accept, Apply, BroadcastRequest, Evict, Unmined
+from schemas import headers as h
+from schemas.flow import (
+    BROADCAST_REQUEST,
+    OPERATION,
+    POINTER,
+    Accept,
+    Apply,
+    BroadcastRequest,
+    Evict,
+    Origin,
+    Pointer,
+    Readmit,
+    Unmined,
+)
 from schemas.state import Applied
 from schemas.types import Context, Txid, why
 from schemas.wire import Undecodable
 from topics.registry import (
     BROADCAST,
     DEAD_LETTERS,
+    INGEST,
     JOURNAL,
     OPERATIONS,
     RESULTS,
@@ -53,7 +67,7 @@ class ApplyStage:
     inputs: tuple[Topic, ...] = (OPERATIONS,)
     outputs: tuple[Topic, ...] = (JOURNAL, RESULTS, BROADCAST, DEAD_LETTERS, RETRY_10S, RETRY_1M, RETRY_10M)
     changelog = STATE
-    went_well: tuple[str, ...] = ("applied", "repeat", "accept", "evict")
+    went_well: tuple[str, ...] = ("applied", "repeat", "accept", "evict", "readmit")
 
     def __init__(self, settings: ApplySettings) -> None:
         """Raises BadManager when a topic's manager cannot be loaded."""
@@ -91,6 +105,9 @@ class ApplyStage:
             case Evict():
                 change = rules.evict(layer, head, context, operation, now_ms)
                 decision = Emit(_told(change, context, record.partition, now_ms), "evict")
+            case Readmit():
+                change = rules.readmit(layer, head, context, operation, self._managers, now_ms)
+                decision = Emit(_told(change, context, record.partition, now_ms), "readmit")
         return _decided(decision, context, change)
 
     def settle(self, context: Context, partition: int, layer: Layer, heads: Heads, now_ms: int) -> Settled:
@@ -144,7 +161,22 @@ def _told(change: Change, context: Context, partition: int, now_ms: int) -> list
             about, verdict = _about(gone.applied, gone.txid, context), Verdict(gone.stone.code, gone.stone.message)
             result = results.evicted(about, verdict, gone.sequence, gone.state_root, now_ms, gone.stone.competing)
             outs.append(result_out(result))
+    outs += [_heard_again(origin, key, now_ms) for origin in change.again]
     return outs
+
+
+def _heard_again(origin: Origin, key: bytes, now_ms: int) -> Out:
+    """By way of the tier that is quickest, which reads the payload where it was sent to."""
+    waits = h.RetryHeaders(
+        origin_topic=INGEST.name,
+        origin_partition=origin.partition,
+        origin_offset=origin.offset,
+        attempt=1,
+        first_failed=now_ms,
+        not_before=now_ms,
+        code="conflict.undecided",
+    )
+    return Out(RETRY_10S, key, POINTER.encode(Pointer(origin)), [POINTER.header, *h.to_pairs(waits)])
 
 
 def _about(applied: Applied, txid: Txid, context: Context) -> About:

@@ -59,7 +59,7 @@ class Parse:
 
     def about(self, record: Inbound) -> About:
         """The request, as far as its record tells."""
-        origin = self._origin(record)
+        origin = self.origin(record)
         return About.before_contexts(origin, _request_id(record, origin))
 
     def decide(self, record: Inbound, gathered: None, now_ms: int) -> Decision:
@@ -77,11 +77,12 @@ class Parse:
         parsed = Parsed(asked, txid, payload.canonical(), len(payload.unmined))
         return Emit((Out(PARSED, txid, SCHEMA.encode(parsed)),))
 
-    def _origin(self, record: Inbound) -> Origin:
+    def origin(self, record: Inbound) -> Origin:
+        """The coordinate of an ingest record."""
         return Origin(self._cluster, record.topic, record.partition, record.offset, record.timestamp)
 
     def _asked(self, record: Inbound) -> Asked | Verdict:
-        origin = self._origin(record)
+        origin = self.origin(record)
         headers = {name: value for name, value in record.headers if value is not None}  # senders may write nulls
         atomicity = headers.get(h.ATOMICITY, b"each")
         if atomicity not in (b"each", b"all"):

@@ -1,17 +1,32 @@
-"""retry: records that met a condition go back to where they were read, when they are due."""
+"""retry: records that met a condition go back to where they were read, when they are due.
 
-from collections.abc import AsyncIterator, Sequence
+A pointer stands for a payload that lost a coin to a rival which has left since: it is read where it was sent to, and
+goes the way of any payload again, under its own coordinate.
+"""
 
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
+from msgspec import Struct
+
+from agents.parse import Parse
 from agents.runtime.outcomes import waiting
-from agents.runtime.records import Decision, Emit, Fault, Inbound, Out
+from agents.runtime.places import Places
+from agents.runtime.records import Decision, Emit, Fault, Inbound, Out, WorldCondition
+from pipeline.outcome import Condition
 from pipeline.results import About
 from schemas import headers as h
+from schemas.flow import POINTER
+from schemas.wire import Undecodable
 from topics.registry import (
     BROADCAST,
     BY_NAME,
     DEAD_LETTERS,
+    INGEST,
     OPERATIONS,
     PARSED,
+    RESULTS,
     RETRY_1M,
     RETRY_10M,
     RETRY_10S,
@@ -24,14 +39,25 @@ ORIGINS = (PARSED, OPERATIONS, BROADCAST)
 _DROPPED = frozenset({"schema", h.TRACEPARENT})
 
 
+class Read(Struct, frozen=True):
+    """Payloads that pointers name, by the pointer's identity in memory; None where the log has it no longer."""
+
+    payloads: Mapping[int, Inbound | Fault | None]
+
+
 class Retry:
     """The stage."""
 
     name = "retry"
     inputs: tuple[Topic, ...] = (RETRY_10S, RETRY_1M, RETRY_10M)
-    outputs: tuple[Topic, ...] = (*ORIGINS, DEAD_LETTERS)
+    outputs: tuple[Topic, ...] = (*ORIGINS, RESULTS, DEAD_LETTERS)
     begins_traces = False
     went_well: tuple[str, ...] = ()  # counted by the condition that was waited for
+
+    def __init__(self, parse: Parse, ingest: Places) -> None:
+        """parse: the rule for payloads that are read again; ingest: where they stand."""
+        self._parse = parse
+        self._ingest = ingest
 
     def due(self, record: Inbound) -> int:
         """When a waiting record returns (Unix milliseconds); one that does not say returns at once."""
@@ -39,26 +65,68 @@ class Retry:
         return waited.not_before if waited is not None else 0
 
     async def start(self) -> None:
-        """Nothing to open."""
+        """Connect to where payloads stand."""
+        await self._ingest.start()
 
     async def stop(self) -> None:
-        """Nothing to close."""
+        """Disconnect."""
+        await self._ingest.stop()
 
     async def probe(self) -> None:
-        """The world is not asked."""
+        """Whether payloads can be read."""
+        try:
+            await self._ingest.ends()
+        except KafkaError as error:
+            raise _unreadable(error) from error
 
-    async def gather(self, batch: Sequence[Inbound]) -> AsyncIterator[tuple[Sequence[Inbound], None]]:
-        """The runner takes only what is due."""
-        yield batch, None
+    async def gather(self, batch: Sequence[Inbound]) -> AsyncIterator[tuple[Sequence[Inbound], Read]]:
+        """The runner takes only what is due; payloads that pointers name are read."""
+        pointers = [record for record in batch if _points(record)]
+        try:
+            ends = await self._ingest.ends() if pointers else {}
+            found = {id(record): await self._read(record, ends) for record in pointers}
+        except KafkaError as error:
+            raise _unreadable(error) from error
+        yield batch, Read(found)
+
+    async def _read(self, record: Inbound, ends: Mapping[TopicPartition, int]) -> Inbound | Fault | None:
+        try:
+            origin = POINTER.decode(record.value, record.headers).origin
+        except Undecodable as error:
+            return Fault(error.code, error.message)
+        tp = next((tp for tp in ends if tp.partition == origin.partition), None)
+        if tp is None or origin.offset >= ends[tp]:
+            return None
+        payload = await self._ingest.read(origin.partition, origin.offset)
+        # A topic that was deleted and made again has other records there.
+        return payload if payload is not None and self._parse.origin(payload) == origin else None
 
     def about(self, record: Inbound) -> About | None:
         """A waiting record is not read here."""
         return None
 
-    def decide(self, record: Inbound, gathered: None, now_ms: int) -> Decision:
-        """The record as it was, to its origin, by its key."""
+    def decide(self, record: Inbound, gathered: Read, now_ms: int) -> Decision:
+        """The record as it was, to its origin, by its key; or what parse makes of the payload it points to."""
         waited = waiting(record)
+        if id(record) in gathered.payloads:
+            payload = gathered.payloads[id(record)]
+            if payload is None:
+                return Fault("internal.payload-gone", "`ingest` no longer has what it points to")
+            return payload if isinstance(payload, Fault) else self._again(payload, now_ms)
         origin = BY_NAME.get(waited.origin_topic) if waited is not None else None
         if waited is None or origin not in ORIGINS:
             return Fault("internal.undecodable", "its headers do not say where it came from")
         return Emit((Out(origin, record.key, record.value, h.without(record.headers, _DROPPED)),), waited.code)
+
+    def _again(self, payload: Inbound, now_ms: int) -> Decision:
+        decision = self._parse.decide(payload, None, now_ms)
+        return Emit(decision.outs, "conflict.undecided") if isinstance(decision, Emit) else decision
+
+
+def _points(record: Inbound) -> bool:
+    waited = waiting(record)
+    return waited is not None and waited.origin_topic == INGEST.name
+
+
+def _unreadable(error: KafkaError) -> WorldCondition:
+    return WorldCondition(Condition("internal.no-broker", f"`ingest` cannot be read: {error!r}"))

@@ -26,7 +26,7 @@ from schemas.state import Head
 from schemas.types import Context, Txid, display
 from topics.registry import JOURNAL, RESULTS, STATE, Topic
 
-KINDS: Mapping[int, tuple[str, Literal["outpoint", "txid", "number"]]] = {
+KINDS: Mapping[int, tuple[str, Literal["outpoint", "txid", "number", "place", "rival"]]] = {
     state.COIN[0]: ("coin", "outpoint"),
     state.HISTORY[0]: ("history", "outpoint"),
     state.TX[0]: ("transaction", "txid"),
@@ -35,6 +35,10 @@ KINDS: Mapping[int, tuple[str, Literal["outpoint", "txid", "number"]]] = {
     state.QUEUE[0]: ("queue", "number"),
     state.TOMBSTONE[0]: ("tombstone", "txid"),
     state.LOSER[0]: ("loser", "outpoint"),
+    state.DEPARTED[0]: ("departed", "txid"),
+    state.LEFT[0]: ("left", "place"),
+    state.CONTESTED[0]: ("contested", "outpoint"),
+    state.RIVAL[0]: ("rival", "rival"),
 }
 """Entries of the state that effects may name: what people call them, and what their keys end with."""
 
@@ -115,6 +119,10 @@ def named(key: bytes) -> tuple[str, str]:
         return kind, f"{display(rest[:32])}.{int.from_bytes(rest[32:], 'little')}"
     if form == "txid" and len(rest) == 32:
         return kind, display(rest)
+    if form == "place" and len(rest) == 72:
+        return kind, f"{display(rest[40:])} with {display(rest[:32])}"
+    if form == "rival" and len(rest) == 68:
+        return kind, f"{display(rest[:32])} for {display(rest[32:64])}.{int.from_bytes(rest[64:], 'little')}"
     return kind or f"{chr(state.kind_of(key))}?", rest.hex()
 
 

@@ -13,7 +13,7 @@ from agents.runtime.trace import Tracer
 from agents.runtime.worker import Runs, Worker
 from ops.running import run_dir
 from ops.settings import Settings
-from topics.registry import EVENTS, OPERATIONS
+from topics.registry import EVENTS, INGEST, OPERATIONS
 
 STAGES = ("parse", "verify", "apply", "broadcast", "retry")
 """In the order a payload meets them."""
@@ -53,9 +53,12 @@ def make_stage(name: str, settings: Settings, cluster: Cluster) -> Any:
 
             return Broadcast(settings.broadcast, settings.http)
         case "retry":
+            from agents.parse import Parse
             from agents.retry import Retry
+            from agents.runtime.places import Places
 
-            return Retry()
+            ingest = Places(settings.kafka, INGEST.named(settings.topics.prefix), cluster.partitions[INGEST.name])
+            return Retry(Parse(settings.parse, settings.policy, cluster.id), ingest)
     raise ValueError(f"no stage {name!r}; there are {', '.join(STAGES)}")
 
 

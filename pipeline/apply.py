@@ -13,27 +13,24 @@ from itertools import chain
 
 import msgspec
 
+from pipeline import evict as leaving
 from pipeline import member, state, waiting
 from pipeline.contextual import Answer, Change, Contextual
-from pipeline.evict import evict, leave
+from pipeline.evict import come_back, evict, leave, note_loser
 from pipeline.judge import Rule, judge, judge_again
 from pipeline.outcome import Condition, Verdict
 from pipeline.overlay.manager import BadManager, TopicManager
 from pipeline.state import Layer, Live
 from schemas.external import Admittance
-from schemas.flow import Accept, Apply, Asked, Member, Origin, Verified
-from schemas.state import Applied, Known, Leave, Losers, Submission, Tombstone
+from schemas.flow import Accept, Apply, Asked, Member, Readmit, Verified
+from schemas.state import Applied, Known, Leave, Return, Submission, Tombstone
 from schemas.types import Context, Outpoint, Txid, display, outpoints
 
-__all__ = ["accept", "apply", "evict", "settle"]
+__all__ = ["accept", "apply", "evict", "readmit", "settle"]
 
 TOPIC = "topic:"
 
-LOSERS_KEPT = 8
-"""Coordinates kept with an outpoint: who comes back when its holder is evicted."""
-
 _applied = msgspec.msgpack.Decoder(Applied).decode
-_losers = msgspec.msgpack.Decoder(Losers).decode
 _tombstone = msgspec.msgpack.Decoder(Tombstone).decode
 
 
@@ -103,20 +100,11 @@ def _contested(here: Contextual, operation: Apply, rivals: dict[Txid, list[Outpo
     noted = False
     for holder in accepted:
         for spent in rivals[holder]:
-            noted |= _note_loser(here, spent, origin)
+            noted |= note_loser(here, spent, origin)
     if not noted:
         return Change(here.head, said=verdict, competing=competing)
     entry = here.journal("dismiss", operation.id, operation.verified.txid, origin=origin)
     return Change(here.head, (entry,), verdict, competing)
-
-
-def _note_loser(here: Contextual, spent: Outpoint, origin: Origin) -> bool:
-    stored = here.value(state.LOSER, spent)
-    origins = _losers(stored).origins if stored is not None else ()
-    if origin in origins or len(origins) >= LOSERS_KEPT:
-        return False
-    here.put(state.LOSER, spent, Losers((*origins, origin)))
-    return True
 
 
 def _submit(here: Contextual, operation: Apply, spends: Sequence[Sequence[Outpoint]], rule: Rule) -> Change:
@@ -179,6 +167,18 @@ def accept(layer: Layer, head: Live, context: Context, operation: Accept, now_ms
     return Change(here.head, tuple(entries))
 
 
+def readmit(
+    layer: Layer, head: Live, context: Context, operation: Readmit, managers: Mapping[str, TopicManager], now_ms: int
+) -> Change:
+    """The network took after all what it had refused.
+
+    Raises:
+        BadManager: the manager's answer is none, or the topic is no longer hosted.
+        Exception: whatever the manager raises; nothing was written then but into `layer`.
+    """
+    return leaving.readmit(Contextual(context, layer, head, now_ms), operation, _rule(context, managers))
+
+
 def settle(layer: Layer, head: Live, context: Context, managers: Mapping[str, TopicManager], now_ms: int) -> Change:
     """The next piece of what a context's queue holds; nothing where it is empty.
 
@@ -193,6 +193,8 @@ def settle(layer: Layer, head: Live, context: Context, managers: Mapping[str, To
     opening = here.journal("wait", work.operation, work.txids[0])
     if isinstance(work, Leave):
         change = leave(here, work)
+    elif isinstance(work, Return):
+        change = come_back(here, work, _rule(context, managers))
     else:
         change = judge_again(here, _rule(context, managers), work.operation, work.txids)
     settling = here.value(state.QUEUE, b"") is not None
@@ -202,5 +204,5 @@ def settle(layer: Layer, head: Live, context: Context, managers: Mapping[str, To
 def _rule(context: Context, managers: Mapping[str, TopicManager]) -> Rule:
     topic = context.removeprefix(TOPIC)
     if topic not in managers:
-        raise BadManager(f"{topic} is not hosted here, and transactions of it wait to be judged again")
+        raise BadManager(f"{topic} is not hosted here, and transactions of it are to be judged again")
     return Rule(topic, managers[topic])

@@ -42,7 +42,7 @@ class Evicted(Struct, frozen=True):
 
 
 class Revised(Struct, frozen=True):
-    """A transaction that was judged again, and otherwise."""
+    """A transaction that was judged again, and otherwise; or that came back."""
 
     txid: Txid
     applied: Applied
@@ -56,6 +56,7 @@ class Change(Struct, frozen=True):
     said: Answer | Verdict | Condition | None = None  # to whoever asked
     competing: tuple[Txid, ...] = ()
     evicted: tuple[Evicted, ...] = ()
+    again: tuple[Origin, ...] = ()  # ingest records whose rival has left: to be heard again
     revised: tuple[Revised, ...] = ()
     settling: bool = False  # work was put into the queue: `settle` comes before the context's next operation
 

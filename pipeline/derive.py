@@ -1,4 +1,4 @@
-"""The state of a context from the set it knows, in the plainest way: the oracle of what gets there by steps, and of repair.
+"""The state of a context from the set it knows, in the plainest way: the oracle of the steps, and of repair.
 
 What came first, or in which order, is no argument here. Two known transactions never spend one output: who came second
 to an output was not taken into the set.

@@ -135,8 +135,10 @@ CODES: tuple[Code, ...] = (
     _condition("network.undecided", "No endpoint has given an answer that decides.", _WAIT),
     _condition("network.no-endpoint", "No endpoint is available.", _WAIT, None, "world"),
     # --- ours
+    _condition("internal.no-broker", "A record is to be read where it stands, and no broker answers.", _WAIT, None, "world"),
     _fault("internal.fault", "A stage failed on this record."),
     _fault("internal.killed", "This record ended the process of a stage, more than once."),
+    _fault("internal.payload-gone", "A payload was to be heard again, and `ingest` no longer has it."),
     _fault("internal.too-large", "A record made from this one is larger than its topic takes."),
     _fault("internal.undecodable", "An internal record does not hold what its topic declares."),
     _fault("internal.unknown-version", "An internal record is of a version this program does not know."),

@@ -25,6 +25,10 @@ ADMITTED = b"a"  # outpoint -> nothing: admitted, spent or not
 QUEUE = b"q"  # nothing -> Queue; number, 8 bytes -> Waiting: work that did not fit into one transaction
 TOMBSTONE = b"x"  # txid -> Tombstone: the network refused it
 LOSER = b"l"  # outpoint -> ingest coordinates that lost it
+DEPARTED = b"d"  # txid -> Departed: left with one that was refused
+LEFT = b"e"  # txid that was refused, place of 8 bytes, txid -> nothing: who left with it
+CONTESTED = b"r"  # outpoint -> Contested: returned by an eviction, while a rival may yet have it
+RIVAL = b"v"  # txid, outpoint -> nothing: what a rival may yet have
 
 IN_STATE_ROOT = frozenset(COIN + HISTORY)
 """Kinds under the state root: what the context holds. All others sway later decisions: the store root."""

@@ -88,8 +88,21 @@ class Evict(Struct, frozen=True, array_like=True, tag="evict"):
     competing: tuple[Txid, ...] = ()
 
 
-Operation = Apply | Accept | Evict
+class Readmit(Struct, frozen=True, array_like=True, tag="readmit"):
+    """The network took after all what it had refused: it and what left with it come back."""
+
+    id: str
+    txid: Txid
+
+
+Operation = Apply | Accept | Evict | Readmit
 """Everything a context is asked to do."""
+
+
+class Pointer(Struct, frozen=True, array_like=True):
+    """An ingest record that is to be heard again, under its own coordinate: it lost to a rival that has left."""
+
+    origin: Origin
 
 
 class Unmined(Struct, frozen=True, array_like=True):
@@ -120,6 +133,7 @@ OPERATION: Schema[Operation] = Schema(
 BROADCAST_REQUEST = Schema(
     "broadcast-request", 2, BroadcastRequest, "msgpack", "An applied transaction, for the network."
 )
+POINTER = Schema("pointer", 1, Pointer, "msgpack", "An ingest record that is to be heard again.")
 EF_TX = Schema("extended-format", 1, bytes, "raw", "One transaction in Extended Format (BRC-30).")
 BEEF = Schema("beef", 1, bytes, "raw", "BEEF V1, V2 or Atomic (BRC-62, 96, 95).")
 ANY = Schema("any", 1, bytes, "raw", "The record as it was on its origin topic, under that topic's schema.")

@@ -4,7 +4,7 @@ from msgspec import Struct
 
 from schemas.external import Admittance
 from schemas.flow import Origin
-from schemas.types import Context, Txid
+from schemas.types import Context, Outpoint, Txid
 from schemas.wire import Schema
 
 
@@ -56,9 +56,18 @@ class Leave(Struct, frozen=True, array_like=True, tag="leave"):
     operation: str
     root: Txid
     txids: tuple[Txid, ...]
+    first: int  # place of the first of them among all that leave
 
 
-Waiting = Rejudge | Leave
+class Return(Struct, frozen=True, array_like=True, tag="return"):
+    """These left with one that the network took after all, or are it: parents before their children."""
+
+    operation: str
+    root: Txid
+    txids: tuple[Txid, ...]
+
+
+Waiting = Rejudge | Leave | Return
 """What stands in a queue."""
 
 
@@ -68,7 +77,23 @@ class Tombstone(Struct, frozen=True, array_like=True):
     code: str
     message: str
     competing: tuple[Txid, ...]
-    raw: bytes  # Extended Format, where the context had it
+
+
+class Departed(Struct, frozen=True, array_like=True):
+    """A transaction that left with one that was refused, as it stood: with that one it returns."""
+
+    root: Txid  # the one that was refused, which it descends from or is
+    place: int  # among all that left with it: children before their parents
+    known: Known
+    accepted: bool
+    applied: Applied | None  # None: nobody submitted it
+    lost: Outpoint = b""  # what a rival of it, or of a parent of it, held when it was to return
+
+
+class Contested(Struct, frozen=True, array_like=True):
+    """Who may yet have a coin that an eviction returned: as the network said, and nobody has decided."""
+
+    by: tuple[Txid, ...]
 
 
 class Losers(Struct, frozen=True, array_like=True):

@@ -5,9 +5,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
+from aiokafka import TopicPartition as AioTopicPartition
 from aiokafka.producer.message_accumulator import BatchBuilder
 from msgspec import Struct
 
+from agents.parse import Parse, ParseSettings
+from agents.retry import Read, Retry
 from agents.runtime.board import Position, TopicPartition
 from pipeline import apply as rules
 from pipeline.codec.ef import write_ef
@@ -16,9 +19,10 @@ from pipeline.contextual import Change
 from pipeline.member import member_of
 from pipeline.overlay.builtin.anytx import AnyTx
 from pipeline.overlay.manager import Subject, TopicManager
+from pipeline.policy import Policy
 from pipeline.state import APPLIED_KEY, Layer, Memory, encode, head_key, head_of, seal
 from schemas.external import Admittance
-from schemas.flow import Accept, Apply, Asked, Evict, Member, Operation, Origin, Unmined, Verified
+from schemas.flow import Accept, Apply, Asked, Evict, Member, Operation, Origin, Readmit, Unmined, Verified
 from schemas.state import AppliedOffset
 from schemas.types import Context, Outpoint, outpoint
 from tests import builders
@@ -63,6 +67,39 @@ class Group:
 
     async def seek_lane(self, tp: TopicPartition, offset: int) -> None:
         self.sought.append((tp, offset))
+
+
+class Log:
+    """A topic whose records are read by where they stand."""
+
+    def __init__(self, *records: Record) -> None:
+        self.records = {(record.partition, record.offset): record for record in records}
+        self.error: Exception | None = None
+        self.begun = 0
+
+    async def start(self) -> None:
+        self.begun += 1
+
+    async def stop(self) -> None:
+        self.begun -= 1
+
+    async def ends(self) -> dict[AioTopicPartition, int]:
+        if self.error is not None:
+            raise self.error
+        return {AioTopicPartition("beef.ingest", partition): offset + 1 for partition, offset in sorted(self.records)}
+
+    async def read(self, partition: int, offset: int) -> Record | None:
+        return self.records.get((partition, offset))
+
+
+def retry_stage(log: Log | None = None) -> Retry:
+    """The stage, over records that stand somewhere."""
+    places: Any = log or Log()
+    return Retry(Parse(ParseSettings(), Policy(), "cluster"), places)
+
+
+NOTHING_READ = Read({})
+"""What retry gathers for records that are no pointers."""
 
 
 class Delivered(NamedTuple):
@@ -266,3 +303,5 @@ def decide(layer: Layer, context: Context, operation: Operation) -> Change:
             return rules.accept(layer, head, context, operation, NOW_MS)
         case Evict():
             return rules.evict(layer, head, context, operation, NOW_MS)
+        case Readmit():
+            return rules.readmit(layer, head, context, operation, MANAGERS, NOW_MS)

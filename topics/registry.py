@@ -181,7 +181,7 @@ RESULTS = Topic(
     partitions_why="One reader can follow all of them, and what concerns one txid keeps its order.",
     growth=1.0,
     growth_why="An admittance may name every output of a payload.",
-    writers=("parse", "verify", "apply", "broadcast"),
+    writers=("parse", "verify", "apply", "broadcast", "retry"),
     readers=("anyone",),
     external=True,
 )
@@ -203,7 +203,7 @@ EVENTS = Topic(
 def _tier(name: str, delay: str) -> Topic:
     return Topic(
         name=name,
-        says=f"Records that met a condition, until {delay} have passed.",
+        says=f"Records that met a condition, until {delay} have passed; pointers to payloads that are to be heard again.",
         key="as the origin",
         schema=flow.ANY,
         partitions=FEW,

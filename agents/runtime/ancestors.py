@@ -21,6 +21,7 @@ from rocksdict import Options, Rdict, WriteBatch
 
 from agents import metrics
 from agents.runtime.connection import client_options
+from agents.runtime.places import Places
 from agents.runtime.records import Inbound
 from agents.runtime.settings import KafkaSettings, TopicSettings
 from agents.runtime.transport import FETCH_BYTES, PARTITION_BYTES
@@ -50,12 +51,6 @@ SWEPT_AT_ONCE = 1_000
 
 TXID_BYTES = 32
 
-READ_BYTES = 64 << 10
-"""A place is read alone: Kafka sends whole batches of records, and the batch it stands in whatever its size."""
-
-READ_WAIT_MS = 5
-"""How long the broker may hold an empty fetch of the reader, and with it the next place that is asked for."""
-
 IN_HAND_BYTES = 64 << 20
 """Of records that are read for payloads in hand, as `worker.max_in_flight_bytes` counts what was received."""
 
@@ -76,13 +71,12 @@ class Ancestors:
         partitions: of `operations`.
         """
         self._stage = stage
-        self._partitions = partitions
         self._kafka = kafka
         self._topic = OPERATIONS.named(topics.prefix)
         self._policy = policy
         self._folder = folder
         self._positions: dict[aiokafka.TopicPartition, int] = {}
-        self._reading = asyncio.Lock()
+        self._places = Places(kafka, self._topic, partitions)
         self._room = Room(IN_HAND_BYTES)
 
     async def start(self) -> None:
@@ -97,17 +91,17 @@ class Ancestors:
         options.create_if_missing(True)
         options.set_keep_log_file_num(1)
         self._index = Rdict(str(folder), options)
-        self._follower = self._consumer(max_partition_fetch_bytes=PARTITION_BYTES, fetch_max_bytes=FETCH_BYTES)
-        self._reader = self._consumer(max_partition_fetch_bytes=READ_BYTES, fetch_max_wait_ms=READ_WAIT_MS)
-        for consumer in (self._follower, self._reader):
-            await consumer.start()
-        partitions = [aiokafka.TopicPartition(self._topic, number) for number in range(self._partitions)]
-        for consumer in (self._follower, self._reader):
-            consumer.assign(partitions)
-        # What is not asked for is not fetched: answers would wait behind it, and it would lie in memory.
-        self._reader.pause(*partitions)
-        # What lies untaken (a place's neighbours, errors of partitions without a position) holds no other fetch up.
-        self._reader._fetcher._prefetch_backoff = 0.0
+        self._follower = AIOKafkaConsumer(
+            **client_options(self._kafka),
+            isolation_level="read_committed",
+            enable_auto_commit=False,
+            auto_offset_reset="none",  # where retention removed what comes next, we say where to go on
+            max_partition_fetch_bytes=PARTITION_BYTES,
+            fetch_max_bytes=FETCH_BYTES,
+        )
+        await self._follower.start()
+        await self._places.start()
+        self._follower.assign(self._places.partitions)
         await self._seek()
         self._tasks = [asyncio.ensure_future(self._follow()), asyncio.ensure_future(self._sweep_now_and_then())]
 
@@ -122,8 +116,8 @@ class Ancestors:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for consumer in (self._follower, self._reader):
-            await consumer.stop()
+        await self._follower.stop()
+        await self._places.stop()
         self._index.close()
         os.close(self._lock)
 
@@ -155,15 +149,6 @@ class Ancestors:
         metrics.NAMED_ANCESTORS.labels(self._stage, answer).inc(questions)
 
     # --- following
-
-    def _consumer(self, **options: int) -> AIOKafkaConsumer:
-        return AIOKafkaConsumer(
-            **client_options(self._kafka),
-            isolation_level="read_committed",
-            enable_auto_commit=False,
-            auto_offset_reset="none",  # a place that retention removed is unknown, and nothing else
-            **options,
-        )
 
     async def _seek(self) -> None:
         """Go on where the index stands; where that is outside the log, at the log's first record.
@@ -211,7 +196,7 @@ class Ancestors:
 
     async def _catch_up(self) -> dict[aiokafka.TopicPartition, int]:
         """Until the follower has read all that was committed when this was called; the ends of what was."""
-        ends: dict[aiokafka.TopicPartition, int] = await self._reader.end_offsets(list(self._positions))
+        ends = await self._places.ends()
         while any(self._positions[tp] < end for tp, end in ends.items()):
             await asyncio.sleep(LOOK_S)
         return ends
@@ -233,24 +218,12 @@ class Ancestors:
         found: dict[Txid, bytes] = {}
         for place, (partition, offset, _) in places.items():
             tp, here = aiokafka.TopicPartition(self._topic, partition), wanted[place]
-            beef = await self._read(tp, offset) if offset < ends[tp] else None
+            record = await self._places.read(partition, offset) if offset < ends[tp] else None
+            beef = _payload(record) if record is not None else None
             shows = cut(beef, here) if beef is not None else {}
             found |= shows
             self._forget({txid: place for txid in here if txid not in shows})
         return found
-
-    async def _read(self, tp: aiokafka.TopicPartition, offset: int) -> bytes | None:
-        """The payload at a place of the log; None where retention has removed it."""
-        async with self._reading:
-            self._reader.seek(tp, offset)
-            self._reader.resume(tp)
-            try:
-                record = await self._reader.getone(tp)
-            except OffsetOutOfRangeError:
-                return None
-            finally:
-                self._reader.pause(tp)
-        return _payload(record) if record.offset == offset else None
 
     def _forget(self, places: Mapping[Txid, bytes]) -> None:
         """Drop what stands at these places still: the follower may have found a newer one meanwhile."""
@@ -264,7 +237,7 @@ class Ancestors:
         """Places whose records retention has removed leave the index."""
         while True:
             try:
-                first = await self._reader.beginning_offsets(list(self._positions))
+                first = await self._places.first()
             except KafkaError as error:
                 log.warning("the index of verified payloads is not swept: %s", error)
             else:

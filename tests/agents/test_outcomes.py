@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from agents.retry import Retry
 from agents.runtime.outbox import Outbox
 from agents.runtime.outcomes import TIERS, Router, result_key, result_out, waiting
 from agents.runtime.records import Decision, Defer, Emit, Fault, Out, Refuse
@@ -19,7 +18,7 @@ from schemas import headers as h
 from schemas.external import RESULT, Result
 from schemas.flow import Origin
 from schemas.types import display
-from tests.fakes import NOW_MS, NULL, Producer, Record
+from tests.fakes import NOTHING_READ, NOW_MS, NULL, Producer, Record, retry_stage
 from tests.profiles import CHEAP
 from topics.registry import BROADCAST, BY_NAME, DEAD_LETTERS, OPERATIONS, PARSED, RESULTS, RETRY_10S, Topic
 
@@ -249,8 +248,8 @@ async def test_a_record_goes_round_and_comes_back_as_it_was(origin: Topic) -> No
     for attempt in (1, 2):
         (tier,) = Router("verify", "beef.", DAY_MS).outs(record, Defer(CONDITION, ABOUT), NOW_MS)
         waits = await sent(outbox, producer, tier)
-        assert Retry().due(waits) == NOW_MS + TIER_MS[attempt - 1]
-        decision = Retry().decide(waits, None, NOW_MS)
+        assert retry_stage().due(waits) == NOW_MS + TIER_MS[attempt - 1]
+        decision = retry_stage().decide(waits, NOTHING_READ, NOW_MS)
         assert isinstance(decision, Emit)
         (back,) = decision.outs
         record = await sent(outbox, producer, back)

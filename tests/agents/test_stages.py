@@ -6,20 +6,22 @@ import threading
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import msgspec
 import pytest
+from aiokafka.errors import KafkaConnectionError
 
 from agents.apply import ApplySettings, ApplyStage
 from agents.broadcast import Asked as Answered
 from agents.broadcast import Broadcast
 from agents.parse import MAX_CONTEXTS, Parse, ParseSettings
-from agents.retry import Retry
+from agents.retry import Read, Retry
 from agents.runtime.aside import LONG_BYTES
 from agents.runtime.endpoints import BroadcastSettings, Outcome
 from agents.runtime.http import HttpSettings
 from agents.runtime.outbox import Outbox
 from agents.runtime.outcomes import Router
 from agents.runtime.partition import Decided, Heads
-from agents.runtime.records import Decision, Defer, Emit, Fault, Inbound, Out, Refuse
+from agents.runtime.records import Decision, Defer, Emit, Fault, Inbound, Out, Refuse, WorldCondition
 from agents.runtime.sandbox import SandboxSettings
 from agents.runtime.trackers import TrackerSettings
 from agents.verify import FEW_ROOTS, Gathered, Named, Prepared, Verify
@@ -38,6 +40,7 @@ from schemas.flow import (
     BROADCAST_REQUEST,
     OPERATION,
     PARSED,
+    POINTER,
     Accept,
     Apply,
     Asked,
@@ -46,11 +49,27 @@ from schemas.flow import (
     Operation,
     Origin,
     Parsed,
+    Pointer,
+    Readmit,
 )
 from schemas.journal import JOURNAL
 from schemas.types import display, outpoint
 from tests import builders
-from tests.fakes import NOW_MS, NULL, Producer, Record, apply_of, coin_of_others, made_tx, origin_at, unmined, verified
+from tests.fakes import (
+    NOTHING_READ,
+    NOW_MS,
+    NULL,
+    Log,
+    Producer,
+    Record,
+    apply_of,
+    coin_of_others,
+    made_tx,
+    origin_at,
+    retry_stage,
+    unmined,
+    verified,
+)
 from topics import registry
 from topics.registry import BY_NAME, DEAD_LETTERS, OPERATIONS, RESULTS, RETRY_10S, TRANSACTIONS, Topic
 
@@ -756,22 +775,128 @@ async def test_a_request_that_cannot_be_read_costs_itself_alone() -> None:
 # --- retry
 
 
-@pytest.mark.parametrize("topic", ["ingest", "results", "dead-letters", "retry.10s", "journal", "state", "nowhere", ""])
+@pytest.mark.parametrize("topic", ["results", "dead-letters", "retry.10s", "journal", "state", "nowhere", ""])
 def test_a_waiting_record_returns_only_where_stages_wait(topic: str) -> None:
     """Nobody else's topic is written to, whatever the headers say."""
     kept = h.RetryHeaders(
         origin_topic=topic, origin_partition=0, origin_offset=0, attempt=1, first_failed=1, not_before=5, code="x.y"
     )
     record = Record("beef.retry.10s", headers=h.to_pairs(kept))
-    decision = Retry().decide(record, None, NOW_MS)
+    decision = retry_stage().decide(record, NOTHING_READ, NOW_MS)
     assert isinstance(decision, Fault)
     assert decision.code == "internal.undecodable"
 
 
 def test_a_record_that_does_not_say_when_returns_at_once() -> None:
-    assert Retry().due(Record("beef.retry.10s")) == 0
-    assert isinstance(Retry().decide(Record("beef.retry.10s"), None, NOW_MS), Fault)
-    assert Retry().about(Record()) is None
+    assert retry_stage().due(Record("beef.retry.10s")) == 0
+    assert isinstance(retry_stage().decide(Record("beef.retry.10s"), NOTHING_READ, NOW_MS), Fault)
+    assert retry_stage().about(Record()) is None
+
+
+def pointer_to(record: Inbound, **changes: Any) -> Record:
+    """As apply writes it when a rival leaves."""
+    origin = msgspec.structs.replace(parse_stage().origin(record), **changes)
+    waits = h.RetryHeaders(
+        origin_topic="ingest", origin_partition=origin.partition, origin_offset=origin.offset, attempt=1,
+        first_failed=NOW_MS, not_before=NOW_MS, code="conflict.undecided",
+    )  # fmt: skip
+    return Record("beef.retry.10s", value=POINTER.encode(Pointer(origin)), headers=[POINTER.header, *h.to_pairs(waits)])
+
+
+def ingested(value: bytes) -> Record:
+    return Record("beef.ingest", 2, 40, b"key", value, [(h.TOPICS, b'["tm_a", "tm_b"]')], NOW_MS - 5)
+
+
+async def decided_by_retry(log: Log, *records: Record) -> list[Decision]:
+    stage = retry_stage(log)
+    found = [decision async for batch, read in stage.gather(records) for decision in _decide(stage, batch, read)]
+    assert len(found) == len(records)
+    return found
+
+
+def _decide(stage: Retry, batch: Sequence[Inbound], read: Read) -> list[Decision]:
+    return [stage.decide(record, read, NOW_MS) for record in batch]
+
+
+async def test_a_pointer_is_what_parse_makes_of_the_payload_it_points_to() -> None:
+    """Under the payload's own coordinate, and so all that follows has the ids it had; beside records that wait."""
+    payload = ingested(builders.chain(2).v1())
+    first = parse_stage().decide(payload, None, NOW_MS)
+    assert isinstance(first, Emit)
+    waits = h.RetryHeaders(
+        origin_topic="operations", origin_partition=0, origin_offset=1, attempt=1, first_failed=1, not_before=5,
+        code="conflict.undecided",
+    )  # fmt: skip
+    other = Record("beef.retry.10s", headers=h.to_pairs(waits))
+    again, back = await decided_by_retry(Log(payload), pointer_to(payload), other)
+    assert again == Emit(first.outs, "conflict.undecided")
+    assert isinstance(back, Emit)
+    assert [out.topic for out in back.outs] == [OPERATIONS]
+
+
+async def test_a_pointer_to_what_is_gone_is_a_dead_letter() -> None:
+    """Removed by retention, not there yet, or of a topic that was made anew."""
+    payload = ingested(b"x")
+    decisions = [
+        *await decided_by_retry(Log(), pointer_to(payload)),
+        *await decided_by_retry(Log(payload), pointer_to(payload, offset=41)),
+        *await decided_by_retry(Log(payload), pointer_to(payload, offset=39)),
+        *await decided_by_retry(Log(payload), pointer_to(payload, timestamp_ms=1)),
+    ]
+    assert [(type(each), getattr(each, "code", "")) for each in decisions] == [(Fault, "internal.payload-gone")] * 4
+
+
+async def test_a_pointer_that_cannot_be_read_costs_itself_alone() -> None:
+    payload = ingested(b"no payload")
+    broken = pointer_to(payload)
+    broken.value = b"\xc1"
+    fault, refused = await decided_by_retry(Log(payload), broken, pointer_to(payload))
+    assert isinstance(fault, Fault)
+    assert fault.code == "internal.undecodable"
+    assert isinstance(refused, Refuse)  # parse takes less than it did: its verdict stands
+    assert refused.verdict.code == "malformed.magic"
+
+
+async def test_without_a_broker_retry_pauses() -> None:
+    """No pointer is taken for one to nowhere; records that merely wait are not held up by what nobody asks."""
+    log, payload = Log(ingested(b"x")), ingested(b"x")
+    log.error = KafkaConnectionError("away")
+    stage = retry_stage(log)
+    with pytest.raises(WorldCondition, match="away"):
+        await decided_by_retry(log, pointer_to(payload))
+    with pytest.raises(WorldCondition):
+        await stage.probe()
+    (fault,) = await decided_by_retry(log, Record("beef.retry.10s"))
+    assert isinstance(fault, Fault)
+    log.error = None
+    await stage.probe()
+    await stage.start()
+    assert log.begun == 1
+    await stage.stop()
+    assert log.begun == 0
+
+
+def test_losers_are_pointed_to_and_who_comes_back_hears_of_it() -> None:
+    world = Applying()
+    point = coin_of_others(1)
+    first, second = made_tx([point], 1, 1), made_tx([point], 1, 2)
+    world.do(apply_of(verified(first, offset=1)))
+    world.do(Accept("accept", (first.txid,), "arc@a"))
+    world.do(apply_of(verified(second, offset=2)))
+    gone = world.do(Evict("evict", first.txid, "network.double-spend", "lost", (second.txid,)))
+    (pointer,) = outs_to(gone, RETRY_10S)
+    assert POINTER.decode(pointer.value, pointer.headers).origin == origin_at(2)
+    waits = h.retry_headers(pointer.headers)
+    assert waits is not None
+    assert (waits.origin_topic, waits.origin_partition, waits.origin_offset) == ("ingest", 0, 2)
+    assert waits.not_before == waits.first_failed  # at once
+    back = world.do(Readmit("readmit", first.txid))
+    assert getattr(back, "code", None) == "readmit"
+    (told,) = [RESULT.decode(out.value) for out in outs_to(back, RESULTS)]
+    assert (told.outcome, told.txid, told.request_ids) == ("revised", display(first.txid), ("request-1",))
+    assert told.admittance == Admittance((0,))
+    (entry,) = [JOURNAL.decode(out.value) for out in outs_to(back, registry.JOURNAL)]
+    assert (entry.kind, entry.sequence) == ("readmit", told.sequence)
 
 
 # --- all of them

@@ -1,5 +1,6 @@
 """The whole path: what goes in, what must come out, whatever goes in."""
 
+import asyncio
 import json
 import os
 import random
@@ -16,9 +17,11 @@ from ops.instruments.wire import Entry, write_beef
 from ops.instruments.workshop import Bag
 from ops.running import running_workers
 from ops.stages import STAGES
+from schemas.flow import OPERATION, Evict, Readmit
+from schemas.journal import JOURNAL as JOURNAL_SCHEMA
 from schemas.types import display
 from tests.e2e.asking import Talk, until
-from topics.registry import DEAD_LETTERS, OPERATIONS, PARSED, TRANSACTIONS
+from topics.registry import DEAD_LETTERS, JOURNAL, OPERATIONS, PARSED, TRANSACTIONS
 
 pytestmark = pytest.mark.broker
 
@@ -118,6 +121,42 @@ async def test_ancestors_named_by_their_txid_are_put_in_place(talk: Talk, genera
     assert (again.outcome, again.repeat) == ("applied", True)
     said = await talk.network(completed.request_ids[0])
     assert said.outcome == "accepted"
+
+
+@pytest.mark.invariant("APPLY-4")
+async def test_who_lost_a_coin_comes_back_when_its_rival_is_evicted_and_the_rival_when_it_is_readmitted(
+    talk: Talk, generator: Generator
+) -> None:
+    """By the network's words on `operations`; the loser's decision stands under the id it had."""
+    shop, context = generator.shop, b"topic:tm_anytx"
+    funding = shop.take()
+    first, second = (shop.pay([funding.coin], key=shop.key()) for _ in range(2))
+    sent = await talk.send(shop.frame(Bag([funding], [first])))
+    assert (await talk.network(sent)).outcome == "accepted"
+
+    async def taken() -> bool:
+        entries = [JOURNAL_SCHEMA.decode(record.value) for record in await talk.read_end(JOURNAL, 20)]
+        return any((entry.kind, entry.txid) == ("accept", first.txid) for entry in entries)
+
+    while not await taken():
+        await asyncio.sleep(0.2)
+    loser = await talk.send(shop.frame(Bag([funding], [second])))
+    (lost,) = await talk.decisions(loser)
+    assert (lost.outcome, lost.code, lost.competing) == ("rejected", "conflict.double-spend", (display(first.txid),))
+    evict = Evict("evict", first.txid, "network.double-spend", "reorganised", (second.txid,))
+    await talk.send(OPERATION.encode(evict), [OPERATION.header], OPERATIONS, context)
+    *_, won = await talk.decisions(loser, 2)
+    assert (won.outcome, won.id, won.origin) == ("applied", lost.id, lost.origin)
+    assert won.revision > lost.revision
+    # The simulated network holds on to the first: it refuses the second, which leaves again.
+    assert (await talk.network(loser)).outcome == "refused"
+    await talk.wait(lambda results: any(r.outcome == "evicted" and r.txid == display(second.txid) for r in results))
+    await talk.send(OPERATION.encode(Readmit("readmit", first.txid)), [OPERATION.header], OPERATIONS, context)
+    results = await talk.wait(lambda results: any(r.outcome == "revised" for r in results))
+    (back,) = [r for r in results if r.outcome == "revised"]
+    assert (back.txid, back.request_ids, back.context) == (display(first.txid), (sent,), context.decode())
+    (again,) = await talk.decisions(await talk.send(shop.frame(Bag([funding], [first]))))
+    assert (again.outcome, again.repeat, again.sequence) == ("applied", True, back.sequence)
 
 
 async def test_an_unknown_topic_is_refused_and_the_others_go_on(talk: Talk, generator: Generator) -> None:

@@ -9,25 +9,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline import apply as rules
 from pipeline import lthash, state
 from pipeline.codec.tx import Tx
 from pipeline.contextual import Answer, Change
 from pipeline.derive import Derived, derive
+from pipeline.evict import FIRST_PLACE
 from pipeline.outcome import BY_CODE, Condition, Verdict
 from pipeline.overlay.manager import BadManager
 from pipeline.state import IN_STATE_ROOT, Layer, Memory, head_of, is_index
 from schemas.external import Admittance
-from schemas.flow import Accept, Apply, Evict, Origin
+from schemas.flow import Accept, Apply, Evict, Origin, Readmit
 from schemas.journal import JOURNAL, JournalEntry
-from schemas.state import Applied, Known, Losers, Submission, Tombstone
+from schemas.state import Applied, Contested, Departed, Known, Losers, Submission, Tombstone
 from schemas.types import Context, Outpoint, Txid, display, outpoint
-from tests.fakes import MANAGERS, Owner, apply_of, coin_of_others, decide, made_tx, origin_at, verified
+from tests.fakes import MANAGERS, NOW_MS, Owner, apply_of, coin_of_others, decide, made_tx, origin_at, verified
 from tests.profiles import CHEAP, much
 
 ALL, KEEP, ODD, PICKY = "topic:tm_all", "topic:tm_keep", "topic:tm_odd", "topic:tm_picky"
 
 KINDS: dict[bytes, Any] = {
     state.TX: Applied, state.KNOWN: Known, state.TOMBSTONE: Tombstone, state.LOSER: Losers,
+    state.DEPARTED: Departed, state.CONTESTED: Contested,
 }  # fmt: skip
 
 Entries = dict[tuple[bytes, bytes], object]
@@ -74,8 +77,20 @@ class Judged(msgspec.Struct):
     off_chain: bytes
 
 
+class Gone(msgspec.Struct):
+    """A transaction that left."""
+
+    tx: Tx
+    judged: Judged | None
+    said: Admittance | None
+    accepted: bool
+    root: Txid | None  # None: it stays out whatever is readmitted
+    place: int
+    lost: Outpoint = b""
+
+
 class Model:
-    """A context as a set: what is known, what was submitted, who lost, who was refused."""
+    """A context as a set: what is known, what was submitted, who lost, who was refused, and who left with whom."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -85,6 +100,8 @@ class Model:
         self.judged: dict[Txid, Judged] = {}
         self.stones: dict[Txid, Tombstone] = {}
         self.losers: dict[Outpoint, list[Origin]] = {}
+        self.gone: dict[Txid, Gone] = {}
+        self.contested: dict[Outpoint, list[Txid]] = {}
 
     def spenders(self) -> dict[Outpoint, Txid]:
         """Who spends what, of the known ones."""
@@ -115,6 +132,23 @@ class Model:
             )  # fmt: skip
         found |= {(state.TOMBSTONE, txid): stone for txid, stone in self.stones.items()}
         found |= {(state.LOSER, point): Losers(tuple(lost)) for point, lost in self.losers.items()}
+        found |= {(state.CONTESTED, point): Contested(tuple(by)) for point, by in self.contested.items()}
+        found |= {(state.RIVAL, rival + point): b"" for point, by in self.contested.items() for rival in by}
+        for txid, gone in self.gone.items():
+            departed = stored.get((state.DEPARTED, txid))
+            assert isinstance(departed, Departed)
+            applied = None
+            if gone.judged is not None:
+                assert departed.applied is not None
+                applied = msgspec.structs.replace(
+                    departed.applied, origin=gone.judged.origin, admittance=gone.said,
+                    submission=submission_of(gone.judged.tx, gone.judged.off_chain),
+                )  # fmt: skip
+            root = gone.root or departed.root
+            known = Known(gone.tx.spends(), outputs(gone.tx))
+            found[state.DEPARTED, txid] = Departed(root, gone.place, known, gone.accepted, applied, gone.lost)
+            if gone.root is not None:
+                found[state.LEFT, gone.root + gone.place.to_bytes(8, "big") + txid] = b""
         return found
 
     # --- what each operation must say
@@ -201,18 +235,95 @@ class Model:
                 if txid not in gone and any(point[:32] in gone for point in points(tx))
             }:
                 gone |= more
-            self.stones[operation.txid] = Tombstone(operation.code, operation.message, operation.competing, b"")
+        decided = self._decided(operation.txid) if operation.txid not in self.stones else False
+        if gone:
+            self.stones[operation.txid] = Tombstone(operation.code, operation.message, operation.competing)
         order = [evicted.txid for evicted in change.evicted]
-        assert (set(order), len(order), len(change.entries)) == (gone, len(gone), len(gone))
+        assert (set(order), len(order)) == (gone, len(gone))
+        assert len(change.entries) == len(gone) or (not gone and decided and len(change.entries) == 1)
+        follows = self.derived()
         for place, txid in enumerate(order):
             assert not {point[:32] for point in points(self.known[txid])} & set(order[:place])
         for evicted in change.evicted:
             judged = self.judged.get(evicted.txid)
             assert (evicted.applied.origin if evicted.applied else None) == (judged.origin if judged else None)
-        for txid in gone:
-            del self.known[txid]
-            self.judged.pop(txid, None)
+        again: list[Origin] = []
+        for place, txid in enumerate(order, FIRST_PLACE):
+            tx, judged = self.known.pop(txid), self.judged.pop(txid, None)
+            accepted, said = txid in self.accepted, follows.judgements.get(txid)
             self.accepted.discard(txid)
+            self.gone[txid] = Gone(tx, judged, said, accepted, operation.txid, place)
+            again += [origin for point in points(tx) for origin in self.losers.pop(point, [])]
+        assert list(change.again) == again
+        if gone and operation.competing:
+            self._contest(self.gone[operation.txid].tx, operation.competing)
+
+    def _contest(self, root: Tx, rivals: Sequence[Txid]) -> None:
+        said = self.derived().judgements
+        for point in points(root):
+            admittance = said.get(point[:32])
+            if admittance is not None and int.from_bytes(point[32:], "little") in admittance.outputs_to_admit:
+                by = self.contested.setdefault(point, [])
+                by += [rival for rival in rivals if rival not in by]
+
+    def _decided(self, rival: Txid) -> bool:
+        """What the refused one contested is contested by the others alone."""
+        its = [point for point, by in self.contested.items() if rival in by]
+        for point in its:
+            self.contested[point].remove(rival)
+            if not self.contested[point]:
+                del self.contested[point]
+        return bool(its)
+
+    def readmit(self, change: Change, operation: Readmit) -> None:
+        """Check a readmission, and take it in."""
+        if operation.txid not in self.stones:
+            assert (change.entries, change.revised) == ((), ())
+            return
+        before = self.derived().judgements
+        del self.stones[operation.txid]
+        returning = [txid for txid, gone in self.gone.items() if gone.root == operation.txid]
+        back: set[Txid] = set()
+        for txid in sorted(returning, key=lambda txid: -self.gone[txid].place):
+            gone = self.gone[txid]
+            if txid in self.known:
+                del self.gone[txid]
+                continue
+            lost, root = self._stays(gone.tx)
+            if lost:
+                gone.lost, gone.root = lost, None
+                if gone.judged is not None and len(self.losers.get(lost, [])) < 8:
+                    losers = self.losers.setdefault(lost, [])
+                    losers += [gone.judged.origin] if gone.judged.origin not in losers else []
+            elif root is not None:
+                gone.place = min(each.place for each in self.gone.values() if each.root == root) - 1
+                gone.root = root
+            else:
+                back.add(txid)
+                del self.gone[txid]
+                self.known[txid] = gone.tx
+                if gone.judged is not None:
+                    self.judged[txid] = gone.judged
+                if gone.accepted or txid == operation.txid:
+                    self.accepted.add(txid)
+        after = self.derived().judgements
+        again = {txid for txid, said in after.items() if before.get(txid) != said}
+        assert {each.txid for each in change.revised} == again | (back & self.judged.keys())
+        assert {each.txid: each.applied.admittance for each in change.revised}.items() <= after.items()
+        assert [JOURNAL.decode(entry).kind for entry in change.entries].count("readmit") >= len(back)
+
+    def _stays(self, tx: Tx) -> tuple[Outpoint, Txid | None]:
+        spenders = self.spenders()
+        for point in points(tx):
+            if point in spenders:
+                return point, None
+        root = None
+        for parent in dict.fromkeys(point[:32] for point in points(tx)):
+            if parent not in self.known and parent in self.gone:
+                if self.gone[parent].lost:
+                    return self.gone[parent].lost, None
+                root = self.gone[parent].root
+        return b"", root
 
 
 # --- random families
@@ -221,7 +332,7 @@ class Model:
 class Step(msgspec.Struct):
     """Something a context is asked to do."""
 
-    what: str  # apply | again | accept | evict
+    what: str  # apply | again | accept | evict | readmit
     tx: int
     proven: int = 0  # how many of the ancestors' generations the payload leaves out: they are proven
     off_chain: bytes = b""
@@ -242,7 +353,7 @@ def families(draw: st.DrawFn) -> list[Tx]:
 steps = st.lists(
     st.builds(
         Step,
-        st.sampled_from(["apply", "apply", "apply", "again", "accept", "evict"]),
+        st.sampled_from(["apply", "apply", "apply", "again", "accept", "evict", "evict", "readmit"]),
         st.integers(0, 7),
         st.integers(0, 2),
         st.sampled_from([b"", b"", b"", b"values"]),
@@ -276,8 +387,13 @@ def run(family: Sequence[Tx], todo: Sequence[Step], context: Context, look: Call
                 accept = Accept(f"accept:{number}", (tx.txid, bytes(32)), "arc@a")
                 model.accept(owner.do(context, accept), accept)
             case "evict":
-                evict = Evict(f"evict:{number}", tx.txid, "network.rejected", "no", (b"\x09" * 32,))
+                rival = family[(step.tx + 1 + step.proven) % len(family)].txid
+                evict = Evict(f"evict:{number}", tx.txid, "network.rejected", "no", (rival,) if step.proven else ())
                 model.evict(owner.do(context, evict), evict)
+            case "readmit":
+                refused = sorted(model.stones) or [tx.txid]
+                readmit = Readmit(f"readmit:{number}", refused[step.tx % len(refused)])
+                model.readmit(owner.do(context, readmit), readmit)
             case _:
                 proven = step.proven == 2
                 ancestors = [] if proven else ancestors_of(tx, family, step.proven)
@@ -348,6 +464,10 @@ def test_the_journal_replayed_gives_the_state_and_both_roots(
         assert head.entry_hash == hashlib.sha256(owner.journal[context][-1]).digest()
 
 
+KEPT = frozenset((state.DEPARTED, state.LEFT))
+"""Kinds of what is kept of those that left."""
+
+
 @settings(CHEAP, max_examples=60)
 @given(families(), steps, st.integers(0, 7))
 def test_an_evicted_family_leaves_its_tombstone_alone(family: list[Tx], todo: list[Step], which: int) -> None:
@@ -365,8 +485,13 @@ def test_an_evicted_family_leaves_its_tombstone_alone(family: list[Tx], todo: li
     owner.do(KEEP, apply_of(verified(child, [parent], offset=91)))
     assert entries_of(owner.store, KEEP) != before
     owner.do(KEEP, Evict("evict", parent.txid, "network.rejected", "no"))
-    stone = Tombstone("network.rejected", "no", (), b"")
-    assert entries_of(owner.store, KEEP) == {**before, (state.TOMBSTONE, parent.txid): stone}
+    after = entries_of(owner.store, KEEP)
+    assert after.pop((state.TOMBSTONE, parent.txid)) == Tombstone("network.rejected", "no", ())
+    gone = {txid for kind, txid in after.keys() - before.keys() if kind == state.DEPARTED}
+    assert gone == {parent.txid, child.txid}
+    assert {key: value for key, value in after.items() if key[0] not in KEPT} == {
+        key: value for key, value in before.items() if key[0] not in KEPT
+    }
 
 
 # --- single cases
@@ -478,7 +603,8 @@ def arrivals(draw: st.DrawFn) -> tuple[list[Tx], list[tuple[str, int, int]], lis
         found.append(made_tx([*spends, coin_of_others(20 + salt)], draw(st.integers(1, 3)), salt))
     which = draw(st.lists(st.sampled_from(range(len(found))), min_size=1, unique=True))
     done = [("apply", tx, draw(st.integers(0, 2))) for tx in which]
-    done += [("evict", tx, 0) for tx in draw(st.lists(st.sampled_from(range(len(found))), max_size=2, unique=True))]
+    for what in ("evict", "readmit"):
+        done += [(what, tx, 0) for tx in draw(st.lists(st.sampled_from(range(len(found))), max_size=2, unique=True))]
     return found, done, draw(st.permutations(done))
 
 
@@ -495,7 +621,7 @@ def known_after(owner: Owner, context: Context) -> tuple[dict[Txid, bytes], dict
 def test_every_order_of_arrival_gives_what_the_set_gives(
     made: tuple[list[Tx], list[tuple[str, int, int]], list[tuple[str, int, int]]], context: Context
 ) -> None:
-    """Any share of proven parents, any that are never sent here, evictions anywhere: state_root = derive(set)."""
+    """Any share of proven parents, any never sent here, evictions and readmissions anywhere: root = derive(set)."""
     family, *orders = made
     for order in orders:
         owner = Owner()
@@ -503,6 +629,8 @@ def test_every_order_of_arrival_gives_what_the_set_gives(
             tx = family[which]
             if what == "evict":
                 owner.do(context, Evict(f"evict:{number}", tx.txid, "network.rejected", "no"))
+            elif what == "readmit":
+                owner.do(context, Readmit(f"readmit:{number}", tx.txid))
             else:
                 ancestors = [] if proven == 2 else ancestors_of(tx, family, proven)
                 assert ancestors is not None
@@ -547,7 +675,17 @@ def test_a_judgement_that_changes_thousands_goes_through_in_pieces(monkeypatch: 
         gone.append(owner.settle(KEEP))
     assert [each.txid for piece in gone for each in piece.evicted][-1] == parent.txid
     assert max(len(piece.evicted) for piece in gone) == 10
-    assert {kind for kind, _ in entries_of(owner.store, KEEP)} == {state.TOMBSTONE}
+    assert {kind for kind, _ in entries_of(owner.store, KEEP)} == {state.TOMBSTONE, *KEPT}
+    replayed(owner.journal[KEEP])
+    before = head_of(whole.store, KEEP).state_root
+    change = owner.do(KEEP, Readmit("readmit", parent.txid))
+    back = [change]
+    while back[-1].settling:
+        back.append(owner.settle(KEEP))
+    assert max(len(piece.revised) for piece in back) <= 20  # ten that come back, ten that are judged again for them
+    assert {each.txid for piece in back for each in piece.revised} == {parent.txid, *(child.txid for child in children)}
+    assert head_of(owner.store, KEEP).state_root == before
+    assert not {kind for kind, _ in entries_of(owner.store, KEEP)} & {state.TOMBSTONE, *KEPT}
     replayed(owner.journal[KEEP])
 
 
@@ -606,9 +744,14 @@ def test_a_refused_family_stays_out_until_its_ancestor_is_proven() -> None:
 
 
 @pytest.mark.parametrize(
-    "operation", [Evict("e", b"\x05" * 32, "network.rejected", ""), Accept("a", (b"\x05" * 32,), "")]
+    "operation",
+    [
+        Evict("e", b"\x05" * 32, "network.rejected", ""),
+        Accept("a", (b"\x05" * 32,), ""),
+        Readmit("r", b"\x05" * 32),
+    ],
 )
-def test_the_networks_word_about_a_stranger_changes_nothing(operation: Evict | Accept) -> None:
+def test_the_networks_word_about_a_stranger_changes_nothing(operation: Evict | Accept | Readmit) -> None:
     owner = Owner()
     change = owner.do(ALL, operation)
     assert (change.entries, change.evicted) == ((), ())
@@ -622,7 +765,7 @@ def test_a_second_eviction_keeps_the_first_word() -> None:
     owner.do(ALL, Evict("e", parent.txid, "network.fee", "first"))
     assert owner.do(ALL, Evict("e", parent.txid, "network.script", "second")).entries == ()
     stone = entries_of(owner.store, ALL)[state.TOMBSTONE, parent.txid]
-    assert stone == Tombstone("network.fee", "first", (), b"")
+    assert stone == Tombstone("network.fee", "first", ())
 
 
 def test_contexts_do_not_touch() -> None:
@@ -682,7 +825,7 @@ def test_a_long_line_is_evicted_without_recursion() -> None:
         pieces.append(owner.settle(ALL))
     assert [len(piece.evicted) for piece in pieces] == [1000, 500]
     assert [evicted.txid for piece in pieces for evicted in piece.evicted] == [tx.txid for tx in reversed(line)]
-    assert [kind for kind, _ in entries_of(owner.store, ALL)] == [state.TOMBSTONE]
+    assert {kind for kind, _ in entries_of(owner.store, ALL)} == {state.TOMBSTONE, *KEPT}
 
 
 class Asked(Memory):
@@ -729,3 +872,125 @@ def test_the_journal_names_what_happened() -> None:
         ("tm_keep/7", origin_at(1), b"BEEF" + parent.raw + child.raw),
     ]
     assert {entry.beef for entry in entries[2:]} == {b""}
+
+
+# --- the network's second word
+
+
+@pytest.mark.invariant("APPLY-4")
+def test_what_left_comes_back_as_it_was() -> None:
+    """Coins, history, answers and acceptance; a child that nobody submitted here comes back as known."""
+    owner = Owner()
+    parent, child = family_of_two()
+    grandchild = made_tx([outpoint(child.txid, 0)], 1, 3)
+    owner.do(KEEP, apply_of(verified(parent)))
+    owner.do(KEEP, apply_of(verified(grandchild, [parent, child], offset=1)))
+    owner.do(KEEP, Accept("accept", (child.txid,), "arc@a"))
+    before = entries_of(owner.store, KEEP)
+    root = head_of(owner.store, KEEP).state_root
+    owner.do(KEEP, Evict("evict", parent.txid, "network.rejected", "no"))
+    assert head_of(owner.store, KEEP).state_root != root
+    change = owner.do(KEEP, Readmit("readmit", parent.txid))
+    assert [each.txid for each in change.revised] == [parent.txid, grandchild.txid]
+    assert head_of(owner.store, KEEP).state_root == root
+    after = entries_of(owner.store, KEEP)
+    assert after.pop((state.ACCEPTED, parent.txid)) == b""  # the network took it
+    assert after.keys() == before.keys()
+    different = {kind for (kind, rest), value in after.items() if before[kind, rest] != value}
+    assert different == {state.TX}  # their sequences
+    repeat = owner.do(KEEP, apply_of(verified(parent, offset=5)))
+    assert isinstance(repeat.said, Answer)
+    assert repeat.said.sequence == change.revised[0].applied.sequence
+    assert list(kinds_of(owner.journal[KEEP]))[-3:] == ["readmit"] * 3
+    replayed(owner.journal[KEEP])
+
+
+@pytest.mark.invariant("APPLY-4")
+def test_who_descends_from_two_that_were_refused_comes_back_with_the_last() -> None:
+    """In whichever order they come back."""
+    for order in ((0, 1), (1, 0)):
+        owner = Owner()
+        roots = [made_tx([coin_of_others(n)], 1, n) for n in (1, 2)]
+        child = made_tx([outpoint(tx.txid, 0) for tx in roots], 1, 3)
+        grandchild = made_tx([outpoint(child.txid, 0)], 1, 4)
+        for number, tx in enumerate((*roots, child, grandchild)):
+            owner.do(ALL, apply_of(verified(tx, offset=number)))
+        root = head_of(owner.store, ALL).state_root
+        for tx in roots:
+            owner.do(ALL, Evict(f"evict {tx.txid.hex()}", tx.txid, "network.rejected", "no"))
+        first, last = (owner.do(ALL, Readmit(f"readmit {n}", roots[n].txid)) for n in order)
+        assert [each.txid for each in first.revised] == [roots[order[0]].txid]
+        assert [each.txid for each in last.revised] == [roots[order[1]].txid, child.txid, grandchild.txid]
+        assert head_of(owner.store, ALL).state_root == root
+
+
+@pytest.mark.invariant("APPLY-4")
+def test_what_a_rival_holds_stays_out_and_is_heard_again_when_the_rival_leaves() -> None:
+    owner = Owner()
+    point = coin_of_others(1)
+    parent, rival = made_tx([point], 2, 1), made_tx([point], 1, 2)
+    child = made_tx([outpoint(parent.txid, 0)], 1, 3)
+    for number, tx in enumerate((parent, child)):
+        owner.do(ALL, apply_of(verified(tx, offset=number)))
+    owner.do(ALL, Evict("evict", parent.txid, "network.rejected", "no"))
+    assert isinstance(owner.do(ALL, apply_of(verified(rival, offset=2))).said, Answer)
+    change = owner.do(ALL, Readmit("readmit", parent.txid))
+    assert change.revised == ()
+    assert list(kinds_of(change.entries)) == ["dismiss", "dismiss"]
+    assert entries_of(owner.store, ALL)[state.LOSER, point] == Losers((origin_at(0), origin_at(1)))
+    gone = owner.do(ALL, Evict("evict rival", rival.txid, "network.double-spend", "no", (parent.txid,)))
+    assert gone.again == (origin_at(0), origin_at(1))
+    assert (state.LOSER, point) not in entries_of(owner.store, ALL)
+    for number, tx in enumerate((parent, child)):  # as they are heard again
+        assert isinstance(owner.do(ALL, apply_of(verified(tx, offset=number))).said, Answer)
+    replayed(owner.journal[ALL])
+
+
+@pytest.mark.invariant("APPLY-2")
+def test_a_dismissed_loser_is_heard_again_when_its_rival_is_evicted() -> None:
+    """Under its own coordinate, and once."""
+    owner = Owner()
+    point = coin_of_others(1)
+    first, second = made_tx([point], 1, 1), made_tx([point], 1, 2)
+    owner.do(ALL, apply_of(verified(first, offset=1)))
+    owner.do(ALL, Accept("accept", (first.txid,), "arc@a"))
+    owner.do(ALL, apply_of(verified(second, offset=2)))
+    assert owner.do(ALL, Evict("evict", first.txid, "network.double-spend", "no", (second.txid,))).again == (
+        origin_at(2),
+    )
+    assert isinstance(owner.do(ALL, apply_of(verified(second, offset=2))).said, Answer)
+    assert owner.do(ALL, Evict("again", second.txid, "network.rejected", "no")).again == ()
+
+
+def test_a_coin_an_eviction_returned_is_contested_while_its_rival_is_open() -> None:
+    """Marked beside the coin, which stays in the state root; the mark goes with the rival, known here or not."""
+    owner = Owner()
+    parent, child = family_of_two()
+    rivals = (b"\x07" * 32, b"\x08" * 32)
+    coin = outpoint(parent.txid, 0)
+    owner.do(ALL, apply_of(verified(parent)))
+    root = head_of(owner.store, ALL).state_root
+    owner.do(ALL, apply_of(verified(child, [parent], offset=1)))
+    owner.do(ALL, Evict("evict", child.txid, "network.double-spend", "no", rivals))
+    held = entries_of(owner.store, ALL)
+    assert (held[state.COIN, coin], held[state.CONTESTED, coin]) == (b"", Contested(rivals))
+    assert head_of(owner.store, ALL).state_root == root
+    change = owner.do(ALL, Evict("evict 7", rivals[0], "network.rejected", "no"))
+    assert (list(kinds_of(change.entries)), change.evicted) == (["evict"], ())
+    assert entries_of(owner.store, ALL)[state.CONTESTED, coin] == Contested(rivals[1:])
+    owner.do(ALL, Evict("evict 8", rivals[1], "network.rejected", "no"))
+    assert not {kind for kind, _ in entries_of(owner.store, ALL)} & {state.CONTESTED, state.RIVAL}
+    replayed(owner.journal[ALL])
+
+
+@pytest.mark.invariant("FAULT-1")
+def test_a_manager_that_fails_at_a_readmission_leaves_everything_as_it_was() -> None:
+    owner = Owner()
+    parent, _ = family_of_two()
+    owner.do(ODD, apply_of(verified(parent)))
+    owner.do(ODD, Evict("evict", parent.txid, "network.rejected", "no"))
+    layer = Layer(owner.store)
+    with pytest.raises(BadManager):
+        rules.readmit(layer, head_of(layer, ODD), ODD, Readmit("r", parent.txid), {}, NOW_MS)
+    assert layer.writes == {}
+    assert (state.TOMBSTONE, parent.txid) in entries_of(owner.store, ODD)

@@ -28,6 +28,9 @@ class Payload(Struct, frozen=True):
 def payload_of(topic: str, key: bytes | None, value: bytes | None) -> Payload | None:
     """topic: where the record belongs, by its logical name. None: it is nobody's, or cannot be read."""
     try:
+        if topic == INGEST.name:
+            origin = flow.POINTER.decode(value).origin
+            return Payload((origin.partition, origin.offset))
         if topic == PARSED.name:
             origin = flow.PARSED.decode(value).asked.origin
             return Payload((origin.partition, origin.offset))

@@ -28,6 +28,7 @@ class Kept:
         self.marks: dict[int, int] = {}  # sequence -> hash of kind, txid and state root
         self.applied: dict[int, Applied] = {}
         self.live: set[Txid] = set()  # applied, and not evicted since
+        self.gone: set[Txid] = set()  # applied, and evicted since
 
 
 class Journal:
@@ -67,10 +68,15 @@ class Journal:
                     at = f"{entry.context} {entry.sequence}"
                     self._tally.found.add("doubled-entry", f"{at} applies {display(entry.txid)} again")
                 kept.live.add(entry.txid)
+                kept.gone.discard(entry.txid)
                 origin = (entry.origin.partition, entry.origin.offset) if entry.origin is not None else None
                 kept.applied[entry.sequence] = Applied(entry.txid, origin, entry.time_ms)
-            case "evict":
+            case "evict" if entry.txid in kept.live:
                 kept.live.discard(entry.txid)
+                kept.gone.add(entry.txid)
+            case "readmit" if entry.txid in kept.gone:
+                kept.gone.discard(entry.txid)
+                kept.live.add(entry.txid)
             case "accept":
                 self.accepted[entry.txid] = entry.time_ms
 
@@ -107,7 +113,7 @@ class Journal:
 FINDINGS = {"doubled": "doubled-entry", "torn": "torn-journal", "root": "torn-root"}
 """How breaks of a chain are told."""
 
-JUDGED = frozenset(("apply", "rejudge"))
+JUDGED = frozenset(("apply", "rejudge", "readmit"))
 """Kinds of entries that a result may name: a repeat is told the one that judged its transaction last."""
 
 

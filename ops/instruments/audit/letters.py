@@ -15,8 +15,8 @@ from topics.registry import BROADCAST, DEAD_LETTERS, INGEST, RESULTS
 
 CLASSES = frozenset({"verdict", "exhausted", "fault"})
 
-ANONYMOUS = frozenset({"internal.undecodable", "internal.unknown-version"})
-"""Codes of records that could not be read: nobody knows whose they were."""
+ANONYMOUS = frozenset({"internal.undecodable", "internal.unknown-version", "internal.payload-gone"})
+"""Codes of records that could not be read: nobody knows whose they were, or what is pointed to was decided before."""
 
 Claim = tuple[Payload, str]
 """A payload, and the outcome that put it among the dead letters."""

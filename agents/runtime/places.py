@@ -1,0 +1,81 @@
+"""Records of a topic by where they stand, read one at a time, without a group."""
+
+import asyncio
+from typing import Any
+
+import aiokafka
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import OffsetOutOfRangeError
+
+from agents.runtime.connection import client_options
+from agents.runtime.records import Inbound
+from agents.runtime.settings import KafkaSettings
+
+READ_BYTES = 64 << 10
+"""A place is read alone: Kafka sends whole batches of records, and the batch it stands in whatever its size."""
+
+READ_WAIT_MS = 5
+"""How long the broker may hold an empty fetch, and with it the next place that is asked for."""
+
+
+class Places:
+    """A reader of single records, read-committed."""
+
+    def __init__(self, kafka: KafkaSettings, topic: str, partitions: int) -> None:
+        """topic: its name on the cluster; partitions: how many it has."""
+        self._kafka = kafka
+        self.partitions = [aiokafka.TopicPartition(topic, number) for number in range(partitions)]
+        self._reading = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Connect.
+
+        Raises:
+            aiokafka.errors.KafkaError: no broker answers.
+        """
+        self._reader: Any = AIOKafkaConsumer(
+            **client_options(self._kafka),
+            isolation_level="read_committed",
+            enable_auto_commit=False,
+            auto_offset_reset="none",  # a place that retention removed is unknown, and nothing else
+            max_partition_fetch_bytes=READ_BYTES,
+            fetch_max_wait_ms=READ_WAIT_MS,
+        )
+        await self._reader.start()
+        self._reader.assign(self.partitions)
+        # What is not asked for is not fetched: answers would wait behind it, and it would lie in memory.
+        self._reader.pause(*self.partitions)
+        # What lies untaken (a place's neighbours, errors of partitions without a position) holds no other fetch up.
+        self._reader._fetcher._prefetch_backoff = 0.0
+
+    async def stop(self) -> None:
+        """Disconnect."""
+        await self._reader.stop()
+
+    async def ends(self) -> dict[aiokafka.TopicPartition, int]:
+        """Behind the last committed record of each partition, by now."""
+        ends: dict[aiokafka.TopicPartition, int] = await self._reader.end_offsets(self.partitions)
+        return ends
+
+    async def first(self) -> dict[aiokafka.TopicPartition, int]:
+        """The first offset that each partition still has."""
+        first: dict[aiokafka.TopicPartition, int] = await self._reader.beginning_offsets(self.partitions)
+        return first
+
+    async def read(self, partition: int, offset: int) -> Inbound | None:
+        """The record at a place below the partition's end; None where none is (any more).
+
+        Raises:
+            aiokafka.errors.KafkaError: the broker does not answer.
+        """
+        tp = self.partitions[partition]
+        async with self._reading:
+            self._reader.seek(tp, offset)
+            self._reader.resume(tp)
+            try:
+                record: Inbound = await self._reader.getone(tp)
+            except OffsetOutOfRangeError:
+                return None
+            finally:
+                self._reader.pause(tp)
+        return record if record.offset == offset else None
