@@ -135,12 +135,26 @@ NAMED_BEHIND = _gauge(
     "Of verify, with `policy.txid_only` on `resolve`. High after the first start; while it is, names wait.",
 )
 
+SCRUBBED = _counter(
+    "scrubbed_entries",
+    "Entries of local stores that were looked through against their hashes and roots.",
+    (),
+    "Of exactly-once stages. Over the entries held: how often all of it was looked at.",
+)
+STORES_SPOILED = _counter(
+    "stores_spoiled",
+    "Local stores that were not what was written, and were made again.",
+    (),
+    "Of exactly-once stages. One by itself: a bit that flipped. Several on a machine: its disk or memory.",
+)
+
 STATES = ("running", "paused", "halted", "restoring")
 
 
 def register(stage: str, topics: Iterable[str], codes: Iterable[tuple[str, str]]) -> None:
     """Make every series of a stage appear with 0, so that rates and alerts have a beginning."""
-    for metric in (RECORDS_IN, COMMITS_FAILED, TRANSACTIONS, IN_FLIGHT, IN_FLIGHT_BYTES, LAG, PARTITIONS):
+    counters = (RECORDS_IN, COMMITS_FAILED, TRANSACTIONS, SCRUBBED, STORES_SPOILED)
+    for metric in (*counters, IN_FLIGHT, IN_FLIGHT_BYTES, LAG, PARTITIONS):
         metric.labels(stage)
     for histogram in (BATCH_SECONDS, BATCH_RECORDS, TOPIC_SECONDS, TRANSACTION_SECONDS, RESTORE_SECONDS):
         histogram.labels(stage)

@@ -1,6 +1,7 @@
 """The one door for imports from outside.
 
 - Applications: `Client` and what it gives (`beefline.client`), `read_payloads` (`beefline.encodings`).
+- Whoever reads what contexts hold: `StateReader`, `NoAnswer` (`beefline.reading`).
 - Authors of topic managers: `TopicManager`, `Subject`, `Output`, `PreviousCoin`, `Admittance`; and `beefline.testing`,
   the contract as tests.
 - Whoever verifies payloads himself: `verify_payload`, `Verifier`, `Outcome`; who knows the chain: `RootTable`,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         Unreachable,
     )
     from beefline.encodings import Given, Unreadable, read_payloads
+    from beefline.reading import NoAnswer, StateReader
     from pipeline.chain.answer import Answer, Tip
     from pipeline.chain.table import RootTable, read_table
     from pipeline.outcome import Verdict
@@ -43,6 +45,7 @@ _WHERE = {
     "Client": "beefline.client",
     "Given": "beefline.encodings",
     "MissingTopic": "beefline.client",
+    "NoAnswer": "beefline.reading",
     "NoAnswerError": "agents.verifier",
     "NoOutcome": "beefline.client",
     "Outcome": "agents.verifier",
@@ -55,6 +58,7 @@ _WHERE = {
     "RootTable": "pipeline.chain.table",
     "SandboxFault": "agents.runtime.sandbox",
     "Services": "agents.services",
+    "StateReader": "beefline.reading",
     "Subject": "pipeline.overlay.manager",
     "Submitted": "beefline.client",
     "Tip": "pipeline.chain.answer",
@@ -77,6 +81,7 @@ __all__ = [
     "Client",
     "Given",
     "MissingTopic",
+    "NoAnswer",
     "NoAnswerError",
     "NoOutcome",
     "Outcome",
@@ -89,6 +94,7 @@ __all__ = [
     "RootTable",
     "SandboxFault",
     "Services",
+    "StateReader",
     "Subject",
     "Submitted",
     "Tip",

@@ -4,7 +4,7 @@ Everything is said from committed records of `journal` alone; `against_state` co
 """
 
 import heapq
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -18,9 +18,8 @@ from agents.runtime.partitioner import partition_for
 from ops.reading import OPTIONS, NotReadable, patience_s, read_to
 from ops.settings import Settings
 from pipeline import journal, state
-from pipeline.journal import Chain, Entry
-from pipeline.results import rfc3339
-from schemas.external import ResultOrigin
+from pipeline.journal import Chain, Entry, exported
+from schemas.external import ExportedEntry, ResultOrigin
 from schemas.journal import JournalEntry
 from schemas.state import Head
 from schemas.types import Context, Txid, display
@@ -48,67 +47,6 @@ FURTHER_BACK = 8
 
 class Broken(Exception):  # noqa: N818 - what the journal is
     """The journal is not what it must be: nothing that follows from it can be trusted."""
-
-
-class Effect(Struct, frozen=True):
-    """An entry of the state that came or went."""
-
-    key: str  # hexadecimal
-    hash: str  # hexadecimal, SHA-256 of its value
-
-
-class ExportedEffects(Struct, frozen=True):
-    """All of an entry's."""
-
-    added: tuple[Effect, ...]
-    removed: tuple[Effect, ...]
-
-
-class Exported(Struct, frozen=True):
-    """A journal entry as a line of JSON. A contract: fields are only ever added."""
-
-    context: Context
-    sequence: int
-    previous: str  # hexadecimal
-    hash: str  # hexadecimal: what the next one names as previous
-    operation: str
-    kind: str
-    txid: str  # display hex
-    effects: ExportedEffects
-    state_root: str
-    store_root: str
-    manager: str | None
-    origin: ResultOrigin | None
-    time: str  # RFC 3339, UTC
-
-
-def exported(entry: Entry, value: bytes) -> Exported:
-    """The line for an entry, of a record's value.
-
-    Raises:
-        msgspec.MsgspecError: its effects cannot be read.
-    """
-    effects = journal.effects_of(entry.effects)
-    origin = entry.origin
-    return Exported(
-        context=entry.context,
-        sequence=entry.sequence,
-        previous=entry.previous.hex(),
-        hash=journal.hash_of(value).hex(),
-        operation=entry.operation,
-        kind=entry.kind,
-        txid=display(entry.txid),
-        effects=ExportedEffects(_effects(effects.added), _effects(effects.removed)),
-        state_root=entry.state_root.hex(),
-        store_root=entry.store_root.hex(),
-        manager=entry.manager or None,
-        origin=ResultOrigin(origin.topic, origin.partition, origin.offset) if origin is not None else None,
-        time=rfc3339(entry.time_ms),
-    )
-
-
-def _effects(pairs: Iterable[tuple[bytes, bytes]]) -> tuple[Effect, ...]:
-    return tuple(Effect(key.hex(), value_hash.hex()) for key, value_hash in pairs)
 
 
 def named(key: bytes) -> tuple[str, str]:
@@ -159,6 +97,16 @@ class Request(Struct, frozen=True):
         origin = entry.origin
         at = (origin.topic, origin.partition, origin.offset) if origin is not None else None
         return at in self.origins or (entry.context, entry.sequence) in self.entries
+
+
+class Stated(Struct, frozen=True):
+    """Where somebody says a context stands."""
+
+    who: str
+    sequence: int
+    state_root: bytes
+    store_root: bytes
+    entry_hash: bytes | None = None  # None: it does not say
 
 
 class Walked(Struct, frozen=True):
@@ -305,12 +253,12 @@ class Journals:
 
     # --- walking
 
-    async def verify(self, *, against_state: bool = False) -> list[Walked]:
+    async def verify(self, stated: Mapping[Context, Sequence[Stated]] | None = None) -> list[Walked]:
         """Chain, sequence and roots of every context, from its first entry to what is there by now.
 
-        against_state: with the heads in `state` too: an entry that was cut off or altered at the very end shows so.
+        stated: what others say of contexts, from before this was called: compared, each at its own sequence.
         """
-        heads = await self._heads() if against_state else {}
+        stated = stated or {}
         walks: dict[Context, _Walk] = {}
 
         def take(record: Any) -> None:
@@ -322,17 +270,25 @@ class Journals:
                 return
             if not self._contexts or entry.context in self._contexts:
                 walk = walks.setdefault(entry.context, _Walk())
-                walk.take(entry, record.value, heads.get(entry.context))
+                walk.take(entry, record.value, stated.get(entry.context, ()))
 
         await self._read(JOURNAL, take)
-        for context, head in heads.items():
+        for context, words in stated.items():
             walk = walks.setdefault(context, _Walk())
-            if walk.chain.sequence < head.sequence:
-                walk.breaks.append(f"{context} ends at {walk.chain.sequence}, and its state stands at {head.sequence}")
+            walk.breaks += [
+                f"{context} ends at {walk.chain.sequence}, and {word.who} stands at {word.sequence}"
+                for word in words
+                if word.sequence > walk.chain.sequence
+            ]
         return [walk.told(context) for context, walk in sorted(walks.items())]
 
-    async def _heads(self) -> dict[Context, Head]:
-        heads: dict[Context, Head] = {}
+    async def heads(self) -> dict[Context, list[Stated]]:
+        """What `state` says, the changelog: it vouches for a journal's very end, whose hash no entry names yet.
+
+        Raises:
+            Broken: it holds something else than heads under a context's key.
+        """
+        heads: dict[Context, list[Stated]] = {}
 
         def take(record: Any) -> None:
             if b"\0" in record.key or record.value is None:
@@ -340,14 +296,16 @@ class Journals:
             context = record.key.decode()
             if not self._contexts or context in self._contexts:
                 try:
-                    heads[context] = _head(state.unseal(state.check(record.value, record.key)))
+                    head = state.Live.read(_head(state.unseal(state.check(record.value, record.key))))
                 except (state.Corrupt, msgspec.MsgspecError) as error:
                     raise Broken(f"{STATE.name}/{record.partition}/{record.offset} is no head: {error}") from error
+                roots = head.state_root, head.store_root
+                heads[context] = [Stated("its state", head.sequence, *roots, head.entry_hash)]
 
         await self._read(STATE, take)
         return heads
 
-    async def export(self, wanted: Wanted, write: Callable[[Exported], object]) -> int:
+    async def export(self, wanted: Wanted, write: Callable[[ExportedEntry], object]) -> int:
         """Write every entry that is wanted, walking all of them; how many were written.
 
         Raises:
@@ -388,14 +346,15 @@ class _Walk:
         self.breaks: list[str] = []
         self.roots = (b"", b"")
 
-    def take(self, entry: Entry, value: bytes, head: Head | None) -> None:
+    def take(self, entry: Entry, value: bytes, stated: Sequence[Stated]) -> None:
         self.entries += 1
         self.breaks += [each.says for each in self.chain.take(entry, value)]
         self.roots = (entry.state_root, entry.store_root)
-        if head is not None and entry.sequence == head.sequence:
-            stated = state.Live.read(head)
-            if (stated.entry_hash, stated.state_root, stated.store_root) != (journal.hash_of(value), *self.roots):
-                self.breaks.append(f"{entry.context} {entry.sequence} is not the entry its state stands at")
+        for word in stated:
+            if entry.sequence == word.sequence:
+                same_entry = word.entry_hash is None or word.entry_hash == journal.hash_of(value)
+                if not same_entry or (word.state_root, word.store_root) != self.roots:
+                    self.breaks.append(f"{entry.context} {entry.sequence} is not the entry {word.who} stands at")
 
     def told(self, context: Context) -> Walked:
         return Walked(

@@ -13,7 +13,7 @@ from agents.runtime.trace import Tracer
 from agents.runtime.worker import Runs, Worker
 from ops.running import run_dir
 from ops.settings import Settings
-from topics.registry import EVENTS, INGEST, OPERATIONS
+from topics.registry import EVENTS, INGEST, MEMBERS, OPERATIONS
 
 STAGES = ("parse", "verify", "apply", "broadcast", "retry")
 """In the order a payload meets them."""
@@ -77,7 +77,7 @@ def make_worker(name: str, settings: Settings) -> Worker:
 def worker_of(stage: Any, settings: Settings, cluster: Cluster) -> Worker:
     """The worker of a stage that is made already. Raises as `make_worker`."""
     changelog = getattr(stage, "changelog", None)
-    uses = (*stage.outputs, EVENTS, *((changelog,) if changelog else ()))
+    uses = (*stage.outputs, EVENTS, *((changelog, MEMBERS) if changelog else ()))
     return Worker(
         stage.name,
         stage.inputs,

@@ -1,15 +1,18 @@
 """Walking the journal of a context, entry by entry: chain, sequence and roots, from the entries alone (JOURNAL-1)."""
 
 import hashlib
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
 from msgspec import Struct
 
+from pipeline.results import rfc3339
 from pipeline.state import NO_HASH, Live, summed
+from schemas.external import Effect, EntryEffects, ExportedEntry, ResultOrigin
 from schemas.flow import Origin
 from schemas.journal import Effects
-from schemas.types import Context, Txid
+from schemas.types import Context, Txid, display
 
 ROOT_BYTES = 32
 
@@ -41,6 +44,35 @@ effects_of = msgspec.msgpack.Decoder(Effects).decode
 def hash_of(value: bytes) -> bytes:
     """What the next entry names as `previous`: SHA-256 of the record's value."""
     return hashlib.sha256(value).digest()
+
+
+def exported(entry: Entry, value: bytes) -> ExportedEntry:
+    """An entry as JSON says it, of a record's value.
+
+    Raises:
+        msgspec.MsgspecError: its effects cannot be read.
+    """
+    effects = effects_of(entry.effects)
+    origin = entry.origin
+    return ExportedEntry(
+        context=entry.context,
+        sequence=entry.sequence,
+        previous=entry.previous.hex(),
+        hash=hash_of(value).hex(),
+        operation=entry.operation,
+        kind=entry.kind,
+        txid=display(entry.txid),
+        effects=EntryEffects(_effects(effects.added), _effects(effects.removed)),
+        state_root=entry.state_root.hex(),
+        store_root=entry.store_root.hex(),
+        manager=entry.manager or None,
+        origin=ResultOrigin(origin.topic, origin.partition, origin.offset) if origin is not None else None,
+        time=rfc3339(entry.time_ms),
+    )
+
+
+def _effects(pairs: Iterable[tuple[bytes, bytes]]) -> tuple[Effect, ...]:
+    return tuple(Effect(key.hex(), value_hash.hex()) for key, value_hash in pairs)
 
 
 class Break(Struct, frozen=True):

@@ -75,6 +75,14 @@ class View(Protocol):
         ...
 
 
+class Ordered(View, Protocol):
+    """A view whose keys have an order."""
+
+    def keys_from(self, start: bytes) -> Iterator[bytes]:
+        """All keys from this one on, by their bytes."""
+        ...
+
+
 class Live(Struct, frozen=True):
     """A context's head, ready for arithmetic."""
 
@@ -283,6 +291,10 @@ class Memory:
     def keys_with(self, prefix: bytes) -> Iterable[bytes]:
         """See `View.keys_with`."""
         return [entry_key for entry_key in self.entries if entry_key.startswith(prefix)]
+
+    def keys_from(self, start: bytes) -> Iterator[bytes]:
+        """See `Ordered.keys_from`."""
+        return iter(sorted(entry_key for entry_key in self.entries if entry_key >= start))
 
     def write(self, writes: Mapping[bytes, bytes | None]) -> None:
         """Apply a layer's writes."""

@@ -54,6 +54,97 @@ class Result(Struct, frozen=True, kw_only=True):
     time: str  # RFC 3339, UTC
 
 
+class Effect(Struct, frozen=True):
+    """An entry of the state that came or went."""
+
+    key: str  # hexadecimal
+    hash: str  # hexadecimal, SHA-256 of its value
+
+
+class EntryEffects(Struct, frozen=True):
+    """All of a journal entry's. A changed entry of the state stands in both."""
+
+    added: tuple[Effect, ...]
+    removed: tuple[Effect, ...]
+
+
+class ExportedEntry(Struct, frozen=True):
+    """A journal entry as a line of JSON."""
+
+    context: str
+    sequence: int  # from 1, without a gap
+    previous: str  # hexadecimal
+    hash: str  # hexadecimal: what the next one names as previous
+    operation: str
+    kind: str
+    txid: str  # display hex
+    effects: EntryEffects
+    state_root: str
+    store_root: str
+    manager: str | None
+    origin: ResultOrigin | None
+    time: str  # RFC 3339, UTC
+
+
+class ContextState(Struct, frozen=True, kw_only=True):
+    """Where a context stands: what every read names."""
+
+    context: str
+    sequence: int  # of its last journal entry; 0: it holds nothing
+    state_root: str  # hexadecimal
+    store_root: str
+    settling: bool  # work waits that one transaction could not hold: more follows by itself
+
+
+class LiveOutput(Struct, frozen=True, kw_only=True):
+    """An output that a context admitted and nobody known to it spends."""
+
+    outpoint: str  # txid.vout, the txid in display hex
+    satoshis: int
+    locking_script: str  # hexadecimal
+    contested_by: tuple[str, ...] = ()  # an eviction returned it, and these may yet have it: not to be taken as free
+
+
+class Outputs(Struct, frozen=True, kw_only=True):
+    """Live outputs of a context, a page of them."""
+
+    state: ContextState
+    outputs: tuple[LiveOutput, ...]
+    next: str | None  # the outpoint to go on behind; None: these are the last
+
+
+class Standing(Struct, frozen=True, kw_only=True):
+    """How a transaction stands in a context."""
+
+    state: ContextState
+    standing: Literal["applied", "known", "refused", "departed"]  # departed: with one that was refused
+    accepted: bool = False  # the network took it
+    sequence: int | None = None  # of the entry that judged it last
+    admittance: Admittance | None = None
+    manager: str | None = None
+    request_id: str | None = None
+    origin: ResultOrigin | None = None
+    code: str | None = None  # why it was refused
+    message: str | None = None
+    competing: tuple[str, ...] = ()
+    departed_with: str | None = None  # txid of the one that was refused
+
+
+class TransactionStanding(Struct, frozen=True, kw_only=True):
+    """How a transaction stands in all contexts that know it."""
+
+    txid: str
+    contexts: tuple[Standing, ...]
+    partitions: tuple[int, ...]  # that were looked into
+    missing: tuple[int, ...] = ()  # of which no worker answered
+
+
+class JournalPage(Struct, frozen=True, kw_only=True):
+    """Entries of a context's journal, in sequence."""
+
+    entries: tuple[ExportedEntry, ...]
+
+
 class Event(Struct, frozen=True, kw_only=True):
     """Something an operator may want to know, by machine."""
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from schemas import external, flow, journal, state
+from schemas import external, flow, journal, members, state
 from schemas.wire import Schema
 
 SET_A = 32
@@ -147,6 +147,23 @@ STATE = Topic(
         ("min.cleanable.dirty.ratio", "0.1"),  # a restore reads little that is out of date
     ),
 )
+MEMBERS = Topic(
+    name="members",
+    says="Workers that answer reads: which partitions of the state each holds, and where.",
+    key="worker",
+    schema=members.MEMBER,
+    partitions=1,
+    partitions_why="A few small records, read as a whole.",
+    cleanup="compact",
+    retention_h=None,
+    retention_why="Compacted: the newest word of each worker stays.",
+    growth=0.0,
+    growth_why="Holds no payload.",
+    writers=("apply",),
+    readers=("all",),
+    segment_bytes=1 << 20,
+    config=(("segment.ms", "3600000"), ("delete.retention.ms", "86400000")),
+)
 BROADCAST = Topic(
     name="broadcast",
     says="Applied transactions with their un-mined ancestors in Extended Format, for the network.",
@@ -234,7 +251,7 @@ DEAD_LETTERS = Topic(
 )
 
 TOPICS: tuple[Topic, ...] = (
-    INGEST, PARSED, OPERATIONS, JOURNAL, STATE, BROADCAST, TRANSACTIONS, RESULTS, EVENTS,
+    INGEST, PARSED, OPERATIONS, JOURNAL, STATE, MEMBERS, BROADCAST, TRANSACTIONS, RESULTS, EVENTS,
     RETRY_10S, RETRY_1M, RETRY_10M, DEAD_LETTERS,
 )  # fmt: skip
 

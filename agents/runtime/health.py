@@ -58,11 +58,15 @@ def _is_loopback(host: str) -> bool:
 
 
 class Port:
-    """Serves `/livez`, `/readyz`, `/metrics` and `POST /resume`."""
+    """Serves `/livez`, `/readyz`, `/metrics` and `POST /resume`, and what else is given."""
 
-    def __init__(self, watched: Watched, settings: WorkerSettings) -> None:
+    def __init__(
+        self, watched: Watched, settings: WorkerSettings, routes: Callable[[web.UrlDispatcher], None] | None = None
+    ) -> None:
+        """routes: what else is answered here."""
         self._watched = watched
         self._settings = settings
+        self._routes = routes
         self._token = token(settings)
         self._runner: web.AppRunner | None = None
         self.url = ""
@@ -78,6 +82,8 @@ class Port:
         app.router.add_get("/readyz", self._ready)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_post("/resume", self._resume)
+        if self._routes is not None:
+            self._routes(app.router)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
         site = web.TCPSite(self._runner, self._settings.http_host, self._settings.http_port)

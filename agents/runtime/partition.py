@@ -138,7 +138,16 @@ class Lanes:
         self.paused: None = None  # nothing outside is asked
         self.door = Door(stage, desk, settings.fault_limit)
         self.restores = asyncio.Semaphore(CONCURRENT_RESTORES)
+        self.held: dict[int, tuple[Store, int]] = {}  # stores that are up to date, and the generation they came in
+        self.spoiled: dict[int, Corrupt] = {}  # by partition: what a reader found
         self._tasks: dict[TopicPartition, asyncio.Task[None]] = {}
+
+    def spoil(self, partition: int, error: Corrupt) -> None:
+        """A reader found a value that is not what was written: the store is made again (STORE-2)."""
+        for tp, lane in self.desk.board.lanes.items():
+            if tp[1] == partition:
+                self.spoiled[partition] = error
+                lane.arrived.set()
 
     async def run(self, outbox: Outbox) -> None:
         """Until cancelled. Any error it raises is meant to end the process (TXN-4)."""
@@ -219,8 +228,11 @@ class Partition:
             if lane.gone or store is None:
                 return
             await self._begin(store)
+            lanes.held[self.number] = (store, lane.generation)
             outbox = Outbox(producer, lanes.topics.prefix, lanes.counts, lanes.topics.max_payload_bytes)
             while not lane.gone:
+                if (spoiled := lanes.spoiled.pop(self.number, None)) is not None:
+                    store = await self._spoiled(store, spoiled)
                 held = lanes.desk.halted or lanes.desk.settling
                 if held or not (lane.queue or self.applied.settling):
                     lane.arrived.clear()
@@ -237,6 +249,7 @@ class Partition:
                     store = await self._spoiled(store, error)
                 await self._pace(began)
         finally:
+            lanes.held.pop(self.number, None)
             if store is not None:
                 store.close()
             await producer.stop()
@@ -311,9 +324,12 @@ class Partition:
         """A value was read that is not what was written: nothing was emitted from it, and the store is made again."""
         message = f"{self.changelog.topic}-{self.number}: {error}"
         log.error("the local store is spoiled and made again: %s", message)
+        metrics.STORES_SPOILED.labels(self.stage.name).inc()
         self.lanes.desk.tell("store-spoiled", "error", message, {"partition": self.number})
+        self.lanes.held.pop(self.number, None)
         store = self._anew(store)
         await self._catch_up(store)
+        self.lanes.held[self.number] = (store, self.lane.generation)
         return store
 
     async def _catch_up(self, store: Store) -> None:

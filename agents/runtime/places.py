@@ -1,6 +1,7 @@
 """Records of a topic by where they stand, read one at a time, without a group."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiokafka
@@ -61,6 +62,30 @@ class Places:
         """The first offset that each partition still has."""
         first: dict[aiokafka.TopicPartition, int] = await self._reader.beginning_offsets(self.partitions)
         return first
+
+    async def end(self, partition: int) -> int:
+        """Behind the last committed record of one partition, by now."""
+        tp = self.partitions[partition]
+        return int((await self._reader.end_offsets([tp]))[tp])
+
+    async def scan(self, partition: int, start: int, end: int) -> AsyncIterator[Inbound]:
+        """Committed records from one offset to before another. What retention removed is not there.
+
+        Raises:
+            aiokafka.errors.KafkaError: the broker does not answer.
+        """
+        tp = self.partitions[partition]
+        async with self._reading:
+            self._reader.seek(tp, start)
+            self._reader.resume(tp)
+            try:
+                while await self._reader.position(tp) < end:
+                    for record in (await self._reader.getmany(tp, timeout_ms=100)).get(tp, ()):
+                        if record.offset >= end:
+                            return
+                        yield record
+            finally:
+                self._reader.pause(tp)
 
     async def read(self, partition: int, offset: int) -> Inbound | None:
         """The record at a place below the partition's end; None where none is (any more).

@@ -71,6 +71,13 @@ class WorkerSettings(Struct, frozen=True):
         ),
     ] = 0
     http_token_file: Annotated[str, why("Required when `http_host` is not loopback.")] = ""
+    advertised_url: Annotated[
+        str,
+        why(
+            "Where other workers forward reads to; empty: the port as bound, or where that is every address, the one "
+            "this machine has toward the broker."
+        ),
+    ] = ""
     max_in_flight: Annotated[int, why("Payloads in hand: how far one slow input may hold back the offset.", ge=1)] = (
         1000
     )
@@ -96,6 +103,15 @@ class WorkerSettings(Struct, frozen=True):
     stop_within_s: Annotated[
         float, why("SIGTERM finishes what is decided within this time and drops the rest unacknowledged.", gt=0)
     ] = 10.0
+    scrub_share: Annotated[
+        float,
+        why(
+            "Of a core, for looking through local stores: a million entries in a quarter of an hour. 0 looks at "
+            "nothing that is not read.",
+            ge=0,
+            le=0.5,
+        ),
+    ] = 0.01
     crash_point: Annotated[
         str, why("For fault tests: a named place where the process ends as by kill -9; empty in service.")
     ] = ""

@@ -3,11 +3,16 @@
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import Any, TypeVar
+from weakref import WeakSet
 
 from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, WriteBatch
 
 from pipeline import state
+
+T = TypeVar("T")
 
 _POSITION = b"\0position"  # where the changelog is read on; of this store alone
 _WRITTEN = b"\0written"  # Unix seconds of the last write
@@ -20,6 +25,35 @@ CACHE_BYTES = 8 << 20
 """Block cache of each partition's store: 32 of them make 256 MB, where RocksDB would take 2 GiB each."""
 
 WRITE_BUFFER_BYTES = 8 << 20
+
+
+class Walk(Iterator[T]):
+    """Keys or entries from a key on as they stand when it begins, whatever is written meanwhile.
+
+    It ends where the store is closed: RocksDB keeps what a walk stands on, and its lock on the store, as long as
+    anybody holds the walk, be it the traceback of an error.
+    """
+
+    def __init__(self, items: Iterator[T]) -> None:
+        self._items: Iterator[T] | None = items
+
+    def __next__(self) -> T:
+        if self._items is None:
+            raise StopIteration
+        return next(self._items)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the store was closed meanwhile, or this."""
+        return self._items is None
+
+    def take(self, count: int) -> list[T]:
+        """The next ones, unchecked; none behind the last, and once it is closed."""
+        return list(islice(self, count))
+
+    def close(self) -> None:
+        """A second time does nothing."""
+        self._items = None
 
 
 class Store:
@@ -46,6 +80,7 @@ class Store:
         options.set_block_based_table_factory(table)
         self._db = Rdict(str(path), options)
         self._open = True
+        self._walks: WeakSet[Walk[Any]] = WeakSet()
 
     @property
     def position(self) -> int:
@@ -80,10 +115,22 @@ class Store:
 
     def keys_with(self, prefix: bytes) -> Iterator[bytes]:
         """See `pipeline.state.View.keys_with`."""
-        for entry_key in self._db.keys(from_key=prefix):
+        for entry_key in self.keys_from(prefix):
             if not entry_key.startswith(prefix):
                 break
             yield entry_key
+
+    def keys_from(self, start: bytes) -> Iterator[bytes]:
+        """See `pipeline.state.Ordered.keys_from`. This store's own keys, which begin with a zero byte, come too."""
+        return self._begun(Walk(self._db.keys(from_key=start)))
+
+    def walk(self, start: bytes) -> Walk[tuple[bytes, bytes]]:
+        """All entries from a key on, of this moment."""
+        return self._begun(Walk(self._db.items(from_key=start)))
+
+    def _begun(self, walk: Walk[T]) -> Walk[T]:
+        self._walks.add(walk)
+        return walk
 
     def write(self, writes: Mapping[bytes, bytes | None], position: int | None) -> None:
         """A batch's entries and the position behind it, at once; no position within a long restore."""
@@ -105,6 +152,8 @@ class Store:
         """Flush and close; a second time does nothing."""
         if self._open:
             self._open = False
+            for walk in self._walks:
+                walk.close()
             self._db.close()
 
 

@@ -22,11 +22,15 @@ from agents.runtime.cluster import Cluster, compare
 from agents.runtime.connection import faust_broker, faust_credentials
 from agents.runtime.desk import Desk
 from agents.runtime.events import Events
-from agents.runtime.health import Port
+from agents.runtime.health import Port, token
+from agents.runtime.members import Speaker, advertised, worker_name
 from agents.runtime.outbox import Outbox
+from agents.runtime.reads import Reads
+from agents.runtime.scrubber import Scrubber
 from agents.runtime.settings import KafkaSettings, TopicSettings, WorkerSettings
 from agents.runtime.transport import Options, Transport
 from agents.runtime.watchdog import Watchdog
+from pipeline.state import Corrupt
 from topics.registry import Topic, group, largest_record
 
 log = logging.getLogger(__name__)
@@ -49,6 +53,10 @@ class Runs(Protocol):
     def resume(self) -> None:
         """Let a halted stage go on."""
         ...
+
+
+def _nothing_spoils(partition: int, error: Corrupt) -> None:
+    raise AssertionError("no store is held here") from error
 
 
 class NotAsDeclared(Exception):  # noqa: N818 - the cluster's state
@@ -96,7 +104,15 @@ class Worker:
         self.desk = Desk(board, restores=restores, settle_s=settings.stop_within_s * 0.6)
         self.runs, self._start, self._stop = make(self)
         self.watchdog = Watchdog(stage, self.desk, self._waits, self._lag, settings.stuck_after_s)
-        self.port = Port(self, settings)
+        self.reads = Reads(
+            kafka,
+            topics,
+            cluster.partitions,
+            token(settings),
+            getattr(self.runs, "held", {}),
+            getattr(self.runs, "spoil", _nothing_spoils),
+        )
+        self.port = Port(self, settings, self.reads.add_to)
         self._run_file = run_dir / f"{stage}-{os.getpid()}.json"
         self._inputs = inputs
         self._started = time.time()
@@ -154,7 +170,9 @@ class Worker:
         await self._start()
         gc.collect()
         gc.freeze()  # what stands by now stays: looking through all of it again holds up whatever is computed
-        works = (self.runs.run(outbox), self.watchdog.run(), events.run())
+        speaker = self._speaker(outbox)
+        works = [self.runs.run(outbox), self.watchdog.run(), events.run()]
+        works += [speaker.run(), self._scrubber().run()] if speaker is not None else []
         tasks = [asyncio.ensure_future(work) for work in works]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -166,7 +184,21 @@ class Worker:
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._stop()
             await self.port.stop()
+            await self.reads.stop()
+            if speaker is not None:
+                await speaker.leave()
             self._run_file.unlink(missing_ok=True)
+
+    def _speaker(self, outbox: Outbox) -> Speaker | None:
+        """Who holds state says so."""
+        if not hasattr(self.runs, "held"):
+            return None
+        url = advertised(self.settings, self.port.url, self.kafka.bootstrap)
+        return Speaker(worker_name(self.settings, self.stage), url, self.reads.held, outbox)
+
+    def _scrubber(self) -> Scrubber:
+        runs: Any = self.runs
+        return Scrubber(self.stage, runs.held, runs.spoil, self.settings.scrub_share)
 
     def run(self) -> None:
         """Until SIGTERM, SIGINT or a failure; then the process exits."""

@@ -6,7 +6,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
@@ -14,9 +14,10 @@ from ops.cli.options import USAGE, fail, moment, settings_options
 from schemas.types import Txid, display, from_display, is_context
 
 if TYPE_CHECKING:
-    from ops.journal import Exported, Journals, Walked, Wanted
+    from ops.journal import Journals, Walked, Wanted
     from ops.settings import Loaded
     from pipeline.journal import Entry
+    from schemas.external import ExportedEntry
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -45,7 +46,7 @@ def wanted_options(command: F) -> F:
         **more: Any,
     ) -> Any:
         asked = {
-            "contexts": _contexts(contexts),
+            "contexts": contexts_of(contexts),
             "txid": _txid(txid) if txid is not None else None,
             "since_ms": _ms("--since", since),
             "until_ms": _ms("--until", until),
@@ -71,7 +72,7 @@ def tail(count: int, follow: bool, as_json: bool, asked: dict[str, Any], loaded:
         click.echo(_json(entry, value) if as_json else _line(entry))
 
     async def run() -> None:
-        async with _open(loaded, asked["contexts"]) as journals:
+        async with opened(loaded, asked["contexts"]) as journals:
             wanted = await _wanted(journals, asked)
             for entry, value in await journals.last(count, wanted):
                 say(entry, value)
@@ -81,7 +82,7 @@ def tail(count: int, follow: bool, as_json: bool, asked: dict[str, Any], loaded:
                     say(entry, value)
                     sys.stdout.flush()
 
-    _run(run)
+    run_or_fail(run)
 
 
 @journal.command()
@@ -99,14 +100,14 @@ def show(
         fail("either CONTEXT and SEQUENCE, or --txid")
     from ops.journal import whole
 
-    contexts = _contexts((context,) if context else ())
+    contexts = contexts_of((context,) if context else ())
     asked = {"contexts": contexts, "sequence": sequence, "txid": _txid(txid) if txid is not None else None}
 
     async def run() -> list[tuple["Entry", bytes]]:
-        async with _open(loaded, contexts) as journals:
+        async with opened(loaded, contexts) as journals:
             return await journals.find(await _wanted(journals, asked))
 
-    found: list[tuple[Entry, bytes]] = _run(run)
+    found: list[tuple[Entry, bytes]] = run_or_fail(run)
     if not found:
         fail("no such entry", 1)
     for entry, value in found:
@@ -128,15 +129,19 @@ def verify(contexts: tuple[str, ...], against_state: bool, as_json: bool, loaded
 
     Exit code 0: all are unbroken; 1: one is not.
     """
-    import msgspec
-
-    asked = _contexts(contexts)
+    asked = contexts_of(contexts)
 
     async def run() -> "list[Walked]":
-        async with _open(loaded, asked) as journals:
-            return await journals.verify(against_state=against_state)
+        async with opened(loaded, asked) as journals:
+            return await journals.verify(await journals.heads() if against_state else None)
 
-    walked = _run(run)
+    tell(run_or_fail(run), asked, as_json=as_json)
+
+
+def tell(walked: "list[Walked]", asked: frozenset[str], *, as_json: bool) -> NoReturn:
+    """What was found of each context; exit code 1 when one is broken, or was asked for and is not there."""
+    import msgspec
+
     for one in walked:
         if as_json:
             click.echo(msgspec.json.encode(one).decode())
@@ -163,18 +168,18 @@ def export(out: Path | None, asked: dict[str, Any], loaded: "Loaded") -> None:
 
     encode = json.Encoder().encode
 
-    def writer(into: IO[bytes]) -> "Callable[[Exported], object]":
+    def writer(into: IO[bytes]) -> "Callable[[ExportedEntry], object]":
         return lambda line: into.write(encode(line) + b"\n")
 
     async def run() -> int:
-        async with _open(loaded, asked["contexts"]) as journals:
+        async with opened(loaded, asked["contexts"]) as journals:
             wanted = await _wanted(journals, asked)
             if out is None:
                 return await journals.export(wanted, writer(sys.stdout.buffer))
             with out.open("wb") as file:
                 return await journals.export(wanted, writer(file))
 
-    count = _run(run)
+    count = run_or_fail(run)
     sys.stdout.flush()
     click.echo(f"{count:,} entries", err=True)
 
@@ -182,7 +187,8 @@ def export(out: Path | None, asked: dict[str, Any], loaded: "Loaded") -> None:
 # --- what the commands share
 
 
-def _contexts(texts: Sequence[str]) -> frozenset[str]:
+def contexts_of(texts: Sequence[str]) -> frozenset[str]:
+    """Contexts somebody named; fails on one that is none."""
     for text in texts:
         if not is_context(text):
             fail(f"{text!r} is no context: topic:tm_x or owner:<identity key>")
@@ -209,7 +215,8 @@ async def _wanted(journals: "Journals", asked: dict[str, Any]) -> "Wanted":
 
 
 @asynccontextmanager
-async def _open(loaded: "Loaded", contexts: frozenset[str]) -> "AsyncIterator[Journals]":
+async def opened(loaded: "Loaded", contexts: frozenset[str]) -> "AsyncIterator[Journals]":
+    """A reader of journals."""
     from ops.journal import Journals
 
     async with Journals(loaded.settings, contexts) as journals:
@@ -219,7 +226,7 @@ async def _open(loaded: "Loaded", contexts: frozenset[str]) -> "AsyncIterator[Jo
 T = TypeVar("T")
 
 
-def _run(work: Callable[[], Any]) -> Any:
+def run_or_fail(work: Callable[[], Any]) -> Any:
     """Run it; what is not as it must be ends in words."""
     from agents.runtime.cluster import Unreachable
     from ops.journal import Broken
@@ -238,7 +245,7 @@ def _run(work: Callable[[], Any]) -> Any:
 def _json(entry: "Entry", value: bytes) -> str:
     import msgspec
 
-    from ops.journal import exported
+    from pipeline.journal import exported
 
     return msgspec.json.encode(exported(entry, value)).decode()
 

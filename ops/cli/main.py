@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "resume": ("ops.cli.resume:resume", "Let a halted stage go on."),
     "settings": ("ops.cli.settings:settings", "The effective settings and where each comes from."),
     "simulate": ("ops.cli.simulate:simulate", "A simulated service: ARC, or a header service."),
+    "state": ("ops.cli.state:state", "What contexts hold: coins, and how transactions stand."),
     "status": ("ops.cli.status:status", "Each stage's process, group, health, lag and address."),
     "submit": ("ops.cli.submit:submit", "Send BEEFs and wait for what becomes of them."),
     "topics": ("ops.cli.topics:topics", "Create, check and describe the Kafka topics."),

@@ -6,7 +6,9 @@ import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
+from agents.apply import ApplySettings, ApplyStage
 from agents.runtime.partition import Decided, Heads, Settled
 from agents.runtime.records import Decision, Defer, Emit, Inbound, Out, Refuse, WorldCondition
 from pipeline import state
@@ -196,4 +198,9 @@ class Counter:
         return count
 
 
-STAGES = {"odd": Odd, "both": Both, "counter": Counter}
+def apply_stage() -> ApplyStage:
+    """The real one."""
+    return ApplyStage(ApplySettings(topics=("tm_all=tests.fakes:Keep", "tm_keep=tests.fakes:Keep")))
+
+
+STAGES: dict[str, Any] = {"odd": Odd, "both": Both, "counter": Counter, "apply": apply_stage}

@@ -8,7 +8,12 @@ import urllib.request
 from collections.abc import AsyncIterator
 
 import pytest
+from click import Command
+from click.testing import CliRunner
 
+from beefline.reading import StateReader
+from ops.cli.journal import journal as journal_command
+from ops.cli.state import state as state_command
 from ops.home import home
 from ops.installation import Installation
 from ops.instruments.chain import Chain
@@ -157,6 +162,41 @@ async def test_who_lost_a_coin_comes_back_when_its_rival_is_evicted_and_the_riva
     assert (back.txid, back.request_ids, back.context) == (display(first.txid), (sent,), context.decode())
     (again,) = await talk.decisions(await talk.send(shop.frame(Bag([funding], [first]))))
     assert (again.outcome, again.repeat, again.sequence) == ("applied", True, back.sequence)
+
+
+@pytest.mark.invariant("READ-1")
+async def test_the_state_is_read_from_any_worker_and_agrees_with_the_journal(talk: Talk, generator: Generator) -> None:
+    """One's own write at once, from workers of every stage; by the commands too."""
+    (payload,) = generator.make("p2pkh")
+    (decided,) = await talk.decisions(await talk.send(payload.beef))
+    assert decided.sequence is not None
+    workers = running_workers()
+    assert {worker.stage for worker in workers} == set(STAGES)
+    for worker in workers:
+        async with StateReader(worker.http) as reader:
+            told = await reader.state("tm_anytx", min_sequence=decided.sequence)
+            assert told.sequence >= decided.sequence
+            standing = await reader.transaction(display(payload.txid))
+            (here,) = standing.contexts
+            assert (here.standing, here.sequence, here.state.context) == ("applied", decided.sequence, "topic:tm_anytx")
+            (entry,) = [each async for each in reader.journal("topic:tm_anytx", decided.sequence)][:1]
+            assert (entry.sequence, entry.txid) == (decided.sequence, display(payload.txid))
+
+    async def beefline(command: Command, *arguments: str) -> str:
+        flags = ("--set", f"kafka.bootstrap={talk.settings.kafka.bootstrap}", "--set", f"topics.prefix={talk.prefix}")
+        done = await asyncio.to_thread(CliRunner().invoke, command, [*arguments, *flags])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    verified = await beefline(state_command, "verify")
+    assert "topic:tm_anytx  unbroken" in verified
+    assert "broken" not in verified.replace("unbroken", "")
+    shown = await beefline(state_command, "show", "tm_anytx", "--outputs", "--first", "3")
+    assert "topic:tm_anytx  sequence" in shown
+    assert len([line for line in shown.splitlines() if line.endswith(" sat")]) == 3
+    assert "topic:tm_anytx  applied" in await beefline(state_command, "show", "--txid", display(payload.txid))
+    found = await beefline(journal_command, "export", "--request-id", decided.request_ids[0])
+    assert display(payload.txid) in found
 
 
 async def test_an_unknown_topic_is_refused_and_the_others_go_on(talk: Talk, generator: Generator) -> None:

@@ -12,9 +12,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ops.cli.journal import journal as command
-from ops.journal import Exported, named
+from ops.journal import named
 from pipeline import state
 from pipeline.journal import read as read_entry
+from schemas.external import ExportedEntry
 from schemas.journal import JOURNAL as SCHEMA
 from schemas.types import display
 from tests.conftest import Broker
@@ -63,7 +64,7 @@ def entries(world: World, context: str | None = None) -> list[Any]:
 async def test_an_export_replays_to_the_roots_it_names(cluster: Cluster, world: World) -> None:
     """From its lines alone: chain, and effects."""
     await cluster.write(world)
-    exported = [msgspec.convert(line, Exported) for line in lines(await run(cluster, "export"))]
+    exported = [msgspec.convert(line, ExportedEntry) for line in lines(await run(cluster, "export"))]
     assert len(exported) == len(entries(world))
     assert {line.kind for line in exported} == {"apply", "accept", "evict"}
     for context in (ANYTX, OTHER):

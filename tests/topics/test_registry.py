@@ -21,6 +21,7 @@ from topics.registry import (
     EVENTS,
     INGEST,
     JOURNAL,
+    MEMBERS,
     OPERATIONS,
     PARSED,
     RESULTS,
@@ -47,10 +48,10 @@ CLASSES: dict[str, Any] = {
 
 
 def outputs_of(stage: Any) -> Iterator[Topic]:
-    """What a stage writes, its changelog included."""
+    """What a stage writes, its changelog included; who has one says where it answers for it."""
     yield from stage.outputs
     if changelog := getattr(stage, "changelog", None):
-        yield changelog
+        yield from (changelog, MEMBERS)
 
 
 def test_there_is_a_class_for_each_stage() -> None:

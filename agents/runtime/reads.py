@@ -1,0 +1,360 @@
+"""Reads of the state over HTTP: any worker answers, and names the sequence and the roots it answers from (READ-1).
+
+Who holds a partition answers from its own store; others forward the question, once. `any` is what stands there now.
+`strong` is no older than what was committed when the question came: the holder asks the broker where the changelog
+ends, and answers when its store has come as far. One that was paused and replaced meanwhile never does, and says so.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import aiohttp
+import msgspec
+from aiohttp import web
+from aiokafka.errors import KafkaError
+
+from agents.runtime.members import Directory
+from agents.runtime.partitioner import partition_for
+from agents.runtime.places import Places
+from agents.runtime.settings import KafkaSettings, TopicSettings
+from agents.runtime.store import Store
+from pipeline import journal, read
+from pipeline.state import Corrupt, head_of
+from schemas.external import ExportedEntry, JournalPage, Standing, TransactionStanding
+from schemas.members import Held
+from schemas.types import Context, Txid, display, from_display, is_context, is_topic_name
+from topics.registry import JOURNAL, MEMBERS, OPERATIONS, STATE
+
+PATIENCE_S = 5.0
+"""How long a read waits for the store to come as far as it must."""
+
+LOOK_S = 0.01
+"""Between looks at a store that is waited for."""
+
+FORWARD_S = 10.0
+"""For another worker's answer: its patience and the way."""
+
+MOST = 1_000
+"""Outputs or entries in an answer; of each a few hundred bytes."""
+
+NEAR = 1_000
+"""Offsets that are quicker read through than halved."""
+
+FORWARDED = "X-Beefline-Forwarded"
+
+Stores = Mapping[int, tuple[Store, int]]
+"""By partition: the store, and the generation of the group's assignment it came in."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Refused(Exception):  # noqa: N818 - an answer
+    """A read that gets no answer, and why."""
+
+    def __init__(self, status: int, error: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.error = error
+        self.message = message
+
+    def body(self) -> bytes:
+        """JSON."""
+        return _encode({"error": self.error, "message": self.message})
+
+    def reply(self) -> web.Response:
+        """As it is sent."""
+        return web.Response(status=self.status, body=self.body(), content_type="application/json")
+
+
+def _behind(message: str) -> Refused:
+    return Refused(503, "behind", message)
+
+
+class Reads:
+    """The routes."""
+
+    def __init__(
+        self,
+        kafka: KafkaSettings,
+        topics: TopicSettings,
+        partitions: Mapping[str, int],
+        token: str | None,
+        stores: Stores,
+        spoil: Callable[[int, Corrupt], None],
+    ) -> None:
+        """What to answer from.
+
+        partitions: of topics, by their logical name; token: what other workers want to see; stores: those this worker
+        holds, as they come and go; spoil: told of a partition whose store is not what was written.
+        """
+        prefix = topics.prefix
+        self._count = partitions[OPERATIONS.name]
+        self._token = token
+        self._stores = stores
+        self._spoil = spoil
+        self._directory = Directory(kafka, MEMBERS.named(prefix))
+        self._changelog = _Lazy(Places(kafka, STATE.named(prefix), partitions[STATE.name]))
+        self._journal = _Lazy(Places(kafka, JOURNAL.named(prefix), partitions[JOURNAL.name]))
+        self._session: aiohttp.ClientSession | None = None
+
+    def add_to(self, router: web.UrlDispatcher) -> None:
+        """Answer under these paths."""
+        for path, handler in (
+            ("/topics/{topic}/state", self._state),
+            ("/topics/{topic}/outputs", self._outputs),
+            ("/transactions/{txid}", self._transaction),
+            ("/journal/{context}", self._entries),
+        ):
+            router.add_get(path, self._answer(handler))
+
+    async def stop(self) -> None:
+        """Close what was opened."""
+        await self._directory.stop()
+        await self._changelog.stop()
+        await self._journal.stop()
+        if self._session is not None:
+            await self._session.close()
+
+    def held(self) -> Sequence[Held]:
+        """What to say on `members`."""
+        return [Held(number, came_in, store.position) for number, (store, came_in) in sorted(self._stores.items())]
+
+    # --- routes
+
+    def _answer(
+        self, handler: Callable[[web.Request], Awaitable[web.Response]]
+    ) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def answer(request: web.Request) -> web.Response:
+            try:
+                return await handler(request)
+            except Refused as refused:
+                return refused.reply()
+            except KafkaError as error:
+                return Refused(503, "no-broker", f"the broker does not answer: {error!r}").reply()
+
+        return answer
+
+    async def _state(self, request: web.Request) -> web.Response:
+        context = _topic(request)
+        return await self._of_context(request, context, lambda store: read.context_state(store, context))
+
+    async def _outputs(self, request: web.Request) -> web.Response:
+        context, limit = _topic(request), _number(request, "limit", 100, most=MOST)
+        given = request.query.get("after")
+        try:
+            after = read.read_outpoint(given) if given is not None else None
+        except ValueError as error:
+            raise Refused(400, "bad-request", f"after: {error}") from error
+        return await self._of_context(request, context, lambda store: read.outputs(store, context, after, limit))
+
+    async def _of_context(self, request: web.Request, context: Context, answer: Callable[[Store], Any]) -> web.Response:
+        strong, least = _consistency(request), _number(request, "min_sequence", 0)
+        number = partition_for(context.encode(), self._count)
+        if number not in self._stores:
+            return await self._forward(request, number)
+        deadline = time.monotonic() + PATIENCE_S
+        if strong:
+            await self._as_committed(number, deadline)
+        while head_of(self._store(number), context).sequence < least:
+            if time.monotonic() > deadline:
+                raise _behind(f"{context} stands before sequence {least}")
+            await asyncio.sleep(LOOK_S)
+        return _json(self._look(number, answer))
+
+    async def _transaction(self, request: web.Request) -> web.Response:
+        try:
+            txid = from_display(request.match_info["txid"])
+        except ValueError as error:
+            raise Refused(400, "bad-request", f"txid: {error}") from error
+        strong, forwarded = _consistency(request), FORWARDED in request.headers
+        numbers = sorted(self._stores)
+        deadline = time.monotonic() + PATIENCE_S
+        found: list[Standing] = []
+        seen: list[int] = []
+        for number in numbers:
+            if strong:
+                await self._as_committed(number, deadline)
+            found += self._look(number, lambda store: _standings(store, txid))
+            seen.append(number)
+        if not forwarded:
+            others = await self._ask_others(request, set(range(self._count)) - set(seen))
+            for other in others:
+                found += other.contexts
+                seen += other.partitions
+        missing = tuple(sorted(set(range(self._count)) - set(seen))) if not forwarded else ()
+        if missing and strong:
+            raise Refused(503, "incomplete", f"no worker answers for partitions {_listed(missing)} of the state")
+        found.sort(key=lambda standing: standing.state.context)
+        return _json(
+            TransactionStanding(
+                txid=display(txid), contexts=tuple(found), partitions=tuple(sorted(seen)), missing=missing
+            )
+        )
+
+    async def _entries(self, request: web.Request) -> web.Response:
+        context = request.match_info["context"]
+        if not is_context(context):
+            raise Refused(400, "bad-request", f"{context!r} is no context: topic:tm_x or owner:<identity key>")
+        first, limit = _number(request, "from", 1), _number(request, "limit", 100, most=MOST)
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                entries = await self._page(context, first, limit)
+        except TimeoutError as error:
+            raise _behind(f"the journal was not read within {PATIENCE_S:.0f} s") from error
+        return _json(JournalPage(entries=entries))
+
+    # --- this worker's own
+
+    def _store(self, number: int) -> Store:
+        held = self._stores.get(number)
+        if held is None:
+            raise Refused(503, "moved", f"partition {number} of the state has just left this worker")
+        return held[0]
+
+    def _look(self, number: int, answer: Callable[[Store], Any]) -> Any:
+        """Without a pause in between: what is read is of one moment."""
+        try:
+            return answer(self._store(number))
+        except Corrupt as error:
+            self._spoil(number, error)
+            raise Refused(503, "differs", f"the store of partition {number} is made again: {error}") from error
+
+    async def _as_committed(self, number: int, deadline: float) -> None:
+        """Until the store holds all that was committed when this was called."""
+        places = await self._changelog.get()
+        end = await places.end(number)
+        last: int | None = None  # the last record that the store lacked when it was looked for
+        while (position := self._store(number).position) < end - 1:  # the last offset is the transaction's marker
+            if last is None:
+                last = position - 1
+                async for record in places.scan(number, position, end):
+                    last = record.offset
+            if position > last:
+                return  # markers alone stand between
+            if time.monotonic() > deadline:
+                raise _behind(f"partition {number} of the state stands at {position}, and more was committed since")
+            await asyncio.sleep(LOOK_S)
+
+    # --- others'
+
+    async def _forward(self, request: web.Request, number: int) -> web.Response:
+        if FORWARDED in request.headers:
+            raise Refused(503, "moved", f"partition {number} of the state is not here")
+        url = (await self._directory.holders()).get(number)
+        if url is None:
+            raise Refused(503, "nobody", f"no worker says that it holds partition {number} of the state")
+        status, body = await self._get(url, request)
+        return web.Response(status=status, body=body, content_type="application/json")
+
+    async def _ask_others(self, request: web.Request, numbers: set[int]) -> list[TransactionStanding]:
+        holders = await self._directory.holders() if numbers else {}
+        urls = sorted({url for number, url in holders.items() if number in numbers})
+        replies = await asyncio.gather(*(self._get(url, request) for url in urls))
+        return [_standing(body) for status, body in replies if status == 200]
+
+    async def _get(self, url: str, request: web.Request) -> tuple[int, bytes]:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=FORWARD_S))
+        headers = {FORWARDED: "1", **({"Authorization": f"Bearer {self._token}"} if self._token else {})}
+        try:
+            async with self._session.get(url + request.path_qs, headers=headers) as response:
+                return response.status, await response.read()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            refused = Refused(503, "unreachable", f"{url} does not answer: {error or type(error).__name__}")
+            return refused.status, refused.body()
+
+    # --- the journal
+
+    async def _page(self, context: Context, first: int, limit: int) -> tuple[ExportedEntry, ...]:
+        places = await self._journal.get()
+        number = partition_for(context.encode(), self._count)
+        end = await places.end(number)
+        low = (await places.first())[places.partitions[number]]
+        high = end
+        while high - low > NEAR:  # of two histories, or of one and a sequence: O(log n) looks
+            middle = (low + high) // 2
+            at, sequence = await _next(places, number, context, middle, high)
+            if at is None or sequence >= first:
+                high = middle
+            else:
+                low = at
+        found: list[ExportedEntry] = []
+        async for record in places.scan(number, low, end):
+            entry = journal.read(record.value or b"")
+            if entry.context == context and entry.sequence >= first:
+                found.append(journal.exported(entry, record.value or b""))
+                if len(found) == limit:
+                    break
+        return tuple(found)
+
+
+async def _next(places: Places, number: int, context: Context, start: int, end: int) -> tuple[int | None, int]:
+    """Offset and sequence of a context's first entry from `start` on."""
+    async for record in places.scan(number, start, end):
+        if record.key == context.encode():
+            return record.offset, journal.read(record.value or b"").sequence
+    return None, 0
+
+
+class _Lazy:
+    """Places that are connected to when first asked for."""
+
+    def __init__(self, places: Places) -> None:
+        self._places = places
+        self._begun = False
+        self._beginning = asyncio.Lock()
+
+    async def get(self) -> Places:
+        """Connected."""
+        async with self._beginning:
+            if not self._begun:
+                await self._places.start()
+                self._begun = True
+        return self._places
+
+    async def stop(self) -> None:
+        """Disconnect."""
+        if self._begun:
+            await self._places.stop()
+
+
+_standing = msgspec.json.Decoder(TransactionStanding).decode
+
+
+def _standings(store: Store, txid: Txid) -> list[Standing]:
+    found = (read.transaction(store, context, txid) for context in read.contexts(store))
+    return [standing for standing in found if standing is not None]
+
+
+def _topic(request: web.Request) -> Context:
+    name = request.match_info["topic"]
+    if not is_topic_name(name):
+        raise Refused(400, "bad-request", f"{name!r} is no overlay topic name (BRC-87)")
+    return f"topic:{name}"
+
+
+def _consistency(request: web.Request) -> bool:
+    given = request.query.get("consistency", "strong")
+    if given not in ("strong", "any"):
+        raise Refused(400, "bad-request", "consistency is `strong` or `any`")
+    return given == "strong"
+
+
+def _number(request: web.Request, name: str, default: int, most: int = (1 << 63) - 1) -> int:
+    given = request.query.get(name, "")
+    if not given:
+        return default
+    if not given.isascii() or not given.isdecimal() or not 1 <= int(given) <= most:
+        raise Refused(400, "bad-request", f"{name} is a number from 1 to {most}")
+    return int(given)
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    shown = ", ".join(map(str, numbers[:8]))
+    return shown if len(numbers) <= 8 else f"{shown} and {len(numbers) - 8} more"
+
+
+def _json(answer: Any) -> web.Response:
+    return web.Response(body=_encode(answer), content_type="application/json")

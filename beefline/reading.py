@@ -1,0 +1,140 @@
+"""Read what contexts hold, from any worker of an installation.
+
+    from beefline import StateReader
+
+    async with StateReader("http://127.0.0.1:9100") as reader:
+        state = await reader.state("tm_helloworld")
+        async for output in reader.outputs("tm_helloworld"):
+            print(output.outpoint, output.satoshis)
+
+Any worker answers, whichever stage it runs: it forwards what it does not hold. Answers name the sequence and the roots
+they are of. `consistency="strong"` (the default) is no older than what was committed when the question came; `"any"`
+is what the worker that holds the context has, at once. `min_sequence`, from a result, shows one's own writes.
+"""
+
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Any, Literal, TypeVar
+
+import aiohttp
+import msgspec
+
+from schemas.external import ContextState, ExportedEntry, JournalPage, LiveOutput, Outputs, TransactionStanding
+
+__all__ = ["Consistency", "NoAnswer", "StateReader"]
+
+Consistency = Literal["strong", "any"]
+
+T = TypeVar("T")
+
+PAGE = 500
+"""Outputs or entries asked for at once."""
+
+TIMEOUT_S = 30.0
+"""A worker waits 5 s for what must come first, and 10 s for another worker."""
+
+
+class NoAnswer(Exception):  # noqa: N818 - what the installation says
+    """No answer, and why.
+
+    error: `bad-request`; or, to be asked again later: `behind`, `moved`, `nobody`, `incomplete`, `differs`,
+    `unreachable`, `no-broker`.
+    """
+
+    def __init__(self, error: str, message: str) -> None:
+        super().__init__(f"{error}: {message}")
+        self.error = error
+
+
+class StateReader:
+    """A connection to a worker, for `async with`.
+
+    url: of any worker's HTTP port. token: what `worker.http_token_file` holds, where the port is protected.
+    """
+
+    def __init__(self, url: str, token: str | None = None) -> None:
+        self._url = url.rstrip("/")
+        self._token = token
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> "StateReader":
+        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        self._session = aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(total=TIMEOUT_S))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._session is not None
+        await self._session.close()
+
+    async def state(self, topic: str, *, consistency: Consistency = "strong", min_sequence: int = 0) -> ContextState:
+        """Where an overlay topic stands.
+
+        Raises:
+            NoAnswer: see there; so do all calls.
+        """
+        return await self._get(ContextState, f"/topics/{topic}/state", _asked(consistency, min_sequence))
+
+    async def outputs(
+        self, topic: str, *, consistency: Consistency = "strong", min_sequence: int = 0
+    ) -> AsyncIterator[LiveOutput]:
+        """Live outputs of an overlay topic, page by page: each page is of one moment, and all are of several."""
+        after: str | None = None
+        while True:
+            page = await self.page(topic, after=after, consistency=consistency, min_sequence=min_sequence)
+            for output in page.outputs:
+                yield output
+            if (after := page.next) is None:
+                return
+
+    async def page(
+        self,
+        topic: str,
+        *,
+        after: str | None = None,
+        limit: int = PAGE,
+        consistency: Consistency = "strong",
+        min_sequence: int = 0,
+    ) -> Outputs:
+        """A page of them, of one moment; `after` is the `next` of the page before."""
+        asked = {**_asked(consistency, min_sequence), "limit": str(limit)}
+        return await self._get(Outputs, f"/topics/{topic}/outputs", asked | ({"after": after} if after else {}))
+
+    async def transaction(self, txid: str, *, consistency: Consistency = "strong") -> TransactionStanding:
+        """How a transaction stands in all contexts that know it."""
+        return await self._get(TransactionStanding, f"/transactions/{txid}", {"consistency": consistency})
+
+    async def journal(self, context: str, first: int = 1) -> AsyncIterator[ExportedEntry]:
+        """A context's journal from a sequence on, to what is there by now."""
+        while True:
+            asked = {"from": str(first), "limit": str(PAGE)}
+            page = await self._get(JournalPage, f"/journal/{context}", asked)
+            for entry in page.entries:
+                yield entry
+            if len(page.entries) < PAGE:
+                return
+            first = page.entries[-1].sequence + 1
+
+    async def _get(self, kind: type[T], path: str, asked: dict[str, str]) -> T:
+        assert self._session is not None, "used outside of `async with`"
+        try:
+            async with self._session.get(self._url + path, params=asked) as response:
+                body = await response.read()
+                status = response.status
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise NoAnswer("unreachable", f"{self._url} does not answer: {error or type(error).__name__}") from error
+        try:
+            if status == 200:
+                return msgspec.json.decode(body, type=kind)
+            said: dict[str, Any] = msgspec.json.decode(body, type=dict[str, Any])
+        except msgspec.MsgspecError as error:
+            raise NoAnswer(
+                "unreachable", f"{self._url}{path} answers {status} and no JSON: no worker's port?"
+            ) from error
+        raise NoAnswer(str(said.get("error", status)), str(said.get("message", "")))
+
+
+def _asked(consistency: Consistency, min_sequence: int) -> dict[str, str]:
+    least = {"min_sequence": str(min_sequence)} if min_sequence else {}
+    return {"consistency": consistency, **least}

@@ -1,0 +1,136 @@
+"""What a context holds, as those who ask are told: from its state alone (READ-1)."""
+
+from collections.abc import Iterator
+from itertools import islice
+
+import msgspec
+
+from pipeline import state
+from pipeline.codec.tx import Tx, read_tx
+from pipeline.state import Live, Ordered, View, head_of
+from schemas.external import ContextState, LiveOutput, Outputs, ResultOrigin, Standing
+from schemas.state import Applied, Contested, Departed, Tombstone
+from schemas.types import Context, Outpoint, Txid, display, from_display
+
+_applied = msgspec.msgpack.Decoder(Applied).decode
+_contested = msgspec.msgpack.Decoder(Contested).decode
+_departed = msgspec.msgpack.Decoder(Departed).decode
+_tombstone = msgspec.msgpack.Decoder(Tombstone).decode
+
+
+def contexts(view: Ordered) -> Iterator[Context]:
+    """Those a store has anything of. Cost: one look for each, whatever it holds."""
+    at = b"\x01"  # no context begins with a zero byte, and what does is not of one
+    while (key := next(view.keys_from(at), None)) is not None:
+        context = state.context_of(key)
+        yield context.decode()
+        at = context + b"\x01"
+
+
+def context_state(view: View, context: Context) -> ContextState:
+    """Where a context stands."""
+    return _state(context, head_of(view, context), view)
+
+
+def _state(context: Context, head: Live, view: View) -> ContextState:
+    return ContextState(
+        context=context,
+        sequence=head.sequence,
+        state_root=head.state_root.hex(),
+        store_root=head.store_root.hex(),
+        settling=view.get(state.key(context, state.QUEUE, b"")) is not None,
+    )
+
+
+def outputs(view: Ordered, context: Context, after: Outpoint | None, limit: int) -> Outputs:
+    """Live outputs behind `after`, in the order of their outpoints' bytes.
+
+    Raises:
+        pipeline.state.Corrupt: a value does not match its hash.
+    """
+    prefix = state.key(context, state.COIN, b"")
+    keys = (key for key in view.keys_from(prefix + (after or b"")) if after is None or key != prefix + after)
+    found: list[LiveOutput] = []
+    made: dict[Txid, Tx] = {}
+    for key in islice(keys, limit + 1):
+        if not key.startswith(prefix):
+            break
+        if len(found) == limit:
+            return Outputs(state=context_state(view, context), outputs=tuple(found), next=found[-1].outpoint)
+        point = key[len(prefix) :]
+        txid, vout = point[:32], int.from_bytes(point[32:], "little")
+        if txid not in made:
+            made[txid] = read_tx(_applied(_value(view, context, state.TX, txid) or b"").submission.raw)
+        marks = _value(view, context, state.CONTESTED, point)
+        tx = made[txid]
+        found.append(
+            LiveOutput(
+                outpoint=_shown(point),
+                satoshis=tx.satoshis(vout),
+                locking_script=tx.locking(vout).hex(),
+                contested_by=tuple(map(display, _contested(marks).by)) if marks is not None else (),
+            )
+        )
+    return Outputs(state=context_state(view, context), outputs=tuple(found), next=None)
+
+
+def transaction(view: View, context: Context, txid: Txid) -> Standing | None:
+    """How a transaction stands in a context; None: it is a stranger.
+
+    Raises:
+        pipeline.state.Corrupt: a value does not match its hash.
+    """
+    here = context_state(view, context)
+    accepted = _value(view, context, state.ACCEPTED, txid) is not None
+    if (judged := _value(view, context, state.TX, txid)) is not None:
+        return _of(_applied(judged), Standing(state=here, standing="applied", accepted=accepted))
+    if _value(view, context, state.KNOWN, txid) is not None:
+        return Standing(state=here, standing="known", accepted=accepted)
+    stored = _value(view, context, state.DEPARTED, txid)
+    if stored is None:
+        return None
+    departed = _departed(stored)
+    standing = Standing(state=here, standing="departed", departed_with=display(departed.root))
+    if (buried := _value(view, context, state.TOMBSTONE, txid)) is not None:
+        stone = _tombstone(buried)
+        standing = Standing(
+            state=here,
+            standing="refused",
+            code=stone.code,
+            message=stone.message,
+            competing=tuple(map(display, stone.competing)),
+        )
+    return standing if departed.applied is None else _of(departed.applied, standing)
+
+
+def _of(applied: Applied, standing: Standing) -> Standing:
+    origin = applied.origin
+    return msgspec.structs.replace(
+        standing,
+        sequence=applied.sequence,
+        admittance=applied.admittance,
+        manager=applied.manager,
+        request_id=applied.request_id,
+        origin=ResultOrigin(origin.topic, origin.partition, origin.offset),
+    )
+
+
+def _value(view: View, context: Context, kind: bytes, rest: bytes) -> bytes | None:
+    stored = view.get(state.key(context, kind, rest))
+    return None if stored is None else state.unseal(stored)
+
+
+def _shown(point: Outpoint) -> str:
+    return f"{display(point[:32])}.{int.from_bytes(point[32:], 'little')}"
+
+
+def read_outpoint(text: str) -> Outpoint:
+    """`txid.vout` as `LiveOutput` names it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    txid, dot, vout = text.partition(".")
+    if not dot or not vout.isdecimal() or int(vout) >= 1 << 32:
+        raise ValueError("an outpoint is txid.vout")
+    return from_display(txid) + int(vout).to_bytes(4, "little")

@@ -1,0 +1,153 @@
+"""What a context holds, as those who ask are told."""
+
+import pytest
+
+from pipeline import read, state
+from pipeline.state import Memory, head_of
+from schemas.external import Admittance, LiveOutput
+from schemas.flow import Accept, Evict
+from schemas.types import display, outpoint
+from tests.fakes import Owner, apply_of, coin_of_others, made_tx, verified
+
+ALL, KEEP = "topic:tm_all", "topic:tm_keep"
+
+
+def shown(point: bytes) -> str:
+    return f"{display(point[:32])}.{int.from_bytes(point[32:], 'little')}"
+
+
+@pytest.mark.invariant("READ-1")
+def test_a_context_is_told_with_its_sequence_and_roots() -> None:
+    owner = Owner()
+    nothing = read.context_state(owner.store, ALL)
+    assert (nothing.sequence, nothing.settling) == (0, False)
+    owner.do(ALL, apply_of(verified(made_tx([coin_of_others(1)], 2, 1))))
+    told, head = read.context_state(owner.store, ALL), head_of(owner.store, ALL)
+    assert (told.context, told.sequence) == (ALL, 1)
+    assert (told.state_root, told.store_root) == (head.state_root.hex(), head.store_root.hex())
+    assert told.state_root != nothing.state_root
+
+
+def test_a_context_whose_queue_is_not_empty_is_settling(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.waiting.STEPS", 2)
+    owner = Owner()
+    line = [made_tx([coin_of_others(1)], 1, 0)]
+    for salt in range(1, 4):
+        line.append(made_tx([outpoint(line[-1].txid, 0)], 1, salt))
+    owner.do(ALL, apply_of(verified(line[-1], line[:-1])))
+    assert not read.context_state(owner.store, ALL).settling
+    owner.do(ALL, Evict("evict", line[0].txid, "network.rejected", "no"))
+    assert read.context_state(owner.store, ALL).settling
+    owner.settle(ALL)
+    assert not read.context_state(owner.store, ALL).settling
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 100])
+def test_pages_hold_every_live_output_once(limit: int) -> None:
+    """In one order, whatever the page's size; another context's are not among them."""
+    owner = Owner()
+    parents = [made_tx([coin_of_others(salt)], 3, salt) for salt in range(1, 4)]
+    for number, tx in enumerate(parents):
+        owner.do(ALL, apply_of(verified(tx, offset=number)))
+        owner.do(KEEP, apply_of(verified(tx, offset=number)))
+    child = made_tx([outpoint(parents[0].txid, 1)], 1, 9)
+    owner.do(ALL, apply_of(verified(child, [parents[0]], offset=9)))
+    expected = {
+        shown(outpoint(tx.txid, vout)): (tx.satoshis(vout), tx.locking(vout).hex())
+        for tx in (*parents, child)
+        for vout in range(len(tx.outs) - 1)
+        if (tx.txid, vout) != (parents[0].txid, 1)
+    }
+    found: list[LiveOutput] = []
+    after: str | None = None
+    while True:
+        page = read.outputs(owner.store, ALL, read.read_outpoint(after) if after else None, limit)
+        assert page.state == read.context_state(owner.store, ALL)
+        assert len(page.outputs) <= limit
+        found += page.outputs
+        if (after := page.next) is None:
+            break
+    assert len(found) == len(expected)
+    assert {each.outpoint: (each.satoshis, each.locking_script) for each in found} == expected
+    assert {each.contested_by for each in found} == {()}
+
+
+def test_a_page_that_ends_with_the_last_output_says_so() -> None:
+    owner = Owner()
+    owner.do(ALL, apply_of(verified(made_tx([coin_of_others(1)], 2, 1))))
+    assert read.outputs(owner.store, ALL, None, 2).next is None
+    assert read.outputs(owner.store, KEEP, None, 2).outputs == ()
+
+
+def test_a_contested_output_names_its_rivals() -> None:
+    owner = Owner()
+    parent = made_tx([coin_of_others(1)], 2, 1)
+    child = made_tx([outpoint(parent.txid, 0)], 1, 2)
+    rival = b"\x07" * 32
+    owner.do(ALL, apply_of(verified(parent)))
+    owner.do(ALL, apply_of(verified(child, [parent], offset=1)))
+    owner.do(ALL, Evict("evict", child.txid, "network.double-spend", "no", (rival,)))
+    marked = {each.outpoint: each.contested_by for each in read.outputs(owner.store, ALL, None, 9).outputs}
+    assert marked == {shown(outpoint(parent.txid, 0)): (display(rival),), shown(outpoint(parent.txid, 1)): ()}
+
+
+def test_how_a_transaction_stands() -> None:
+    owner = Owner()
+    parent = made_tx([coin_of_others(1)], 2, 1)
+    child = made_tx([outpoint(parent.txid, 0)], 1, 2)
+    owner.do(KEEP, apply_of(verified(child, [parent], offset=7)))
+    known = read.transaction(owner.store, KEEP, parent.txid)
+    assert known is not None
+    assert (known.standing, known.accepted, known.admittance) == ("known", False, None)
+    owner.do(KEEP, Accept("accept", (child.txid,), "arc@a"))
+    applied = read.transaction(owner.store, KEEP, child.txid)
+    assert applied is not None
+    assert (applied.standing, applied.accepted, applied.sequence) == ("applied", True, 1)
+    assert (applied.admittance, applied.manager, applied.request_id) == (Admittance((0,)), "tm_keep/7", "request-7")
+    assert applied.origin is not None
+    assert applied.origin.offset == 7
+    owner.do(KEEP, Evict("evict", parent.txid, "network.fee", "too little", (b"\x09" * 32,)))
+    refused, departed = (read.transaction(owner.store, KEEP, tx.txid) for tx in (parent, child))
+    assert refused is not None
+    assert (refused.standing, refused.code, refused.message) == ("refused", "network.fee", "too little")
+    assert (refused.competing, refused.admittance) == (("09" * 32,), None)
+    assert departed is not None
+    assert (departed.standing, departed.departed_with) == ("departed", display(parent.txid))
+    assert departed.admittance == Admittance((0,))
+    assert read.transaction(owner.store, KEEP, b"\x01" * 32) is None
+    assert read.transaction(owner.store, ALL, child.txid) is None
+
+
+def test_contexts_of_a_store_are_found_one_look_each() -> None:
+    """Also where one's name begins with another's."""
+
+    class Counting(Memory):
+        looks = 0
+
+        def keys_from(self, start: bytes):  # type: ignore[no-untyped-def]
+            self.looks += 1
+            return super().keys_from(start)
+
+    owner = Owner()
+    store = owner.store = Counting()
+    names = [ALL, "topic:tm_keep", "topic:tm_odd"]
+    for context in names:
+        for salt in range(5):
+            owner.do(context, apply_of(verified(made_tx([coin_of_others(salt)], 9, salt), offset=salt)))
+    store.entries[state.key("topic:tm_al", state.COIN, b"x")] = state.seal(b"")
+    store.looks = 0
+    assert list(read.contexts(store)) == ["topic:tm_al", *names]
+    assert store.looks == 5
+
+
+@pytest.mark.parametrize(
+    "text", ["", "00", "zz.1", "00" * 32, "00" * 32 + ".x", "00" * 32 + ".-1", "00" * 32 + ".4294967296"]
+)
+def test_what_is_no_outpoint_is_said(text: str) -> None:
+    with pytest.raises(ValueError, match=r"outpoint|hexadecimal|non-hex"):
+        read.read_outpoint(text)
+
+
+def test_an_outpoint_is_read_as_it_is_shown() -> None:
+    point = outpoint(bytes(range(32)), 4_294_967_295)
+    assert read.read_outpoint(shown(point)) == point
