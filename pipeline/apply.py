@@ -147,7 +147,7 @@ def _make_known(
     txids = [one.txid for one in members]
     for one, points, known in zip(members, spends, here.is_there(state.KNOWN, txids), strict=True):
         if not known:
-            here.delete_all(state.COIN, points)
+            here.delete_all(state.COIN, here.made_here(points))
             here.put_all(state.SPEND, points, one.txid)
             here.put(state.KNOWN, one.txid, Known(b"".join(points), one.outputs))
     if accepted:

@@ -127,7 +127,8 @@ def _undo(here: Contextual, txid: Txid, root: Txid, place: int) -> tuple[Departe
         here.delete_all(state.HISTORY, [spends[vin] for vin in applied.admittance.coins_to_retain])
         here.delete(state.TX, txid)
     here.delete_all(state.SPEND, spends)
-    returned = [point for point, there in zip(spends, here.is_there(state.ADMITTED, spends), strict=True) if there]
+    asked = here.made_here(spends)
+    returned = [point for point, there in zip(asked, here.is_there(state.ADMITTED, asked), strict=True) if there]
     here.put_all(state.COIN, returned, b"")
     here.delete(state.KNOWN, txid)
     accepted = here.value(state.ACCEPTED, txid) is not None
@@ -269,7 +270,7 @@ def _redo(
 ) -> tuple[Applied | None, list[Txid]]:
     """Known again, and judged anew; and which known transactions spend what it admits."""
     spends = list(outpoints(departed.known.spends))
-    here.delete_all(state.COIN, spends)
+    here.delete_all(state.COIN, here.made_here(spends))
     here.put_all(state.SPEND, spends, txid)
     here.put(state.KNOWN, txid, departed.known)
     if departed.accepted or taken:

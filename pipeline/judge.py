@@ -37,7 +37,9 @@ def judge(
 
     Returns the answer, and which known transactions spend an output that entered or left.
     """
-    previous = tuple([vin for vin, there in enumerate(here.is_there(state.ADMITTED, spends)) if there])
+    asked = here.made_here(spends)
+    admitted = {point for point, there in zip(asked, here.is_there(state.ADMITTED, asked), strict=True) if there}
+    previous = tuple([vin for vin, point in enumerate(spends) if point in admitted]) if admitted else ()
     sources = _with_coins(here, submission.sources, spends, previous)
     subject = Subject(txid, submission.raw, sources, previous, submission.off_chain)
     said = admit(rule.manager, rule.topic, subject)
