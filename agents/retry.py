@@ -51,6 +51,7 @@ class Retry:
     name = "retry"
     inputs: tuple[Topic, ...] = (RETRY_10S, RETRY_1M, RETRY_10M)
     outputs: tuple[Topic, ...] = (*ORIGINS, RESULTS, DEAD_LETTERS)
+    looks_into: tuple[Topic, ...] = (INGEST,)
     begins_traces = False
     went_well: tuple[str, ...] = ()  # counted by the condition that was waited for
 

@@ -57,7 +57,8 @@ def make_stage(name: str, settings: Settings, cluster: Cluster) -> Any:
             from agents.retry import Retry
             from agents.runtime.places import Places
 
-            ingest = Places(settings.kafka, INGEST.named(settings.topics.prefix), cluster.partitions[INGEST.name])
+            partitions = cluster.partitions.get(INGEST.name, 0)
+            ingest = Places(settings.kafka, INGEST.named(settings.topics.prefix), partitions)
             return Retry(Parse(settings.parse, settings.policy, cluster.id), ingest)
     raise ValueError(f"no stage {name!r}; there are {', '.join(STAGES)}")
 
@@ -87,6 +88,7 @@ def worker_of(stage: Any, settings: Settings, cluster: Cluster) -> Worker:
         settings.topics,
         settings.worker,
         restores=changelog is not None,
+        looks_into=getattr(stage, "looks_into", ()),
         make=_driver(stage, settings, cluster),
         run_dir=run_dir(),
         codes=stage_codes(stage),

@@ -90,13 +90,14 @@ class Reads:
         holds, as they come and go; spoil: told of a partition whose store is not what was written.
         """
         prefix = topics.prefix
-        self._count = partitions[OPERATIONS.name]
+        # What a topic that is missing has does not matter: who needs it refuses to start, and says which.
+        self._count = partitions.get(OPERATIONS.name, OPERATIONS.partitions)
         self._token = token
         self._stores = stores
         self._spoil = spoil
         self._directory = Directory(kafka, MEMBERS.named(prefix))
-        self._changelog = _Lazy(Places(kafka, STATE.named(prefix), partitions[STATE.name]))
-        self._journal = _Lazy(Places(kafka, JOURNAL.named(prefix), partitions[JOURNAL.name]))
+        self._changelog = _Lazy(Places(kafka, STATE.named(prefix), self._count))
+        self._journal = _Lazy(Places(kafka, JOURNAL.named(prefix), self._count))
         self._session: aiohttp.ClientSession | None = None
 
     def add_to(self, router: web.UrlDispatcher) -> None:

@@ -77,18 +77,21 @@ class Worker:
         settings: WorkerSettings,
         *,
         restores: bool,
+        looks_into: tuple[Topic, ...] = (),
         make: Callable[["Worker"], tuple[Runs, Callable[[], Any], Callable[[], Any]]],
         run_dir: Path,
         codes: list[tuple[str, str]],
     ) -> None:
-        """make: builds what drives the stage, with its start and stop.
+        """What a stage's process runs with.
+
+        looks_into: topics it reads single records of; make: builds what drives the stage, with its start and stop.
 
         Raises:
             NotAsDeclared: a topic the stage uses is missing or narrower than declared.
         """
         wrong = [
             difference
-            for difference in compare(cluster, topics, {t.name: t for t in (*inputs, *uses)}.values())
+            for difference in compare(cluster, topics, {t.name: t for t in (*inputs, *uses, *looks_into)}.values())
             if difference.fatal
         ]
         if wrong:

@@ -7,13 +7,13 @@ import click
 
 
 @click.command()
-@click.argument("parts", nargs=-1, type=click.Choice(["kernel", "runtime", "path", "hostile"]))
+@click.argument("parts", nargs=-1, type=click.Choice(["kernel", "runtime", "path", "apply", "hostile"]))
 @click.option("--soak", default=0, metavar="PAYLOADS", type=click.IntRange(0), help="Verify so many, and watch memory.")
 @click.option("--pipeline", is_flag=True, help="With `hostile`: on a running installation too, beside honest traffic.")
 @click.option("--rate", default=50.0, show_default=True, type=click.FloatRange(1), help="Its payloads a second.")
 @click.option("--write", type=click.Path(path_type=Path, dir_okay=False), help="Write the page here too.")
 def bench(parts: tuple[str, ...], soak: int, pipeline: bool, rate: float, write: Path | None) -> None:
-    """Measure the verifier alone, the runtime alone and the whole path; or what hostile payloads cost. Prints a page.
+    """Measure the verifier, the runtime, the whole path and apply; or what hostile payloads cost. Prints a page.
 
     \b
     Exit code 1: a hostile payload passed its bounds, or got another answer than it must.
@@ -22,7 +22,7 @@ def bench(parts: tuple[str, ...], soak: int, pipeline: bool, rate: float, write:
     from ops import hostile_bench
     from ops.home import home, move_to
 
-    chosen = parts or ("kernel", "runtime", "path")
+    chosen = parts or ("kernel", "runtime", "path", "apply")
 
     def say(what: str) -> None:
         click.echo(what, err=True)
@@ -38,7 +38,14 @@ def bench(parts: tuple[str, ...], soak: int, pipeline: bool, rate: float, write:
     alone = asyncio.run(benchmarks.runtime(say)) if "runtime" in chosen else None
     move_to(folder)
     whole = asyncio.run(benchmarks.path(say)) if "path" in chosen else None
-    text = benchmarks.page(alone, whole, verifier) if alone or whole or verifier else ""
+    applied = ""
+    if "apply" in chosen:
+        from ops import apply_bench
+
+        move_to(folder)
+        applied = apply_bench.run(say)
+    more = verifier + applied
+    text = benchmarks.page(alone, whole, more) if alone or whole or more else ""
     good = True
     if "hostile" in chosen:
         move_to(folder)

@@ -17,8 +17,10 @@ from topics.registry import PARSED, TOPICS
 pytestmark = pytest.mark.broker
 
 
-def worker(broker: Broker, prefix: str, home: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-m", "ops.cli.main", "worker", "parse", "--network", "dev"]
+def worker(
+    broker: Broker, prefix: str, home: Path, *flags: str, stage: str = "parse"
+) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "ops.cli.main", "worker", stage, "--network", "dev"]
     for flag in (f"kafka.bootstrap={broker.bootstrap}", f"topics.prefix={prefix}", *flags):
         argv += ["--set", flag]
     env = {**os.environ, "BEEFLINE_HOME": str(home)}
@@ -33,10 +35,25 @@ def test_no_broker(broker: Broker, prefix: str, tmp_path: Path) -> None:
     assert "Traceback" not in said.stderr
 
 
-def test_a_missing_topic_is_named(broker: Broker, prefix: str, tmp_path: Path) -> None:
-    said = worker(broker, prefix, tmp_path)
+@pytest.mark.parametrize(
+    ("stage", "topic"),
+    [
+        ("parse", "ingest"),
+        ("verify", "parsed"),
+        ("apply", "operations"),
+        ("broadcast", "broadcast"),
+        ("retry", "ingest"),
+    ],
+)
+def test_a_missing_topic_is_named(broker: Broker, prefix: str, tmp_path: Path, stage: str, topic: str) -> None:
+    """What it reads from its group, and what it looks into."""
+    services = (
+        "trackers.trackers=bhs=http://127.0.0.1:1,bhs=http://127.0.0.1:2,bhs=http://127.0.0.1:3",
+        "broadcast.endpoints=arc=http://127.0.0.1:4",
+    )
+    said = worker(broker, prefix, tmp_path, *services, stage=stage)
     assert said.returncode == 1
-    assert f"topic {prefix}ingest does not exist" in said.stderr
+    assert f"topic {prefix}{topic} does not exist" in said.stderr
     assert "Traceback" not in said.stderr
 
 
