@@ -212,7 +212,7 @@ class Journals:
             found: list[tuple[int, int, int, Entry, bytes]] = []
 
             def take(record: Any, found: list[tuple[int, int, int, Entry, bytes]] = found) -> None:
-                entry = _entry(record)
+                entry = _entry(record, effects=True)
                 if wanted.has(entry):
                     item = (entry.time_ms, record.partition, record.offset, entry, record.value)
                     (heapq.heappush if len(found) < count else heapq.heappushpop)(found, item)
@@ -235,7 +235,7 @@ class Journals:
         while True:
             for records in (await self._records.getmany(timeout_ms=500)).values():
                 for record in records:
-                    entry = _entry(record)
+                    entry = _entry(record, effects=True)
                     if wanted.has(entry):
                         yield entry, record.value
 
@@ -244,7 +244,7 @@ class Journals:
         found: list[tuple[Entry, bytes]] = []
 
         def take(record: Any) -> None:
-            entry = _entry(record)
+            entry = _entry(record, effects=True)
             if wanted.has(entry):
                 found.append((entry, record.value))
 
@@ -330,9 +330,13 @@ class Journals:
         return written
 
 
-def _entry(record: Any) -> Entry:
+def _entry(record: Any, *, effects: bool = False) -> Entry:
+    """effects: whether they must be readable too; a walk says so itself."""
     try:
-        return journal.read(record.value)
+        entry = journal.read(record.value)
+        if effects:
+            journal.effects_of(entry.effects)
+        return entry
     except msgspec.MsgspecError as error:
         raise Broken(f"{JOURNAL.name}/{record.partition}/{record.offset} is no entry: {error}") from error
 

@@ -34,8 +34,20 @@ class Entry(Struct, frozen=True, array_like=True):
     time_ms: int
 
 
-read = msgspec.msgpack.Decoder(Entry).decode
-"""The entry in a record's value. Raises msgspec.MsgspecError: it is none."""
+_read = msgspec.msgpack.Decoder(Entry).decode
+
+
+def read(value: bytes) -> Entry:
+    """The entry in a record's value.
+
+    Raises:
+        msgspec.MsgspecError: it is none.
+    """
+    try:
+        return _read(value)
+    except UnicodeDecodeError as error:
+        raise msgspec.DecodeError(str(error)) from error
+
 
 effects_of = msgspec.msgpack.Decoder(Effects).decode
 """An entry's effects."""
@@ -124,17 +136,18 @@ class Chain:
         except msgspec.MsgspecError as error:
             self.replayed = False
             return [Break("root", f"{at} has no readable effects: {error}")]
-        found = []
         # The sums alone would take an entry that is added twice, and count it twice.
         if wrong := self._moved(effects):
-            found.append(Break("root", f"{at} {wrong}"))
+            self.replayed = False
+            return [Break("root", f"{at} {wrong}")]
         self.sums = summed(self.sums, effects)
-        if (self.sums.state_root, self.sums.store_root) != (entry.state_root, entry.store_root):
-            found.append(Break("root", f"{at} has others than its effects give"))
-        self.replayed = not found
-        return found
+        self.replayed = (self.sums.state_root, self.sums.store_root) == (entry.state_root, entry.store_root)
+        return [] if self.replayed else [Break("root", f"{at} has others than its effects give")]
 
     def _moved(self, effects: Effects) -> str:
+        for key, _ in (*effects.removed, *effects.added):
+            if not 0 < key.find(b"\0") < len(key) - 1:
+                return f"names {key!r}, which is no entry's key"
         for key, value_hash in effects.removed:
             if self._live.pop(key, None) != value_hash:
                 return f"removes {key!r}, which is not there with that value"

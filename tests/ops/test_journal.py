@@ -12,15 +12,16 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ops.cli.journal import journal as command
-from ops.journal import named
+from ops.journal import Broken, _entry, named
 from pipeline import state
 from pipeline.journal import read as read_entry
 from schemas.external import ExportedEntry
 from schemas.journal import JOURNAL as SCHEMA
+from schemas.journal import Effects, JournalEntry
 from schemas.types import display
 from tests.conftest import Broker
 from tests.ops.audit_cluster import Cluster, on_broker
-from tests.ops.audit_world import World
+from tests.ops.audit_world import Record, World
 from topics.registry import JOURNAL, RESULTS
 
 ANYTX, OTHER = "topic:tm_anytx", "topic:tm_other"
@@ -260,3 +261,13 @@ def test_every_kind_of_state_entry_has_a_name() -> None:
 def test_it_says_when_no_broker_answers() -> None:
     done = CliRunner().invoke(command, ["verify", "--set", "kafka.bootstrap=127.0.0.1:1"])
     assert (done.exit_code, "no Kafka broker answers" in done.output) == (3, True)
+
+
+def test_an_entry_whose_effects_cannot_be_read_is_said() -> None:
+    """By who shows it; who walks says so of the chain."""
+    whole = SCHEMA.encode(JournalEntry(ANYTX, 1, bytes(32), "o", "apply", bytes(32), Effects(), b"", b"", "", None, 1))
+    broken = msgspec.msgpack.encode([*msgspec.msgpack.decode(whole)[:6], "none", *msgspec.msgpack.decode(whole)[7:]])
+    record = Record("j.journal", 3, ANYTX.encode(), broken, offset=7)
+    assert _entry(record).sequence == 1
+    with pytest.raises(Broken, match=r"journal/3/7 is no entry"):
+        _entry(record, effects=True)
