@@ -37,8 +37,8 @@ TIMEOUT_S = 30.0
 class NoAnswer(Exception):  # noqa: N818 - what the installation says
     """No answer, and why.
 
-    error: `bad-request`; or, to be asked again later: `behind`, `moved`, `nobody`, `incomplete`, `differs`,
-    `unreachable`, `no-broker`.
+    error: `bad-request`; to be asked again later: `behind`, `moved`, `nobody`, `incomplete`, `differs`, `unreachable`,
+    `no-broker`; or `broken`: an operator has to look first.
     """
 
     def __init__(self, error: str, message: str) -> None:

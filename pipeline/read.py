@@ -1,6 +1,6 @@
 """What a context holds, as those who ask are told: from its state alone (READ-1)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 import msgspec
@@ -101,6 +101,16 @@ def transaction(view: View, context: Context, txid: Txid) -> Standing | None:
             competing=tuple(map(display, stone.competing)),
         )
     return standing if departed.applied is None else _of(departed.applied, standing)
+
+
+def newest(standings: Iterable[Standing]) -> tuple[Standing, ...]:
+    """Each context once, by name: while partitions change hands two workers tell of it, and the later state counts."""
+    found: dict[Context, Standing] = {}
+    for standing in standings:
+        told = found.setdefault(standing.state.context, standing)
+        if standing.state.sequence > told.state.sequence:
+            found[standing.state.context] = standing
+    return tuple(found[context] for context in sorted(found))
 
 
 def _of(applied: Applied, standing: Standing) -> Standing:

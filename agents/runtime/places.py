@@ -1,7 +1,8 @@
 """Records of a topic by where they stand, read one at a time, without a group."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiokafka
@@ -68,24 +69,21 @@ class Places:
         tp = self.partitions[partition]
         return int((await self._reader.end_offsets([tp]))[tp])
 
-    async def scan(self, partition: int, start: int, end: int) -> AsyncIterator[Inbound]:
+    async def scan(self, partition: int, start: int, end: int) -> AsyncGenerator[Inbound, None]:
         """Committed records from one offset to before another. What retention removed is not there.
+
+        Nobody else reads meanwhile: who leaves it before its end closes it (`contextlib.aclosing`), since one that is
+        only dropped ends when Python comes to it.
 
         Raises:
             aiokafka.errors.KafkaError: the broker does not answer.
         """
-        tp = self.partitions[partition]
-        async with self._reading:
-            self._reader.seek(tp, start)
-            self._reader.resume(tp)
-            try:
-                while await self._reader.position(tp) < end:
-                    for record in (await self._reader.getmany(tp, timeout_ms=100)).get(tp, ()):
-                        if record.offset >= end:
-                            return
-                        yield record
-            finally:
-                self._reader.pause(tp)
+        async with self._at(partition, start) as tp:
+            while await self._reader.position(tp) < end:
+                for record in (await self._reader.getmany(tp, timeout_ms=100)).get(tp, ()):
+                    if record.offset >= end:
+                        return
+                    yield record
 
     async def read(self, partition: int, offset: int) -> Inbound | None:
         """The record at a place below the partition's end; None where none is (any more).
@@ -93,14 +91,21 @@ class Places:
         Raises:
             aiokafka.errors.KafkaError: the broker does not answer.
         """
+        async with self._at(partition, offset) as tp:
+            try:
+                record: Inbound = await self._reader.getone(tp)
+            except OffsetOutOfRangeError:
+                return None
+        return record if record.offset == offset else None
+
+    @asynccontextmanager
+    async def _at(self, partition: int, offset: int) -> AsyncIterator[aiokafka.TopicPartition]:
+        """One partition is fetched from there on, and by nobody else."""
         tp = self.partitions[partition]
         async with self._reading:
             self._reader.seek(tp, offset)
             self._reader.resume(tp)
             try:
-                record: Inbound = await self._reader.getone(tp)
-            except OffsetOutOfRangeError:
-                return None
+                yield tp
             finally:
                 self._reader.pause(tp)
-        return record if record.offset == offset else None

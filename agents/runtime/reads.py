@@ -6,8 +6,10 @@ ends, and answers when its store has come as far. One that was paused and replac
 """
 
 import asyncio
+import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 import aiohttp
@@ -18,6 +20,7 @@ from aiokafka.errors import KafkaError
 from agents.runtime.members import Directory
 from agents.runtime.partitioner import partition_for
 from agents.runtime.places import Places
+from agents.runtime.records import Inbound
 from agents.runtime.settings import KafkaSettings, TopicSettings
 from agents.runtime.store import Store
 from pipeline import journal, read
@@ -26,6 +29,8 @@ from schemas.external import ExportedEntry, JournalPage, Standing, TransactionSt
 from schemas.members import Held
 from schemas.types import Context, Txid, display, from_display, is_context, is_topic_name
 from topics.registry import JOURNAL, MEMBERS, OPERATIONS, STATE
+
+log = logging.getLogger(__name__)
 
 PATIENCE_S = 5.0
 """How long a read waits for the store to come as far as it must."""
@@ -187,10 +192,9 @@ class Reads:
         missing = tuple(sorted(set(range(self._count)) - set(seen))) if not forwarded else ()
         if missing and strong:
             raise Refused(503, "incomplete", f"no worker answers for partitions {_listed(missing)} of the state")
-        found.sort(key=lambda standing: standing.state.context)
         return _json(
             TransactionStanding(
-                txid=display(txid), contexts=tuple(found), partitions=tuple(sorted(seen)), missing=missing
+                txid=display(txid), contexts=read.newest(found), partitions=tuple(sorted(set(seen))), missing=missing
             )
         )
 
@@ -199,9 +203,10 @@ class Reads:
         if not is_context(context):
             raise Refused(400, "bad-request", f"{context!r} is no context: topic:tm_x or owner:<identity key>")
         first, limit = _number(request, "from", 1), _number(request, "limit", 100, most=MOST)
+        number = partition_for(context.encode(), self._count)
         try:
             async with asyncio.timeout(PATIENCE_S):
-                entries = await self._page(context, first, limit)
+                entries = await journal_page(await self._journal.get(), number, context, first, limit)
         except TimeoutError as error:
             raise _behind(f"the journal was not read within {PATIENCE_S:.0f} s") from error
         return _json(JournalPage(entries=entries))
@@ -217,7 +222,8 @@ class Reads:
     def _look(self, number: int, answer: Callable[[Store], Any]) -> Any:
         """Without a pause in between: what is read is of one moment."""
         try:
-            return answer(self._store(number))
+            with _readable(f"partition {number} of the state"):
+                return answer(self._store(number))
         except Corrupt as error:
             self._spoil(number, error)
             raise Refused(503, "differs", f"the store of partition {number} is made again: {error}") from error
@@ -230,8 +236,9 @@ class Reads:
         while (position := self._store(number).position) < end - 1:  # the last offset is the transaction's marker
             if last is None:
                 last = position - 1
-                async for record in places.scan(number, position, end):
-                    last = record.offset
+                async with aclosing(places.scan(number, position, end)) as lacking:
+                    async for record in lacking:
+                        last = record.offset
             if position > last:
                 return  # markers alone stand between
             if time.monotonic() > deadline:
@@ -253,7 +260,12 @@ class Reads:
         holders = await self._directory.holders() if numbers else {}
         urls = sorted({url for number, url in holders.items() if number in numbers})
         replies = await asyncio.gather(*(self._get(url, request) for url in urls))
-        return [_standing(body) for status, body in replies if status == 200]
+        found = []
+        for url, (status, body) in zip(urls, replies, strict=True):
+            if status == 200:
+                with _readable(f"the answer of {url}"):
+                    found.append(_standing(body))
+        return found
 
     async def _get(self, url: str, request: web.Request) -> tuple[int, bytes]:
         if self._session is None:
@@ -266,37 +278,68 @@ class Reads:
             refused = Refused(503, "unreachable", f"{url} does not answer: {error or type(error).__name__}")
             return refused.status, refused.body()
 
-    # --- the journal
 
-    async def _page(self, context: Context, first: int, limit: int) -> tuple[ExportedEntry, ...]:
-        places = await self._journal.get()
-        number = partition_for(context.encode(), self._count)
-        end = await places.end(number)
-        low = (await places.first())[places.partitions[number]]
-        high = end
-        while high - low > NEAR:  # of two histories, or of one and a sequence: O(log n) looks
-            middle = (low + high) // 2
-            at, sequence = await _next(places, number, context, middle, high)
-            if at is None or sequence >= first:
-                high = middle
-            else:
-                low = at
-        found: list[ExportedEntry] = []
-        async for record in places.scan(number, low, end):
-            entry = journal.read(record.value or b"")
-            if entry.context == context and entry.sequence >= first:
-                found.append(journal.exported(entry, record.value or b""))
-                if len(found) == limit:
-                    break
-        return tuple(found)
+# --- the journal
 
 
-async def _next(places: Places, number: int, context: Context, start: int, end: int) -> tuple[int | None, int]:
+async def journal_page(
+    places: Places, number: int, context: Context, first: int, limit: int
+) -> tuple[ExportedEntry, ...]:
+    """At most `limit` entries of a context from a sequence on, which stand in one partition of `journal`.
+
+    Cost: O(log n) looks for where they begin, and all records behind it until there are enough.
+
+    Raises:
+        Refused: one of the context's records is no entry.
+        aiokafka.errors.KafkaError: the broker does not answer.
+    """
+    key = context.encode()
+    end = await places.end(number)
+    low = (await places.first())[places.partitions[number]]
+    high = end
+    while high - low > NEAR:
+        middle = (low + high) // 2
+        at, sequence = await _next(places, number, key, middle, high)
+        if at is None or sequence >= first:
+            high = middle
+        else:
+            low = at
+    found: list[ExportedEntry] = []
+    async with aclosing(places.scan(number, low, end)) as records:
+        async for record in records:
+            if record.key != key:
+                continue
+            with _readable(_place(record)):
+                value = record.value or b""
+                if (entry := journal.read(value)).sequence >= first:
+                    found.append(journal.exported(entry, value))
+            if len(found) == limit:
+                break
+    return tuple(found)
+
+
+async def _next(places: Places, number: int, key: bytes, start: int, end: int) -> tuple[int | None, int]:
     """Offset and sequence of a context's first entry from `start` on."""
-    async for record in places.scan(number, start, end):
-        if record.key == context.encode():
-            return record.offset, journal.read(record.value or b"").sequence
+    async with aclosing(places.scan(number, start, end)) as records:
+        async for record in records:
+            if record.key == key:
+                with _readable(_place(record)):
+                    return record.offset, journal.read(record.value or b"").sequence
     return None, 0
+
+
+def _place(record: Inbound) -> str:
+    return f"{record.topic}/{record.partition}/{record.offset}"
+
+
+@contextmanager
+def _readable(where: str) -> Iterator[None]:
+    """What stands there and cannot be decoded is no error of this worker: who asked is told."""
+    try:
+        yield
+    except msgspec.MsgspecError as error:
+        log.error("%s cannot be read: %s", where, error)
+        raise Refused(503, "broken", f"{where} cannot be read: {error}") from error
 
 
 class _Lazy:

@@ -3,21 +3,32 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from aiohttp import web
 from rocksdict import Options, Rdict
 
+from agents.runtime.partitioner import partition_for
+from agents.runtime.places import Places
+from agents.runtime.reads import NEAR, journal_page
+from agents.runtime.records import Inbound
 from beefline.reading import NoAnswer, StateReader
 from pipeline import state
 from pipeline.codec.tx import Tx
-from schemas.external import EVENT, RESULT
+from schemas.external import EVENT, RESULT, ContextState, Standing, TransactionStanding
 from schemas.flow import OPERATION, Apply, Evict
 from schemas.journal import JOURNAL as SCHEMA
+from schemas.journal import Effects, JournalEntry
+from schemas.members import MEMBER, Held, Member
 from schemas.types import display, outpoint
 from tests.agents.harness import Bench, Worker, get_json, until
+from tests.agents.serving import served
 from tests.conftest import Broker
 from tests.fakes import apply_of, coin_of_others, made_tx, verified
 from topics.registry import EVENTS, JOURNAL, MEMBERS, OPERATIONS, RESULTS
@@ -273,3 +284,136 @@ async def test_a_coin_that_an_eviction_returned_is_marked(bench: Bench) -> None:
         assert coin.contested_by == ("07" * 32,)
         standing = await reader.transaction(display(child.txid))
         assert [each.standing for each in standing.contexts] == ["refused"]
+
+
+async def test_a_context_is_told_once_as_its_newest_state_has_it(bench: Bench) -> None:
+    """A worker that was replaced and does not know it answers beside the one that holds the partition."""
+    worker, odd = apply_worker(bench), bench.worker("odd")
+    await ready(worker, odd)
+    tx = made_tx([coin_of_others(1)], 1, 1)
+    await ask(bench, ALL, *applies([tx]))
+    await decided(bench, ALL, 1)
+
+    def old(sequence: int) -> Standing:
+        state = ContextState(context=f"topic:{ALL}", sequence=sequence, state_root="", store_root="", settling=False)
+        return Standing(state=state, standing="known")
+
+    answers = [
+        TransactionStanding(txid=display(tx.txid), contexts=(old(0),), partitions=(1, 2)),
+        TransactionStanding(txid=display(tx.txid), contexts=(old(7),), partitions=(1, 2)),
+        {"nothing": "of the kind"},
+    ]
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.json_response(msgspec.to_builtins(answers[0]))
+
+    async with served(answer) as url, reader_of(odd) as reader:
+        claim = Member("old", url, (Held(1, 1 << 40, 0),), int(time.time() * 1000))
+        await bench.send(MEMBERS, [MEMBER.encode(claim)], [b"old"], headers=[MEMBER.header])
+        (told,) = (await reader.transaction(display(tx.txid))).contexts
+        assert (told.state.sequence, told.standing) == (1, "applied")
+        del answers[0]
+        standing = await reader.transaction(display(tx.txid))
+        assert [(each.state.sequence, each.standing) for each in standing.contexts] == [(7, "known")]
+        assert standing.partitions == tuple(range(OPERATIONS.partitions))
+        del answers[0]
+        with pytest.raises(NoAnswer, match=f"broken: the answer of {url} cannot be read"):
+            await reader.transaction(display(tx.txid))
+
+
+# --- the journal
+
+
+def entry_of(context: str, sequence: int) -> bytes:
+    """An entry whose place alone matters."""
+    entry = JournalEntry(
+        context=context, sequence=sequence, previous=bytes(32), operation="o", kind="accept", txid=bytes(32),
+        effects=Effects(), state_root=bytes(32), store_root=bytes(32), manager="", origin=None, time_ms=0,
+    )  # fmt: skip
+    return SCHEMA.encode(entry)
+
+
+class Watched(Places):
+    """Counts looks and what they handed over. Nobody looks while another look lies open: it would wait for that one."""
+
+    looks = taken = 0
+    looking = False
+
+    async def scan(self, partition: int, start: int, end: int) -> AsyncGenerator[Inbound, None]:
+        assert not self.looking, "a look was left open"
+        self.looks += 1
+        self.looking = True
+        try:
+            async with aclosing(super().scan(partition, start, end)) as records:
+                async for record in records:
+                    self.taken += 1
+                    yield record
+        finally:
+            self.looking = False
+
+
+MANY = 6_000
+
+
+async def journal(bench: Bench, number: int, *parts: tuple[str, range]) -> None:
+    """Entries of contexts in one partition, by sequence, one part behind the other."""
+    for context, sequences in parts:
+        values = [entry_of(context, sequence) for sequence in sequences]
+        await bench.send(JOURNAL, values, [context.encode()] * len(values), partition=number)
+
+
+@pytest.mark.parametrize("first", [1, 2, 2_500, MANY - 60, MANY, MANY + 1])
+async def test_where_a_page_of_a_long_journal_begins_is_found_by_halving(bench: Bench, first: int) -> None:
+    """And no look is left open: six thousand entries, of which a page takes few."""
+    context, number = f"topic:{ALL}", partition_for(f"topic:{ALL}".encode(), JOURNAL.partitions)
+    await journal(bench, number, (context, range(1, MANY + 1)))
+    places = Watched(bench.kafka, JOURNAL.named(bench.prefix), JOURNAL.partitions)
+    await places.start()
+    try:
+        page = await journal_page(places, number, context, first, 50)
+    finally:
+        await places.stop()
+    assert [entry.sequence for entry in page] == list(range(first, min(first + 50, MANY + 1)))
+    assert places.looks <= 4, "6,000 are halved to a thousand in three looks, and one takes the page"
+    assert places.taken <= NEAR + 50 + 3
+    assert not places.looking
+
+
+async def test_a_page_is_found_among_other_contexts_entries(bench: Bench) -> None:
+    """Of one that goes on behind the other's many, and of the other; to the end and beyond it."""
+    context, other, number = f"topic:{ALL}", "topic:tm_b", partition_for(f"topic:{ALL}".encode(), JOURNAL.partitions)
+    thin, long = range(1, 1_501), range(2, 3_001)
+    await journal(bench, number, (other, range(1, 2)), (context, thin), (other, long), (context, range(1_501, 1_504)))
+    places = Watched(bench.kafka, JOURNAL.named(bench.prefix), JOURNAL.partitions)
+    await places.start()
+    try:
+        for name, first, limit, wanted in (
+            (context, 1_490, 8, range(1_490, 1_498)),
+            (context, 1_499, 8, range(1_499, 1_504)),
+            (context, 1_503, 8, [1_503]),
+            (other, 2_000, 2, [2_000, 2_001]),
+            (other, 1, 2, [1, 2]),
+            (other, 2_999, 9, [2_999, 3_000]),
+            ("topic:tm_none", 1, 9, []),
+        ):
+            page = await journal_page(places, number, name, first, limit)
+            assert [(entry.context, entry.sequence) for entry in page] == [(name, sequence) for sequence in wanted]
+    finally:
+        await places.stop()
+
+
+async def test_what_is_no_entry_is_told_to_those_whose_context_it_stands_in(bench: Bench) -> None:
+    """By its place, over HTTP; a neighbour's page is as it was."""
+    context, number = f"topic:{ALL}", partition_for(f"topic:{ALL}".encode(), JOURNAL.partitions)
+    odd = bench.worker("odd")
+    await ready(odd)
+    await journal(bench, number, (context, range(1, 2)))
+    await bench.send(JOURNAL, [b"junk"], [b"topic:tm_other"], partition=number)
+    await journal(bench, number, (context, range(2, 3)))
+    async with reader_of(odd) as reader:
+        assert [entry.sequence async for entry in reader.journal(context)] == [1, 2]
+        await bench.send(JOURNAL, [b"junk"], [context.encode()], partition=number)
+        with pytest.raises(NoAnswer, match=rf"broken: {bench.prefix}journal/{number}/3 cannot be read") as told:
+            [entry async for entry in reader.journal(context)]
+        assert told.value.error == "broken"
+    assert odd.ended() is None

@@ -1,0 +1,59 @@
+"""Reads over HTTP from a store at hand, without a broker."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiohttp import ClientSession, web
+from aiohttp.test_utils import TestServer
+
+from agents.runtime.partitioner import partition_for
+from agents.runtime.reads import Reads
+from agents.runtime.settings import KafkaSettings, TopicSettings
+from pipeline import state
+from pipeline.state import Corrupt, Memory
+from schemas.types import display
+from tests.fakes import Owner, apply_of, coin_of_others, made_tx, verified
+from topics.registry import OPERATIONS
+
+ALL = "topic:tm_all"
+NUMBER = partition_for(ALL.encode(), OPERATIONS.partitions)
+
+
+@asynccontextmanager
+async def asked(store: Memory, spoiled: list[int]) -> AsyncIterator[Any]:
+    """What a worker that holds the store answers: status and JSON."""
+
+    def spoil(number: int, error: Corrupt) -> None:
+        spoiled.append(number)
+
+    stores: Any = {NUMBER: (store, 1)}
+    reads = Reads(KafkaSettings(), TopicSettings(), {}, None, stores, spoil)
+    app = web.Application()
+    reads.add_to(app.router)
+    async with TestServer(app, host="127.0.0.1") as server, ClientSession() as session:
+
+        async def get(path: str) -> tuple[int, Any]:
+            async with session.get(server.make_url(path), params={"consistency": "any"}) as response:
+                return response.status, await response.json()
+
+        yield get
+
+
+async def test_a_value_that_is_none_of_its_kind_is_told_as_broken() -> None:
+    """As it was written, and nothing this version reads: to make the store again would bring it again."""
+    owner, tx = Owner(), made_tx([coin_of_others(1)], 1, 1)
+    spoiled: list[int] = []
+    owner.do(ALL, apply_of(verified(tx)))
+    key = state.key(ALL, state.TX, tx.txid)
+    async with asked(owner.store, spoiled) as get:
+        assert (await get("/topics/tm_all/outputs"))[0] == 200
+        owner.store.entries[key] = state.seal(b"junk")
+        for path in ("/topics/tm_all/outputs", f"/transactions/{display(tx.txid)}"):
+            status, body = await get(path)
+            assert (status, body["error"]) == (503, "broken")
+            assert f"partition {NUMBER} of the state cannot be read" in body["message"]
+        assert spoiled == []
+        owner.store.entries[key] = bytes(32) + b"junk"
+        assert (await get("/topics/tm_all/outputs"))[1]["error"] == "differs"
+        assert spoiled == [NUMBER]
