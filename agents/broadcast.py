@@ -1,7 +1,7 @@
 """broadcast: applied transactions to the network's endpoints, and what they said."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -73,7 +73,7 @@ class Broadcast:
         """Whom the transaction concerns."""
         return _about(BROADCAST_REQUEST.decode(record.value, record.headers))
 
-    async def gather(self, batch: Sequence[Inbound]) -> AsyncIterator[tuple[Sequence[Inbound], Asked]]:
+    async def gather(self, batch: Sequence[Inbound]) -> AsyncGenerator[tuple[Sequence[Inbound], Asked], None]:
         """Ask the endpoints; each group is handed on as soon as its answers are in."""
         broken: dict[int, Outcome | Fault] = {}
         readable: list[tuple[Inbound, BroadcastRequest]] = []

@@ -1,6 +1,6 @@
 """parse: bytes to a well-formed payload, and the headers to a request."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Annotated
 
 import msgspec
@@ -53,7 +53,7 @@ class Parse:
     async def probe(self) -> None:
         """The world is not asked."""
 
-    async def gather(self, batch: Sequence[Inbound]) -> AsyncIterator[tuple[Sequence[Inbound], None]]:
+    async def gather(self, batch: Sequence[Inbound]) -> AsyncGenerator[tuple[Sequence[Inbound], None], None]:
         """Nothing is waited for."""
         yield batch, None
 

@@ -4,7 +4,9 @@ A pointer stands for a payload that lost a coin to a rival which has left since:
 goes the way of any payload again, under its own coordinate.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
@@ -36,6 +38,10 @@ from topics.registry import (
 ORIGINS = (PARSED, OPERATIONS, BROADCAST)
 """Inputs of the stages whose records wait."""
 
+IN_HAND_BYTES = 1 << 20
+"""Of payloads that pointers name. With the one that reaches it, and copies of them on their way out, tens of megabytes
+at the largest payload allowed, whatever the batch; by the kilobyte a thousand go together."""
+
 _DROPPED = frozenset({"schema", h.TRACEPARENT})
 
 
@@ -59,6 +65,7 @@ class Retry:
         """parse: the rule for payloads that are read again; ingest: where they stand."""
         self._parse = parse
         self._ingest = ingest
+        self._in_hand = asyncio.Lock()  # payloads that were read, until what follows from them is written
 
     def due(self, record: Inbound) -> int:
         """When a waiting record returns (Unix milliseconds); one that does not say returns at once."""
@@ -80,15 +87,35 @@ class Retry:
         except KafkaError as error:
             raise _unreadable(error) from error
 
-    async def gather(self, batch: Sequence[Inbound]) -> AsyncIterator[tuple[Sequence[Inbound], Read]]:
-        """The runner takes only what is due; payloads that pointers name are read."""
-        pointers = [record for record in batch if _points(record)]
+    async def gather(self, batch: Sequence[Inbound]) -> AsyncGenerator[tuple[Sequence[Inbound], Read], None]:
+        """The runner takes only what is due. Payloads that pointers name are read a few at a time."""
+        pointers = deque(record for record in batch if _points(record))
+        if others := [record for record in batch if not _points(record)]:
+            yield others, Read({})
+        if not pointers:
+            return
         try:
-            ends = await self._ingest.ends() if pointers else {}
-            found = {id(record): await self._read(record, ends) for record in pointers}
+            ends = await self._ingest.ends()
+            while pointers:
+                async with self._in_hand:
+                    yield await self._few(pointers, ends)
         except KafkaError as error:
             raise _unreadable(error) from error
-        yield batch, Read(found)
+
+    async def _few(
+        self, pointers: deque[Inbound], ends: Mapping[TopicPartition, int]
+    ) -> tuple[Sequence[Inbound], Read]:
+        """The next of them, with what they point to: one, and more until it comes to `IN_HAND_BYTES`."""
+        few: list[Inbound] = []
+        payloads: dict[int, Inbound | Fault | None] = {}
+        size = 0
+        while pointers and size < IN_HAND_BYTES:
+            record = pointers.popleft()
+            payload = payloads[id(record)] = await self._read(record, ends)
+            few.append(record)
+            if payload is not None and not isinstance(payload, Fault):
+                size += len(payload.value or b"")
+        return few, Read(payloads)
 
     async def _read(self, record: Inbound, ends: Mapping[TopicPartition, int]) -> Inbound | Fault | None:
         try:

@@ -1,7 +1,7 @@
 """verify: a payload's own history against scripts, values and the chain."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -151,7 +151,7 @@ class Verify:
         """The request the payload came with."""
         return _about(SCHEMA.decode(record.value, record.headers))
 
-    async def gather(self, batch: Sequence[Inbound]) -> AsyncIterator[tuple[Sequence[Inbound], Gathered]]:
+    async def gather(self, batch: Sequence[Inbound]) -> AsyncGenerator[tuple[Sequence[Inbound], Gathered], None]:
         """One question for each distinct root of the batch; scripts outside the known templates run apart."""
         assert self._trackers is not None
         try:

@@ -12,6 +12,10 @@ from schemas.external import ContextState, LiveOutput, Outputs, ResultOrigin, St
 from schemas.state import Applied, Contested, Departed, Tombstone
 from schemas.types import Context, Outpoint, Txid, display, from_display
 
+PAGE_BYTES = 8 << 20
+"""Of transactions that are read for a page, the last of them whole: eight megabytes are the largest payload. A page is
+at most twice as long, since scripts are told in hexadecimal."""
+
 _applied = msgspec.msgpack.Decoder(Applied).decode
 _contested = msgspec.msgpack.Decoder(Contested).decode
 _departed = msgspec.msgpack.Decoder(Departed).decode
@@ -43,7 +47,9 @@ def _state(context: Context, head: Live, view: View) -> ContextState:
 
 
 def outputs(view: Ordered, context: Context, after: Outpoint | None, limit: int) -> Outputs:
-    """Live outputs behind `after`, in the order of their outpoints' bytes.
+    """Live outputs behind `after`, in the order of their outpoints' bytes: `limit`, or fewer where those are large.
+
+    Cost: one transaction's bytes at a time, no further one once they came to `PAGE_BYTES`.
 
     Raises:
         pipeline.state.Corrupt: a value does not match its hash.
@@ -51,18 +57,21 @@ def outputs(view: Ordered, context: Context, after: Outpoint | None, limit: int)
     prefix = state.key(context, state.COIN, b"")
     keys = (key for key in view.keys_from(prefix + (after or b"")) if after is None or key != prefix + after)
     found: list[LiveOutput] = []
-    made: dict[Txid, Tx] = {}
+    tx: Tx | None = None  # outputs of one stand together
+    size = 0
     for key in islice(keys, limit + 1):
         if not key.startswith(prefix):
             break
-        if len(found) == limit:
-            return Outputs(state=context_state(view, context), outputs=tuple(found), next=found[-1].outpoint)
         point = key[len(prefix) :]
         txid, vout = point[:32], int.from_bytes(point[32:], "little")
-        if txid not in made:
-            made[txid] = read_tx(_applied(_value(view, context, state.TX, txid) or b"").submission.raw)
+        if tx is not None and tx.txid != txid:
+            tx = None  # before the next is there
+        if len(found) == limit or (tx is None and size >= PAGE_BYTES):
+            return Outputs(state=context_state(view, context), outputs=tuple(found), next=found[-1].outpoint)
+        if tx is None:
+            tx, loaded = _judged(view, context, txid)
+            size += loaded
         marks = _value(view, context, state.CONTESTED, point)
-        tx = made[txid]
         found.append(
             LiveOutput(
                 outpoint=_shown(point),
@@ -72,6 +81,12 @@ def outputs(view: Ordered, context: Context, after: Outpoint | None, limit: int)
             )
         )
     return Outputs(state=context_state(view, context), outputs=tuple(found), next=None)
+
+
+def _judged(view: View, context: Context, txid: Txid) -> tuple[Tx, int]:
+    """A transaction that admitted something, and the bytes that were read for it."""
+    value = _value(view, context, state.TX, txid) or b""
+    return read_tx(_applied(value).submission.raw), len(value)
 
 
 def transaction(view: View, context: Context, txid: Txid) -> Standing | None:

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from typing import Any, Generic, Protocol, TypeVar
 
 from agents import metrics
@@ -52,7 +53,7 @@ class Stage(Protocol[G]):
         """Close it."""
         ...
 
-    def gather(self, batch: Sequence[Inbound]) -> AsyncIterator[tuple[Sequence[Inbound], G]]:
+    def gather(self, batch: Sequence[Inbound]) -> AsyncGenerator[tuple[Sequence[Inbound], G], None]:
         """Ask the world what the rule needs, and hand records over as soon as theirs is known, each once.
 
         Raises:
@@ -240,10 +241,12 @@ class Runner(Generic[G]):
     async def _gather(self, batch: Batch) -> None:
         left = {(record.topic, record.partition, record.offset): record for record in batch.records}
         try:
-            async for records, gathered in self.stage.gather(batch.records):
-                for record in records:
-                    del left[record.topic, record.partition, record.offset]
-                await self._decide(batch, records, gathered)
+            async with aclosing(self.stage.gather(batch.records)) as gathering:
+                async for records, gathered in gathering:
+                    for record in records:
+                        del left[record.topic, record.partition, record.offset]
+                    await self._decide(batch, records, gathered)
+                    del gathered  # it may be large, and the next is asked for from here on
         except WorldCondition as condition:
             self._pause(condition)
             batch.give_back(list(left.values()))

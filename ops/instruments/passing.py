@@ -5,7 +5,7 @@ Run as a module, in a process of its own: `python -m ops.instruments.passing sta
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -44,7 +44,7 @@ class Passing:
         """Nobody asked."""
         return None
 
-    async def gather(self, batch: Sequence[Inbound]) -> AsyncIterator[tuple[Sequence[Inbound], None]]:
+    async def gather(self, batch: Sequence[Inbound]) -> AsyncGenerator[tuple[Sequence[Inbound], None], None]:
         """Nothing is waited for."""
         yield batch, None
 

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ class Odd:
     def about(self, record: Inbound) -> About:
         return about(record)
 
-    async def gather(self, batch: Sequence[Inbound]) -> AsyncIterator[tuple[Sequence[Inbound], None]]:
+    async def gather(self, batch: Sequence[Inbound]) -> AsyncGenerator[tuple[Sequence[Inbound], None], None]:
         await self.probe()
         if any(record.value == b"gather" for record in batch):
             raise RuntimeError("gathering fails on this record")
@@ -117,7 +117,7 @@ class Both:
     def about(self, record: Inbound) -> About:
         return about(record)
 
-    async def gather(self, batch: Sequence[Inbound]) -> AsyncIterator[tuple[Sequence[Inbound], None]]:
+    async def gather(self, batch: Sequence[Inbound]) -> AsyncGenerator[tuple[Sequence[Inbound], None], None]:
         yield batch, None
 
     def decide(self, record: Inbound, gathered: None, now_ms: int) -> Decision:

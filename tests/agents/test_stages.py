@@ -3,19 +3,23 @@
 import asyncio
 import json
 import threading
+import weakref
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
 import pytest
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError
 
 from agents.apply import ApplySettings, ApplyStage
 from agents.broadcast import Asked as Answered
 from agents.broadcast import Broadcast
 from agents.parse import MAX_CONTEXTS, Parse, ParseSettings
-from agents.retry import Read, Retry
+from agents.retry import IN_HAND_BYTES, Retry
 from agents.runtime.aside import LONG_BYTES
+from agents.runtime.board import Board
+from agents.runtime.desk import Desk
 from agents.runtime.endpoints import BroadcastSettings, Outcome
 from agents.runtime.http import HttpSettings
 from agents.runtime.outbox import Outbox
@@ -23,6 +27,10 @@ from agents.runtime.outcomes import Router
 from agents.runtime.partition import Decided, Heads
 from agents.runtime.records import Decision, Defer, Emit, Fault, Inbound, Out, Refuse, WorldCondition
 from agents.runtime.sandbox import SandboxSettings
+from agents.runtime.settings import TraceSettings
+from agents.runtime.stage import Runner
+from agents.runtime.suspects import Suspicion
+from agents.runtime.trace import Tracer
 from agents.runtime.trackers import TrackerSettings
 from agents.verify import FEW_ROOTS, Gathered, Named, Prepared, Verify
 from pipeline import member, results, state
@@ -457,7 +465,7 @@ async def test_a_batch_that_is_given_up_gives_back_what_was_found_for_it() -> No
     await anext(gathering)
     await asyncio.sleep(0)
     assert shelf.held
-    await gathering.aclose()  # type: ignore[attr-defined]
+    await gathering.aclose()
     assert shelf.held == set()
 
 
@@ -808,14 +816,12 @@ def ingested(value: bytes) -> Record:
 
 
 async def decided_by_retry(log: Log, *records: Record) -> list[Decision]:
+    """In the records' order, in whatever order they are handed over."""
     stage = retry_stage(log)
-    found = [decision async for batch, read in stage.gather(records) for decision in _decide(stage, batch, read)]
-    assert len(found) == len(records)
-    return found
-
-
-def _decide(stage: Retry, batch: Sequence[Inbound], read: Read) -> list[Decision]:
-    return [stage.decide(record, read, NOW_MS) for record in batch]
+    found: dict[int, Decision] = {}
+    async for some, read in stage.gather(records):
+        found |= {id(record): stage.decide(record, read, NOW_MS) for record in some}
+    return [found.pop(id(record)) for record in records]
 
 
 async def test_a_pointer_is_what_parse_makes_of_the_payload_it_points_to() -> None:
@@ -857,6 +863,70 @@ async def test_a_pointer_that_cannot_be_read_costs_itself_alone() -> None:
     assert refused.verdict.code == "malformed.magic"
 
 
+class Heavy(Record, weakref=True):
+    """A payload of which it is known how long it is kept."""
+
+
+class Ingest(Log):
+    """Has a payload of `size` bytes at every place, none of which anybody parses; and counts those that are kept."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.kept = self.most = 0
+
+    async def ends(self) -> dict[TopicPartition, int]:
+        return {TopicPartition("beef.ingest", 2): 1_000}
+
+    async def read(self, partition: int, offset: int) -> Record:
+        await asyncio.sleep(0)
+        payload = Heavy("beef.ingest", partition, offset, b"key", bytes(self.size), (), NOW_MS - 5)
+        weakref.finalize(payload, self._gone)
+        self.kept += 1
+        self.most = max(self.most, self.kept)
+        return payload
+
+    def _gone(self) -> None:
+        self.kept -= 1
+
+
+@pytest.mark.parametrize(("size", "together"), [(3 * IN_HAND_BYTES, 1), (IN_HAND_BYTES // 3, 4), (1_000, 50)])
+async def test_a_few_payloads_are_in_hand_whatever_waits(size: int, together: int) -> None:
+    """Two hundred pointers that are due at once, in batches of fifty side by side: each is dealt with."""
+    ingest, producer, tracer = Ingest(size), Producer(), Tracer("retry", TraceSettings())
+    desk = Desk(Board(max_in_flight=1_000, max_bytes=64 << 20), restores=False, settle_s=1)
+    desk.board.assign({("beef.retry.10s", 0): (0, Suspicion())}, 1)
+    router = Router("retry", "beef.", 86_400_000)
+    runner = Runner(retry_stage(ingest), desk, router, tracer, batch_records=50, fault_limit=9)
+    pointers = [pointer_to(ingested(b""), offset=n) for n in range(200)]
+    desk.board.put(("beef.retry.10s", 0), [msgspec.structs.replace(p, offset=n) for n, p in enumerate(pointers)], 200)
+    outbox = Outbox(producer, "beef.", {name: topic.partitions for name, topic in BY_NAME.items()}, 1 << 20)
+    running = asyncio.ensure_future(runner.run(outbox))
+    async with asyncio.timeout(20):
+        while desk.board.finished_count < 200:
+            await asyncio.sleep(0.001)
+    running.cancel()
+    tracer.close()
+    assert ingest.most == together
+    assert ingest.kept == 0
+    results = [RESULT.decode(value) for value in producer.values("beef.results")]
+    assert {each.origin.offset for each in results if each.origin is not None} == set(range(200))
+    assert {each.code for each in results} == {"malformed.magic"}
+
+
+async def test_a_batch_that_is_given_up_lets_others_read_payloads() -> None:
+    """Written or not: what holds a payload is let go where it is left."""
+    stage = retry_stage(Ingest(IN_HAND_BYTES))
+    first, second = (stage.gather([pointer_to(ingested(b""), offset=n) for n in range(2)]) for _ in range(2))
+    await anext(first)
+    waits = asyncio.ensure_future(anext(second))
+    await asyncio.sleep(0.01)
+    assert not waits.done()
+    await first.aclose()
+    records, _ = await asyncio.wait_for(waits, 5)
+    assert len(records) == 1
+
+
 async def test_without_a_broker_retry_pauses() -> None:
     """No pointer is taken for one to nowhere; records that merely wait are not held up by what nobody asks."""
     log, payload = Log(ingested(b"x")), ingested(b"x")
@@ -868,6 +938,11 @@ async def test_without_a_broker_retry_pauses() -> None:
         await stage.probe()
     (fault,) = await decided_by_retry(log, Record("beef.retry.10s"))
     assert isinstance(fault, Fault)
+    gathering = stage.gather([pointer_to(payload), Record("beef.retry.10s")])
+    records, _ = await anext(gathering)
+    assert [record.headers for record in records] == [()]
+    with pytest.raises(WorldCondition):
+        await anext(gathering)
     log.error = None
     await stage.probe()
     await stage.start()

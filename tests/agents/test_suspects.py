@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 import pytest
 
@@ -105,7 +105,7 @@ class Deadly:
         if self.world_away:
             raise WorldCondition(Condition("anchor.no-quorum"))
 
-    async def gather(self, batch: Sequence[Inbound]) -> AsyncIterator[tuple[Sequence[Inbound], None]]:
+    async def gather(self, batch: Sequence[Inbound]) -> AsyncGenerator[tuple[Sequence[Inbound], None], None]:
         self.gathered += 1
         await self.probe()
         yield batch, None

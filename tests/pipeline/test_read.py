@@ -1,12 +1,16 @@
 """What a context holds, as those who ask are told."""
 
+import tracemalloc
+
 import pytest
 
 from pipeline import read, state
+from pipeline.codec.tx import Tx, read_tx
 from pipeline.state import Memory, head_of
-from schemas.external import Admittance, LiveOutput
+from schemas.external import Admittance, LiveOutput, Outputs
 from schemas.flow import Accept, Evict
 from schemas.types import display, outpoint
+from tests import builders
 from tests.fakes import Owner, apply_of, coin_of_others, made_tx, verified
 
 ALL, KEEP = "topic:tm_all", "topic:tm_keep"
@@ -77,6 +81,56 @@ def test_a_page_that_ends_with_the_last_output_says_so() -> None:
     owner.do(ALL, apply_of(verified(made_tx([coin_of_others(1)], 2, 1))))
     assert read.outputs(owner.store, ALL, None, 2).next is None
     assert read.outputs(owner.store, KEEP, None, 2).outputs == ()
+
+
+def large(number: int, size: int) -> Tx:
+    """A transaction of three outputs and so many bytes, most of them in its input."""
+    spends = [(coin_of_others(number), builders.push(bytes(size)), builders.FINAL)]
+    return read_tx(builders.raw_tx(spends, [builders.Out(1_000 + vout) for vout in range(3)]))
+
+
+def pages(owner: Owner, limit: int) -> list[Outputs]:
+    found = [read.outputs(owner.store, ALL, None, limit)]
+    while (after := found[-1].next) is not None:
+        found.append(read.outputs(owner.store, ALL, read.read_outpoint(after), limit))
+    return found
+
+
+@pytest.mark.parametrize(("page_bytes", "limit", "expected"), [
+    (1, 100, [3, 3, 3, 3, 3]),  # a transaction's outputs stand in one page
+    (30_000, 100, [6, 6, 3]),
+    (30_000, 4, [4, 4, 4, 3]),
+    (40_000, 100, [6, 6, 3]),  # two come to that
+    (41_000, 100, [9, 6]),
+])  # fmt: skip
+def test_a_page_ends_before_a_transaction_too_many(
+    monkeypatch: pytest.MonkeyPatch, page_bytes: int, limit: int, expected: list[int]
+) -> None:
+    """Of five that take 20 kB each; nothing is left out, nothing told twice."""
+    monkeypatch.setattr("pipeline.read.PAGE_BYTES", page_bytes)
+    owner = Owner()
+    for number in range(5):
+        owner.do(ALL, apply_of(verified(large(number, 20_000), offset=number)))
+    found = pages(owner, limit)
+    assert [len(page.outputs) for page in found] == expected
+    told = [output.outpoint for page in found for output in page.outputs]
+    assert sorted(told) == sorted(shown(outpoint(large(n, 20_000).txid, v)) for n in range(5) for v in range(3))
+
+
+def test_a_page_holds_one_transaction_at_a_time() -> None:
+    """Forty of 400 kB: more than a page's bytes, and in memory no more than copies of one."""
+    owner = Owner()
+    for number in range(40):
+        owner.do(ALL, apply_of(verified(large(number, 400_000), offset=number)))
+    tracemalloc.start()
+    try:
+        page = read.outputs(owner.store, ALL, None, 1_000)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(page.outputs) == 3 * -(-read.PAGE_BYTES // 400_200)
+    assert page.next == page.outputs[-1].outpoint
+    assert most < 5 * 400_000
 
 
 def test_a_contested_output_names_its_rivals() -> None:
