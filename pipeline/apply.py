@@ -2,7 +2,7 @@
 
 The state of a context follows from the set of transactions it knows (`derive.py` says how, in the plainest way); here
 it is reached by steps. What comes late and changes what an earlier judgement was about has that one judged again. Work
-beyond `STEPS` a transaction of Kafka's is put into a queue, which is state, and goes on in the next (`settle`).
+beyond what a transaction of Kafka's takes is put into a queue, which is state, and goes on in the next (`settle`).
 
 Reads come from the layers below, writes go into the layer given; the caller merges it, or drops it, and nothing
 happened. Sources: BRC-22 and the reference overlay engine's semantics, without its faults.

@@ -71,6 +71,7 @@ class Contextual:
         self.context = context
         self.head = head
         self.now_ms = now_ms
+        self.written = 0  # bytes that were folded, and of journal entries
         self._below = layer
         self._writes = Layer(layer)
         self._prefix = context.encode() + b"\0"
@@ -130,6 +131,7 @@ class Contextual:
         effects, self.head = self._writes.changes(self.head)
         self._added += effects.added
         self._removed += effects.removed
+        self.written += self._writes.size()
         self._writes.merge_into(self._below)
         self._writes = Layer(self._below)
 
@@ -164,4 +166,5 @@ class Contextual:
         entry_hash = hashlib.sha256(encoded).digest()
         self.head = Live(entry.sequence, entry_hash, self.head.state_sum, self.head.store_sum)
         self._added, self._removed = [], []
+        self.written += len(encoded)
         return encoded

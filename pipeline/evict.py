@@ -69,19 +69,31 @@ def _only(here: Contextual, operation: Evict) -> Change:
 
 
 def leave(here: Contextual, work: Leave) -> Change:
-    """A piece of those that leave."""
+    """A piece of those that leave; those that are too large for one transaction together wait (TXN-5)."""
     stone = _tombstone(here.value(state.TOMBSTONE, work.root) or b"")
     gone: list[Evicted] = []
     entries: list[bytes] = []
     again: list[Origin] = []
-    for place, txid in enumerate(work.txids, work.first):
-        departed, returned = _undo(here, txid, work.root, place)
+    left = None
+    for count, txid in enumerate(work.txids):
+        if count and here.written >= waiting.BYTES:
+            left = msgspec.structs.replace(work, txids=work.txids[count:], first=work.first + count)
+            entries.append(waiting.put_back(here, left))
+            break
+        departed, returned = _undo(here, txid, work.root, work.first + count)
         again += _heard_again(here, outpoints(departed.known.spends))
         if txid == work.root:
             _contest(here, returned, stone.competing)
         entries.append(here.journal("evict", work.operation, txid))
         gone.append(Evicted(txid, stone, departed.applied, here.head.sequence, here.head.state_root))
-    return Change(here.head, tuple(entries), competing=stone.competing, evicted=tuple(gone), again=tuple(again))
+    return Change(
+        here.head,
+        tuple(entries),
+        competing=stone.competing,
+        evicted=tuple(gone),
+        again=tuple(again),
+        settling=left is not None,
+    )
 
 
 def _leaves_first(here: Contextual, root: Txid) -> list[Txid]:
@@ -214,7 +226,7 @@ def readmit(here: Contextual, operation: Readmit, rule: Rule) -> Change:
 
 
 def come_back(here: Contextual, work: Return, rule: Rule) -> Change:
-    """A piece of those that come back.
+    """A piece of those that come back; those that are too large for one transaction together wait (TXN-5).
 
     Who spends what a rival holds by now stays out, and what descends from it; when the rival leaves, their payloads are
     heard again, like those of others that lost. Who lacks a parent that left with another stays with that one.
@@ -222,7 +234,12 @@ def come_back(here: Contextual, work: Return, rule: Rule) -> Change:
     entries: list[bytes] = []
     revised: list[Revised] = []
     affected: list[Txid] = []
-    for txid in work.txids:
+    left = None
+    for count, txid in enumerate(work.txids):
+        if count and here.written >= waiting.BYTES:
+            left = msgspec.structs.replace(work, txids=work.txids[count:])
+            entries.append(waiting.put_back(here, left))
+            break
         departed = _departed(here.value(state.DEPARTED, txid) or b"")
         here.delete(state.LEFT, _left(departed, txid))
         spends = list(outpoints(departed.known.spends))
@@ -247,7 +264,12 @@ def come_back(here: Contextual, work: Return, rule: Rule) -> Change:
             revised += [Revised(txid, applied)] if applied is not None else []
             affected += concerned
     again = judge_again(here, rule, work.operation, list(dict.fromkeys(affected)))
-    return msgspec.structs.replace(again, entries=(*entries, *again.entries), revised=(*revised, *again.revised))
+    return msgspec.structs.replace(
+        again,
+        entries=(*entries, *again.entries),
+        revised=(*revised, *again.revised),
+        settling=again.settling or left is not None,
+    )
 
 
 def _stays(here: Contextual, spends: Sequence[Outpoint]) -> tuple[Outpoint | None, Txid | None]:

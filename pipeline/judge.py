@@ -76,17 +76,18 @@ def _with_coins(
 
 
 def judge_again(here: Contextual, rule: Rule, operation: str, txids: Sequence[Txid]) -> Change:
-    """Judge these again, and whom that affects in turn; beyond `STEPS` judgements the rest is queued (APPLY-3).
+    """Judge these again, and whom that affects in turn; what one transaction cannot hold is queued (APPLY-3, TXN-5).
 
     One that is judged before another it depends on comes up once more: what is reached in the end does not depend on
     the order, since a transaction never descends from itself.
     """
     steps = waiting.STEPS
+    unchanged = 0  # bytes that were read for nothing: they lie in memory like those that are written
     left = deque(txids)
     listed = set(txids)
     entries: list[bytes] = []
     revised: dict[Txid, Applied] = {}
-    while left and steps:
+    while left and steps and (steps == waiting.STEPS or here.written + unchanged < waiting.BYTES):
         txid = left.popleft()
         listed.discard(txid)
         if (stored := here.value(state.TX, txid)) is None:
@@ -96,6 +97,7 @@ def judge_again(here: Contextual, rule: Rule, operation: str, txids: Sequence[Tx
         spends = list(outpoints(_known(here.value(state.KNOWN, txid) or b"").spends))
         said, affected = judge(here, rule, txid, applied.submission, spends, applied.admittance)
         if said == applied.admittance:
+            unchanged += len(stored)
             continue
         here.fold()
         applied = msgspec.structs.replace(

@@ -248,6 +248,10 @@ class Layer:
         """Remove an entry."""
         self.writes[entry_key] = None
 
+    def size(self) -> int:
+        """Bytes of the writes, keys and values."""
+        return sum(map(len, self.writes)) + sum(map(len, filter(None, self.writes.values())))
+
     def to_follow(self) -> Iterator[tuple[bytes, bytes | None]]:
         """The writes that a copy cannot make from others."""
         return ((key, stored) for key, stored in self.writes.items() if not is_index(key))

@@ -37,7 +37,10 @@ class Applied(Struct, frozen=True, array_like=True):
 
 
 class Queue(Struct, frozen=True, array_like=True):
-    """Work of a context that one transaction could not hold: entries `first` to before `next` of it wait."""
+    """Work of a context that one transaction could not hold: entries `first` to before `next` of it wait.
+
+    What is put back in front takes the number below `first`.
+    """
 
     first: int
     next: int

@@ -10,19 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import apply as rules
-from pipeline import lthash, state
-from pipeline.codec.tx import Tx
-from pipeline.contextual import Answer, Change
+from pipeline import lthash, state, waiting
+from pipeline.codec.tx import Tx, read_tx
+from pipeline.contextual import Answer, Change, Contextual
 from pipeline.derive import Derived, derive
 from pipeline.evict import FIRST_PLACE
+from pipeline.judge import Rule, judge_again
 from pipeline.outcome import BY_CODE, Condition, Verdict
 from pipeline.overlay.manager import BadManager
 from pipeline.state import IN_STATE_ROOT, Layer, Memory, head_of, is_index
 from schemas.external import Admittance
-from schemas.flow import Accept, Apply, Evict, Origin, Readmit
+from schemas.flow import Accept, Apply, Evict, Operation, Origin, Readmit
 from schemas.journal import JOURNAL, JournalEntry
 from schemas.state import Applied, Contested, Departed, Known, Losers, Submission, Tombstone
 from schemas.types import Context, Outpoint, Txid, display, outpoint
+from tests import builders
 from tests.fakes import MANAGERS, NOW_MS, Owner, apply_of, coin_of_others, decide, made_tx, origin_at, verified
 from tests.profiles import CHEAP, much
 
@@ -624,28 +626,161 @@ def test_every_order_of_arrival_gives_what_the_set_gives(
     """Any share of proven parents, any never sent here, evictions and readmissions anywhere: root = derive(set)."""
     family, *orders = made
     for order in orders:
-        owner = Owner()
-        for number, (what, which, proven) in enumerate(order):
-            tx = family[which]
-            if what == "evict":
-                owner.do(context, Evict(f"evict:{number}", tx.txid, "network.rejected", "no"))
-            elif what == "readmit":
-                owner.do(context, Readmit(f"readmit:{number}", tx.txid))
-            else:
-                ancestors = [] if proven == 2 else ancestors_of(tx, family, proven)
-                assert ancestors is not None
-                owner.do(context, apply_of(verified(tx, ancestors, proven=proven == 2, offset=which)))
-        topic = context.removeprefix("topic:")
-        follows = derive(*known_after(owner, context), topic, MANAGERS[topic])
-        held = {state.COIN: follows.coins, state.HISTORY: follows.history}
-        entries = {
-            state.key(context, kind, rest): hashlib.sha256(
-                b"" if kind == state.COIN else follows.history[rest]
-            ).digest()
-            for kind, rests in held.items()
-            for rest in rests
-        }
-        assert head_of(owner.store, context).state_root == roots_of(entries)[0]
+        owner, _ = arrived(family, order, context)
+        assert head_of(owner.store, context).state_root == derived_root(owner, context)
+
+
+def derived_root(owner: Owner, context: Context) -> bytes:
+    """The state root that follows from what a context knows."""
+    topic = context.removeprefix("topic:")
+    follows = derive(*known_after(owner, context), topic, MANAGERS[topic])
+    held = {state.COIN: follows.coins, state.HISTORY: follows.history}
+    entries = {
+        state.key(context, kind, rest): hashlib.sha256(b"" if kind == state.COIN else follows.history[rest]).digest()
+        for kind, rests in held.items()
+        for rest in rests
+    }
+    return roots_of(entries)[0]
+
+
+def arrived(
+    family: Sequence[Tx], order: Sequence[tuple[str, int, int]], context: Context
+) -> tuple[Owner, list[list[Change]]]:
+    """A context to which all this came, and what each came to: a change, and those that settled it."""
+    owner, told = Owner(), []
+    for number, (what, which, proven) in enumerate(order):
+        tx = family[which]
+        operation: Evict | Readmit | Apply
+        if what == "evict":
+            operation = Evict(f"evict:{number}", tx.txid, "network.rejected", "no")
+        elif what == "readmit":
+            operation = Readmit(f"readmit:{number}", tx.txid)
+        else:
+            ancestors = [] if proven == 2 else ancestors_of(tx, family, proven)
+            assert ancestors is not None
+            operation = apply_of(verified(tx, ancestors, proven=proven == 2, offset=which))
+        told.append(settled(owner, context, operation))
+    return owner, told
+
+
+def settled(owner: Owner, context: Context, operation: Operation) -> list[Change]:
+    """An operation, and all that waits behind it, to the end: each has work to do."""
+    pieces = [owner.do(context, operation)]
+    while pieces[-1].settling:
+        assert len(pieces) < 10_000
+        pieces.append(owner.settle(context))
+    assert not head_settles(owner, context)
+    return pieces
+
+
+def unnumbered(owner: Owner, context: Context) -> Entries:
+    """All entries, whatever the journal's sequences and the roots at the time."""
+
+    def without(value: object) -> object:
+        if isinstance(value, Applied):
+            return msgspec.structs.replace(value, sequence=0, state_root=b"")
+        if isinstance(value, Departed) and value.applied is not None:
+            return msgspec.structs.replace(value, applied=without(value.applied))
+        return value
+
+    return {key: without(value) for key, value in entries_of(owner.store, context).items()}
+
+
+@pytest.mark.invariant("TXN-5")
+@settings(CHEAP, max_examples=much(200, 10_000))
+@given(arrivals(), st.sampled_from([ALL, KEEP, PICKY]), st.sampled_from([1, 1_500, 4_000]), st.integers(1, 5))
+def test_where_work_is_cut_changes_nothing(
+    made: tuple[list[Tx], list[tuple[str, int, int]], list[tuple[str, int, int]]],
+    context: Context,
+    limit: int,
+    steps: int,
+) -> None:
+    """Step by step, or a few at a time: the same entries, leavers in the same order, the same words in the end."""
+    family, done, _ = made
+    order = [*done, ("evict", 0, 0), ("readmit", 0, 0)]
+    whole, told_whole = arrived(family, order, context)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("pipeline.waiting.BYTES", limit)
+        patched.setattr("pipeline.waiting.STEPS", steps)
+        cut, told = arrived(family, order, context)
+    assert unnumbered(cut, context) == unnumbered(whole, context)
+    assert head_of(cut.store, context).state_root == derived_root(cut, context)
+    replayed(cut.journal.get(context, []))
+    for (once,), pieces in zip(told_whole, told, strict=True):
+        assert [each.txid for each in once.evicted] == [each.txid for piece in pieces for each in piece.evicted]
+        assert once.again == tuple(origin for piece in pieces for origin in piece.again)
+        assert last_words(once) == last_words(*pieces)
+
+
+def last_words(*pieces: Change) -> dict[Txid, Admittance]:
+    """What was said last of each that was judged again."""
+    return {each.txid: each.applied.admittance for piece in pieces for each in piece.revised}
+
+
+def heavy(point: Outpoint, size: int) -> Tx:
+    """Of so many bytes, most of them in its input."""
+    return read_tx(builders.raw_tx([(point, builders.push(bytes(size)), builders.FINAL)], [builders.Out(1)]))
+
+
+@pytest.mark.invariant("TXN-5")
+def test_a_piece_is_bounded_by_what_it_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thirty of 40 kB that are judged again, leave, and come back: a transaction of Kafka's takes three of them."""
+    limit, size = 100_000, 40_000
+    parent = made_tx([coin_of_others(1)], 30, 0)
+    children = [heavy(outpoint(parent.txid, vout), size) for vout in range(30)]
+    whole, cut = Owner(), Owner()
+    for owner in (whole, cut):
+        for number, child in enumerate(children):
+            owner.do(KEEP, apply_of(verified(child, [parent], offset=number)))
+    for operation in (
+        apply_of(verified(parent, offset=100)),
+        Evict("evict", parent.txid, "network.rejected", "no"),
+        Readmit("readmit", parent.txid),
+    ):
+        assert len(settled(whole, KEEP, operation)) == 1
+        begin = len(cut.changelog)
+        with monkeypatch.context() as patched:
+            patched.setattr("pipeline.waiting.BYTES", limit)
+            pieces = settled(cut, KEEP, operation)
+        for piece, changelog in zip(pieces, cut.changelog[begin:], strict=True):
+            written = sum(len(key) + len(stored or b"") for key, stored in changelog) + sum(map(len, piece.entries))
+            assert written < limit + size + 20_000  # one that goes over it, and what stands beside it
+        assert 10 <= len(pieces) <= 12
+        assert unnumbered(cut, KEEP) == unnumbered(whole, KEEP)
+        assert head_of(cut.store, KEEP).state_root == derived_root(cut, KEEP)
+        replayed(cut.journal[KEEP])
+
+
+def test_what_is_judged_again_and_stands_counts_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for twice, it is read for nothing, and lies in memory all the same."""
+    monkeypatch.setattr("pipeline.waiting.BYTES", 100_000)
+    owner = Owner()
+    store = owner.store = Weighed()
+    children = [heavy(coin_of_others(number), 40_000) for number in range(30)]
+    for number, child in enumerate(children):
+        owner.do(ALL, apply_of(verified(child, offset=number)))
+    weights, left = [], [child.txid for child in children]
+    while left:
+        store.weight = 0
+        here = Contextual(ALL, Layer(store), head_of(store, ALL), NOW_MS)
+        change = judge_again(here, Rule("tm_all", MANAGERS["tm_all"]), "again", left)
+        weights.append(store.weight)
+        assert change.revised == ()
+        work = waiting.take(here)
+        left = list(work.txids) if work is not None else []
+    assert len(weights) == 10
+    assert max(weights) < 100_000 + 40_000 + 5_000
+
+
+class Weighed(Memory):
+    """Adds up the bytes it is asked for."""
+
+    weight = 0
+
+    def get(self, entry_key: bytes) -> bytes | None:
+        stored = super().get(entry_key)
+        self.weight += len(stored or b"")
+        return stored
 
 
 def test_a_judgement_that_changes_thousands_goes_through_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
