@@ -199,6 +199,23 @@ def test_no_work_is_left_for_later_in_comments() -> None:
     )
 
 
+def test_every_property_test_says_how_far_it_looks() -> None:
+    """By a row of `tests/profiles.py`: Hypothesis' own fails what is slow for once, and looks elsewhere each time."""
+    decorators = {
+        f"{path.relative_to(ROOT)}: {node.name}": [*map(ast.unparse, node.decorator_list)]
+        for path in sources("tests")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    given = {name: found for name, found in decorators.items() if any(each.startswith("given(") for each in found)}
+    assert given
+    nothing(
+        name
+        for name, found in given.items()
+        if not any(each.isupper() or each.startswith("settings(") for each in found)
+    )
+
+
 # --- dependencies
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline.batch import NAMELESS, id_of, read_line
 from pipeline.outcome import Verdict
+from tests.profiles import CHEAP
 
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -16,6 +17,7 @@ ANY_JSON = st.recursive(
 )
 
 
+@CHEAP
 @given(ANY_JSON, st.binary(max_size=50))
 def test_an_id_comes_back_as_it_was_written(name: Any, beef: bytes) -> None:
     written = json.dumps(name)
@@ -26,6 +28,7 @@ def test_an_id_comes_back_as_it_was_written(name: Any, beef: bytes) -> None:
         assert id_of(line.encode()) == asked.id
 
 
+@CHEAP
 @given(st.binary(max_size=100) | st.text(max_size=100).map(str.encode) | ANY_JSON.map(lambda v: json.dumps(v).encode()))
 def test_any_line_is_read(line: bytes) -> None:
     asked = read_line(line)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pipeline.journal import Break, Chain, effects_of, read
 from pipeline.state import Live, summed
 from schemas.journal import JOURNAL, Effects, JournalEntry
+from tests.profiles import CHEAP
 
 CONTEXT = "topic:tm_x"
 
@@ -156,6 +157,7 @@ def test_an_effect_on_what_is_no_entry_is_told(key: bytes) -> None:
 
 
 @pytest.mark.invariant("JOURNAL-1")
+@CHEAP
 @given(st.data())
 def test_no_byte_of_an_entry_before_the_last_can_change_unseen(data: st.DataObject) -> None:
     """Whatever it is: the next entry names the hash of what was."""

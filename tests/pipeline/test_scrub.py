@@ -10,6 +10,7 @@ from pipeline.state import Corrupt, Memory, seal
 from schemas.flow import Accept, Evict
 from schemas.types import outpoint
 from tests.fakes import Owner, apply_of, coin_of_others, made_tx, verified
+from tests.profiles import CHEAP
 
 KEEP = "topic:tm_keep"
 
@@ -59,6 +60,7 @@ def test_a_context_that_holds_nothing_is_right() -> None:
 
 
 @pytest.mark.invariant("STORE-3")
+@CHEAP
 @given(st.data())
 def test_whatever_is_altered_is_found(data: st.DataObject) -> None:
     """A bit anywhere, an entry gone, one too many, one under another key; in an index as in what it follows from."""

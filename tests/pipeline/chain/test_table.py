@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pipeline.chain.answer import Answer, Tip
 from pipeline.chain.table import BadTableError, read_table
 from schemas.types import display
+from tests.profiles import CHEAP
 
 ROOT, OTHER = bytes(range(32)), bytes(reversed(range(32)))
 TABLE = json.dumps({"tip": 10, "median_time_past": 5, "roots": {"7": display(ROOT), "12": display(ROOT)}}).encode()
@@ -44,6 +45,7 @@ def test_what_is_no_table(text: bytes) -> None:
         read_table(text)
 
 
+@CHEAP
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_table_or_none(text: bytes) -> None:
     try:

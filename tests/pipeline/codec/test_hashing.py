@@ -14,6 +14,7 @@ from pipeline import lthash
 from pipeline.codec.hashing import hash256, plain_hash256
 from pipeline.codec.quick import not_quick, quick_payload
 from pipeline.script.templates import no_payments, payments
+from tests.profiles import CHEAP
 
 
 def test_known_answers() -> None:
@@ -33,6 +34,7 @@ def test_every_length_around_a_block() -> None:
         assert hash256(data[:size]) == plain_hash256(data[:size]), size
 
 
+@CHEAP
 @given(st.binary(max_size=5_000))
 def test_any_bytes(data: bytes) -> None:
     assert hash256(data) == plain_hash256(data) == hashlib.sha256(hashlib.sha256(data).digest()).digest()
