@@ -30,6 +30,7 @@ from agents.runtime.store import Store, discard
 from agents.runtime.trace import Tracer
 from agents.runtime.transport import FETCH_BYTES, PARTITION_BYTES, producer_options
 from agents.runtime.written import Written
+from pipeline import waiting
 from pipeline.follow import Follower
 from pipeline.results import About
 from pipeline.state import APPLIED_KEY, Corrupt, Layer, Live, Remembered, head_key, head_of, seal
@@ -405,11 +406,15 @@ class Partition:
         metrics.BATCH_SECONDS.labels(self.stage.name).observe(time.monotonic() - began)
 
     def _compute(self, store: Store, batch: Batch, outbox: Outbox, *, given_up: bool) -> "Computed":
-        """Every record on its own layer: one that fails leaves nothing (FAULT-1)."""
+        """Every record on its own layer: one that fails leaves nothing (FAULT-1).
+
+        A record of 200 bytes may move megabytes: none further is taken once those before wrote `waiting.BYTES`.
+        """
         now_ms = int(time.time() * 1000)
         router, door = self.lanes.router, self.lanes.door
         layer = Layer(Remembered(store))  # a rule reads a key, and the sums read it again
         computed = Computed(layer, Written(self.stage.name, self.lanes.tracer, begins_traces=False))
+        size = 0
         for record in batch.records:
             own = Layer(layer)
             try:
@@ -428,6 +433,7 @@ class Partition:
                 outs = router.outs(record, fault, now_ms)
             else:
                 own.merge_into(layer)
+                size += own.size()
                 computed.heads.live |= decided.heads
             kind = router.kind(decided.decision)
             door.saw(*kind)
@@ -436,6 +442,8 @@ class Partition:
             if decided.settling is not None:
                 computed.settling = (decided.settling,)
                 break  # what waits comes before the next record: it may be of the same context
+            if size >= waiting.BYTES:
+                break
         return computed
 
     async def _settle(self, store: Store, producer: Any, outbox: Outbox) -> None:
