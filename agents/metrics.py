@@ -135,6 +135,18 @@ NAMED_BEHIND = _gauge(
     "Of verify, with `policy.txid_only` on `resolve`. High after the first start; while it is, names wait.",
 )
 
+COPIES = _gauge(
+    "copies",
+    "Partitions of others whose state this worker holds a warm copy of, read to the end and compared.",
+    (),
+    "Of exactly-once stages. Over all workers: partitions times the copies wanted; less for long: one is being made.",
+)
+COPIES_MISSING = _gauge(
+    "copies_missing",
+    "Copies of each partition that the group is too small for.",
+    (),
+    "Of exactly-once stages. Above 0: start more workers, or a lost one takes its partitions' takeover time with it.",
+)
 SCRUBBED = _counter(
     "scrubbed_entries",
     "Entries of local stores that were looked through against their hashes and roots.",
@@ -154,7 +166,7 @@ STATES = ("running", "paused", "halted", "restoring")
 def register(stage: str, topics: Iterable[str], codes: Iterable[tuple[str, str]]) -> None:
     """Make every series of a stage appear with 0, so that rates and alerts have a beginning."""
     counters = (RECORDS_IN, COMMITS_FAILED, TRANSACTIONS, SCRUBBED, STORES_SPOILED)
-    for metric in (*counters, IN_FLIGHT, IN_FLIGHT_BYTES, LAG, PARTITIONS):
+    for metric in (*counters, IN_FLIGHT, IN_FLIGHT_BYTES, LAG, PARTITIONS, COPIES, COPIES_MISSING):
         metric.labels(stage)
     for histogram in (BATCH_SECONDS, BATCH_RECORDS, TOPIC_SECONDS, TRANSACTION_SECONDS, RESTORE_SECONDS):
         histogram.labels(stage)

@@ -11,6 +11,7 @@ class Held(Struct, frozen=True, array_like=True):
     partition: int
     generation: int  # of the group's assignment: of two that claim it, the later one has it
     position: int  # in its changelog
+    owner: bool = True  # whether it applies what comes, or follows who does
 
 
 class Member(Struct, frozen=True, array_like=True):

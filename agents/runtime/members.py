@@ -65,11 +65,11 @@ class Speaker:
 
     async def run(self) -> None:
         """Until cancelled."""
-        said: tuple[tuple[int, int], ...] = ()
+        said: tuple[tuple[int, int, bool], ...] = ()
         said_at = -SAY_S
         while True:
             held = tuple(self._held())
-            now = tuple((each.partition, each.generation) for each in held)
+            now = tuple((each.partition, each.generation, each.owner) for each in held)
             if now != said or (held and time.monotonic() - said_at >= SAY_S):
                 member = Member(self._name, self._url, held, int(time.time() * 1000))
                 await self._write(MEMBER.encode(member) if held else None)
@@ -101,23 +101,23 @@ class Directory:
         if self._consumer is not None:
             await self._consumer.stop()
 
-    async def holders(self) -> Mapping[int, str]:
-        """By partition, the address of who holds it, from all that was said before the question.
+    async def holders(self) -> Mapping[int, Sequence[str]]:
+        """By partition, the addresses of who holds it, from all that was said before the question; its owner first.
 
         Raises:
             aiokafka.errors.KafkaError: the broker does not answer.
         """
         async with self._looking:
             await self._catch_up()
-        latest: dict[int, tuple[int, int, str]] = {}
+        claims: dict[int, list[tuple[bool, int, int, str]]] = {}
         oldest = int((self._clock() - STALE_S) * 1000)
         for member in self._members.values():
             if member.time_ms < oldest:
                 continue
             for held in member.held:
-                claim = (held.generation, member.time_ms, member.url)
-                latest[held.partition] = max(latest.get(held.partition, claim), claim)
-        return {partition: url for partition, (_, _, url) in latest.items()}
+                claim = (held.owner, held.generation, member.time_ms, member.url)
+                claims.setdefault(held.partition, []).append(claim)
+        return {partition: [each[-1] for each in sorted(found, reverse=True)] for partition, found in claims.items()}
 
     async def _catch_up(self) -> None:
         if self._consumer is None:

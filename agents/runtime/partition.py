@@ -20,13 +20,16 @@ from agents import metrics
 from agents.runtime import crash
 from agents.runtime.board import Batch, Lane, TopicPartition
 from agents.runtime.connection import client_options
+from agents.runtime.copies import RESTORE_CHUNK, Copies
 from agents.runtime.desk import Desk, Halt
 from agents.runtime.door import Door
 from agents.runtime.outbox import Outbox, TooLarge
 from agents.runtime.outcomes import Router
 from agents.runtime.records import Decision, Inbound, Out
 from agents.runtime.settings import KafkaSettings, TopicSettings, WorkerSettings
-from agents.runtime.store import Store, discard
+from agents.runtime.shelf import Shelf
+from agents.runtime.standby import Standby
+from agents.runtime.store import Store
 from agents.runtime.trace import Tracer
 from agents.runtime.transport import FETCH_BYTES, PARTITION_BYTES, producer_options
 from agents.runtime.written import Written
@@ -40,9 +43,6 @@ from schemas.types import Context
 from topics.registry import Topic, largest_record, transactional_id
 
 log = logging.getLogger(__name__)
-
-RESTORE_CHUNK = 20_000
-"""Changelog records gathered before they are written to the store: 20 MB at 1 kB each."""
 
 HALTED_LOOK_S = 1.0
 """How often a partition whose changelog is at fault looks whether an operator resumed the stage."""
@@ -139,12 +139,19 @@ class Lanes:
         self.paused: None = None  # nothing outside is asked
         self.door = Door(stage, desk, settings.fault_limit)
         self.restores = asyncio.Semaphore(CONCURRENT_RESTORES)
-        self.held: dict[int, tuple[Store, int]] = {}  # stores that are up to date, and the generation they came in
+        folder = Path(settings.data_dir, stage.name, topics.prefix.strip("."))
+        self.shelf = Shelf(folder, generation)
+        self.standby = Standby(stage.name, settings.host, settings.replication, self.shelf, desk.tell)
+        changelog = stage.changelog.named(topics.prefix)
+        self.copies = Copies(
+            stage.name, kafka, changelog, self.shelf, self.standby.wanted, self.standby.kept, desk.tell
+        )
         self.spoiled: dict[int, Corrupt] = {}  # by partition: what a reader found
         self._tasks: dict[TopicPartition, asyncio.Task[None]] = {}
 
     def spoil(self, partition: int, error: Corrupt) -> None:
         """A reader found a value that is not what was written: the store is made again (STORE-2)."""
+        self.copies.spoil(partition, error)
         for tp, lane in self.desk.board.lanes.items():
             if tp[1] == partition:
                 self.spoiled[partition] = error
@@ -198,9 +205,6 @@ class Partition:
         self.stage = lanes.stage
         self.number = lane.tp[1]
         settings = lanes.settings
-        self.path = Path(
-            settings.data_dir, self.stage.name, lanes.topics.prefix.strip("."), f"g{lanes.generation}-{self.number}"
-        )
         self.changelog = aiokafka.TopicPartition(self.stage.changelog.named(lanes.topics.prefix), self.number)
         self.max_bytes = settings.max_in_flight_bytes // 8
         self.applied = AppliedOffset(-1, "", lanes.generation)
@@ -229,11 +233,11 @@ class Partition:
             if lane.gone or store is None:
                 return
             await self._begin(store)
-            lanes.held[self.number] = (store, lane.generation)
+            lanes.shelf.serve(self.number, lane.generation)
             outbox = Outbox(producer, lanes.topics.prefix, lanes.counts, lanes.topics.max_payload_bytes)
             while not lane.gone:
                 if (spoiled := lanes.spoiled.pop(self.number, None)) is not None:
-                    store = await self._spoiled(store, spoiled)
+                    store = await self._spoiled(spoiled)
                 held = lanes.desk.halted or lanes.desk.settling
                 if held or not (lane.queue or self.applied.settling):
                     lane.arrived.clear()
@@ -247,12 +251,10 @@ class Partition:
                         continue
                     await self._batch(store, producer, outbox)
                 except Corrupt as error:
-                    store = await self._spoiled(store, error)
+                    store = await self._spoiled(error)
                 await self._pace(began)
         finally:
-            lanes.held.pop(self.number, None)
-            if store is not None:
-                store.close()
+            lanes.shelf.give(self.number)
             await producer.stop()
 
     async def _pace(self, began: float) -> None:
@@ -287,50 +289,32 @@ class Partition:
 
     async def _restore(self) -> Store | None:
         """The store, up to date; None where the changelog itself is at fault and the stage was halted."""
-        store = self._open()
-        if store.partly or store.too_old:
-            log.warning("the local store is of no use and made again", extra={"partition": self.number})
-            store = self._anew(store)
+        shelf = self.lanes.shelf
+        self.lanes.copies.drop(self.number)
+        store = shelf.take(self.number)
         try:
             await self._catch_up(store)
         except Corrupt as error:
             log.warning("the local store differs and is made again: %s", error, extra={"partition": self.number})
-            store = self._anew(store)
+            store = shelf.anew(self.number)
             try:
                 await self._catch_up(store)
             except Corrupt as again:
                 # The changelog itself contradicts its heads: nothing here may be served from it.
                 self.lanes.desk.halt(Halt("state-differs", f"{self.changelog.topic}-{self.number}: {again}"))
                 metrics.state(self.stage.name, "halted")
-                store.close()
                 return None
         return store
 
-    def _open(self) -> Store:
-        try:
-            return Store(self.path)
-        except Exception as error:  # noqa: BLE001 - rocksdict raises nothing narrower
-            log.warning(
-                "the local store cannot be opened and is made again: %s", error, extra={"partition": self.number}
-            )
-            discard(self.path)
-            return Store(self.path)
-
-    def _anew(self, store: Store) -> Store:
-        store.close()
-        discard(self.path)
-        return Store(self.path)
-
-    async def _spoiled(self, store: Store, error: Corrupt) -> Store:
+    async def _spoiled(self, error: Corrupt) -> Store:
         """A value was read that is not what was written: nothing was emitted from it, and the store is made again."""
         message = f"{self.changelog.topic}-{self.number}: {error}"
         log.error("the local store is spoiled and made again: %s", message)
         metrics.STORES_SPOILED.labels(self.stage.name).inc()
         self.lanes.desk.tell("store-spoiled", "error", message, {"partition": self.number})
-        self.lanes.held.pop(self.number, None)
-        store = self._anew(store)
+        store = self.lanes.shelf.anew(self.number)
         await self._catch_up(store)
-        self.lanes.held[self.number] = (store, self.lane.generation)
+        self.lanes.shelf.serve(self.number, self.lane.generation)
         return store
 
     async def _catch_up(self, store: Store) -> None:
@@ -488,7 +472,9 @@ class Partition:
         crash.point(crash.BEFORE_COMMIT)
         await producer.commit_transaction()
         crash.point(crash.BEFORE_LOCAL_WRITE)
-        store.write(layer.writes, ends[self.stage.changelog.name, self.number])
+        position = ends[self.stage.changelog.name, self.number]
+        store.write(layer.writes, position)
+        self.lanes.shelf.stands(self.number, position)
         self.applied = applied
         metrics.TRANSACTIONS.labels(self.stage.name).inc()
         metrics.TRANSACTION_SECONDS.labels(self.stage.name).observe(time.monotonic() - began)

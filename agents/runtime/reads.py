@@ -22,6 +22,7 @@ from agents.runtime.partitioner import partition_for
 from agents.runtime.places import Places
 from agents.runtime.records import Inbound
 from agents.runtime.settings import KafkaSettings, TopicSettings
+from agents.runtime.shelf import Readable
 from agents.runtime.store import Store
 from pipeline import journal, read
 from pipeline.state import Corrupt, head_of
@@ -49,8 +50,8 @@ NEAR = 1_000
 
 FORWARDED = "X-Beefline-Forwarded"
 
-Stores = Mapping[int, tuple[Store, int]]
-"""By partition: the store, and the generation of the group's assignment it came in."""
+Stores = Mapping[int, Readable]
+"""By partition."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -125,7 +126,10 @@ class Reads:
 
     def held(self) -> Sequence[Held]:
         """What to say on `members`."""
-        return [Held(number, came_in, store.position) for number, (store, came_in) in sorted(self._stores.items())]
+        return [
+            Held(number, each.generation, each.store.position, each.owner)
+            for number, each in sorted(self._stores.items())
+        ]
 
     # --- routes
 
@@ -217,7 +221,7 @@ class Reads:
         held = self._stores.get(number)
         if held is None:
             raise Refused(503, "moved", f"partition {number} of the state has just left this worker")
-        return held[0]
+        return held.store
 
     def _look(self, number: int, answer: Callable[[Store], Any]) -> Any:
         """Without a pause in between: what is read is of one moment."""
@@ -250,22 +254,31 @@ class Reads:
     async def _forward(self, request: web.Request, number: int) -> web.Response:
         if FORWARDED in request.headers:
             raise Refused(503, "moved", f"partition {number} of the state is not here")
-        url = (await self._directory.holders()).get(number)
-        if url is None:
+        urls = (await self._directory.holders()).get(number, ())
+        if not urls:
             raise Refused(503, "nobody", f"no worker says that it holds partition {number} of the state")
-        status, body = await self._get(url, request)
+        for url in urls:
+            status, body = await self._get(url, request)
+            if status != 503:  # else another has a copy
+                break
         return web.Response(status=status, body=body, content_type="application/json")
 
     async def _ask_others(self, request: web.Request, numbers: set[int]) -> list[TransactionStanding]:
         holders = await self._directory.holders() if numbers else {}
-        urls = sorted({url for number, url in holders.items() if number in numbers})
-        replies = await asyncio.gather(*(self._get(url, request) for url in urls))
-        found = []
-        for url, (status, body) in zip(urls, replies, strict=True):
-            if status == 200:
-                with _readable(f"the answer of {url}"):
-                    found.append(_standing(body))
-        return found
+        found: list[TransactionStanding] = []
+        asked: set[str] = set()
+        while True:
+            left = numbers - {number for standing in found for number in standing.partitions}
+            ways = ([url for url in holders.get(number, ()) if url not in asked] for number in left)
+            urls = sorted({each[0] for each in ways if each})
+            if not urls:
+                return found
+            asked.update(urls)
+            replies = await asyncio.gather(*(self._get(url, request) for url in urls))
+            for url, (status, body) in zip(urls, replies, strict=True):
+                if status == 200:
+                    with _readable(f"the answer of {url}"):
+                        found.append(_standing(body))
 
     async def _get(self, url: str, request: web.Request) -> tuple[int, bytes]:
         if self._session is None:

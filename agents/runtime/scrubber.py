@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 
 from agents import metrics
-from agents.runtime.store import Store, Walk
+from agents.runtime.shelf import Readable
+from agents.runtime.store import Walk
 from pipeline.read import contexts
 from pipeline.scrub import Scrub
 from pipeline.state import Corrupt
@@ -27,7 +28,7 @@ class Scrubber:
     def __init__(
         self,
         stage: str,
-        stores: Mapping[int, tuple[Store, int]],
+        stores: Mapping[int, Readable],
         spoil: Callable[[int, Corrupt], None],
         share: float,
         rest_s: float = REST_S,
@@ -56,8 +57,8 @@ class Scrubber:
         held = self._stores.get(number)
         if held is None:
             return
-        for context in list(contexts(held[0])):
-            walk = held[0].walk(context.encode())
+        for context in list(contexts(held.store)):
+            walk = held.store.walk(context.encode())
             try:
                 if not await self._context(context, walk):
                     return  # it was given back, or is made again

@@ -71,6 +71,30 @@ class WorkerSettings(Struct, frozen=True):
         ),
     ] = 0
     http_token_file: Annotated[str, why("Required when `http_host` is not loopback.")] = ""
+    host: Annotated[
+        str,
+        why(
+            "What fails together: copies of the state go to workers of other hosts first. Empty: the machine's name; on "
+            "Kubernetes set the node's, or the zone's."
+        ),
+    ] = ""
+    replication: Annotated[
+        int,
+        why(
+            "Workers that hold each partition of the state: its owner, and copies that can take over at once; with "
+            "two copies one may be lost while another is made again. A copy costs about what applying does.",
+            ge=1,
+            le=7,
+        ),
+    ] = 3
+    fresh_records: Annotated[
+        int,
+        why(
+            "Records of its changelog that a copy may be behind the furthest one and still be given the partition: two "
+            "seconds to read. A worker whose copies are further behind follows first, and takes its share later.",
+            ge=0,
+        ),
+    ] = 100_000
     advertised_url: Annotated[
         str,
         why(

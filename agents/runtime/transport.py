@@ -10,7 +10,7 @@ What it changes, and why (figures: docs/decisions/runtime.md):
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import aiokafka
@@ -19,7 +19,6 @@ from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers import aiokafka as driver
 
 from agents.runtime import lenient, produce
-from agents.runtime.assignor import SameNumberAssignor
 from agents.runtime.board import Position, TopicPartition
 from agents.runtime.connection import client_options
 from agents.runtime.desk import Desk
@@ -65,7 +64,7 @@ class Thread(driver.AIOKafkaConsumerThread):
             client_id=self.app.conf.broker_client_id,
             group_id=self.app.conf.id,
             group_instance_id=worker.instance or None,
-            partition_assignment_strategy=[SameNumberAssignor],
+            partition_assignment_strategy=options.assignors,
             isolation_level="read_committed",
             enable_auto_commit=False,
             auto_offset_reset="none",  # ACK-4: out of range is an error, never a jump
@@ -125,6 +124,13 @@ class Thread(driver.AIOKafkaConsumerThread):
             self.log.warning("commit refused: %s", error)
             return False
         return True
+
+    async def rejoin(self) -> None:
+        """Join again, with what there is to say now."""
+        await self.call_thread(self._rejoin)
+
+    async def _rejoin(self) -> None:
+        self._ensure_consumer()._coordinator.request_rejoin()
 
     async def starts(self) -> dict[TopicPartition, Start]:
         """Committed positions with their metadata, and the bounds of the logs, for what is assigned."""
@@ -193,6 +199,10 @@ class Consumer(driver.Consumer):
         starts = await self._thread.starts()
         positions = await self.desk.begin(starts, self.app.consumer_generation_id)
         await self._thread.seek_all(positions)
+
+    async def rejoin(self) -> None:
+        """Have the group deal anew: this member has something else to say of itself."""
+        await self._thread.rejoin()
 
     async def seek_lane(self, tp: TopicPartition, offset: int) -> None:
         """One partition goes on from here (exactly-once stages know better than their group)."""
@@ -291,7 +301,11 @@ class Transport(driver.Transport):
 class Options:
     """What this transport needs to know, hung on the Faust app as `app.beefline`."""
 
-    def __init__(self, kafka: KafkaSettings, worker: WorkerSettings, desk: Desk, max_record: int) -> None:
+    def __init__(
+        self, kafka: KafkaSettings, worker: WorkerSettings, desk: Desk, max_record: int, assignors: Sequence[Any]
+    ) -> None:
+        """assignors: of the group, the one wanted most first."""
+        self.assignors = assignors
         self.kafka = kafka
         self.worker = worker
         self.desk = desk

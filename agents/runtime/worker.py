@@ -17,6 +17,7 @@ from mode.supervisors import CrashingSupervisor
 from agents import metrics
 from agents.runtime import crash
 from agents.runtime.aside import share_fairly
+from agents.runtime.assignor import CopiesAssignor, SameNumberAssignor
 from agents.runtime.board import Board
 from agents.runtime.cluster import Cluster, compare
 from agents.runtime.connection import faust_broker, faust_credentials
@@ -25,6 +26,7 @@ from agents.runtime.events import Events
 from agents.runtime.health import Port, token
 from agents.runtime.members import Speaker, advertised, worker_name
 from agents.runtime.outbox import Outbox
+from agents.runtime.partition import Lanes
 from agents.runtime.reads import Reads
 from agents.runtime.scrubber import Scrubber
 from agents.runtime.settings import KafkaSettings, TopicSettings, WorkerSettings
@@ -112,8 +114,8 @@ class Worker:
             topics,
             cluster.partitions,
             token(settings),
-            getattr(self.runs, "held", {}),
-            getattr(self.runs, "spoil", _nothing_spoils),
+            self.runs.shelf.readable if isinstance(self.runs, Lanes) else {},
+            self.runs.spoil if isinstance(self.runs, Lanes) else _nothing_spoils,
         )
         self.port = Port(self, settings, self.reads.add_to)
         self._run_file = run_dir / f"{stage}-{os.getpid()}.json"
@@ -148,7 +150,9 @@ class Worker:
             table_standby_replicas=0,
             processing_guarantee="at_least_once",
         )
-        options = Options(self.kafka, settings, self.desk, largest_record(self.topics.max_payload_bytes))
+        options = Options(
+            self.kafka, settings, self.desk, largest_record(self.topics.max_payload_bytes), self._assignors()
+        )
         app.beefline = options
         app.transport = Transport(app.conf.broker_consumer, app)
         app.producer_transport = app.transport
@@ -173,9 +177,14 @@ class Worker:
         await self._start()
         gc.collect()
         gc.freeze()  # what stands by now stays: looking through all of it again holds up whatever is computed
-        speaker = self._speaker(outbox)
         works = [self.runs.run(outbox), self.watchdog.run(), events.run()]
-        works += [speaker.run(), self._scrubber().run()] if speaker is not None else []
+        speaker: Speaker | None = None
+        if isinstance(self.runs, Lanes):
+            lanes = self.runs
+            speaker = self._speaker(outbox)
+            scrubber = Scrubber(self.stage, lanes.shelf.readable, lanes.spoil, self.settings.scrub_share)
+            works += [speaker.run(), scrubber.run(), lanes.copies.run()]
+            works.append(lanes.standby.run(lanes.copies, self.app.consumer.rejoin))
         tasks = [asyncio.ensure_future(work) for work in works]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -188,24 +197,31 @@ class Worker:
             await self._stop()
             await self.port.stop()
             await self.reads.stop()
+            if isinstance(self.runs, Lanes):
+                self.runs.shelf.close()
             if speaker is not None:
                 await speaker.leave()
             self._run_file.unlink(missing_ok=True)
 
-    def _speaker(self, outbox: Outbox) -> Speaker | None:
+    def _assignors(self) -> list[Any]:
+        """A group that is being moved to copies still agrees on the one below."""
+        if not isinstance(self.runs, Lanes):
+            return [SameNumberAssignor]
+        standby = self.runs.standby
+        settings = self.settings
+        placing = CopiesAssignor(standby.has, standby.deal, settings.replication, settings.fresh_records)
+        return [placing, SameNumberAssignor]
+
+    def _speaker(self, outbox: Outbox) -> Speaker:
         """Who holds state says so."""
-        if not hasattr(self.runs, "held"):
-            return None
         url = advertised(self.settings, self.port.url, self.kafka.bootstrap)
         return Speaker(worker_name(self.settings, self.stage), url, self.reads.held, outbox)
-
-    def _scrubber(self) -> Scrubber:
-        runs: Any = self.runs
-        return Scrubber(self.stage, runs.held, runs.spoil, self.settings.scrub_share)
 
     def run(self) -> None:
         """Until SIGTERM, SIGINT or a failure; then the process exits."""
         crash.arm(self.settings.crash_point) if self.settings.crash_point else None
+        if isinstance(self.runs, Lanes):
+            self.runs.shelf.look()
         worker = faust.Worker(
             self.app, loglevel=None, override_logging=False, redirect_stdouts=False, quiet=True, daemon=True
         )

@@ -9,8 +9,9 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -86,10 +87,10 @@ class Worker:
         return get_json(f"{url}/readyz")
 
 
-def get_json(url: str) -> dict[str, Any]:
+def get_json(url: str, headers: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
     """A JSON answer, whatever its status; empty where nobody answers."""
     try:
-        with urllib.request.urlopen(url, timeout=2) as response:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=dict(headers)), timeout=2) as response:
             return dict(json.load(response))
     except urllib.error.HTTPError as error:
         return dict(json.load(error))

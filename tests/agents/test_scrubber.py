@@ -10,6 +10,7 @@ import pytest
 from rocksdict import Options, Rdict
 
 from agents.runtime.scrubber import Scrubber
+from agents.runtime.shelf import Readable
 from agents.runtime.store import Store
 from pipeline import state
 from pipeline.state import Layer, head_key
@@ -39,7 +40,7 @@ class Looking:
     """A scrubber at work, and what it found."""
 
     def __init__(self, store: Store, share: float = 0.5) -> None:
-        self.stores = {3: (store, 1)}
+        self.stores = {3: Readable(store, 1, owner=True)}
         self.found: list[tuple[int, str]] = []
         self.scrubber = Scrubber("apply", self.stores, lambda n, error: self.found.append((n, str(error))), share, 0.01)
 

@@ -187,7 +187,7 @@ class Fetching(transport.Consumer):
     flow_active = True
 
     def __init__(self, desk: Desk, settings: WorkerSettings, brought: int) -> None:
-        options = transport.Options(KAFKA, settings, desk, 1)
+        options = transport.Options(KAFKA, settings, desk, 1, ())
         self.app = SimpleNamespace(beefline=options, consumer_generation_id=1)
         self.fetcher = SimpleNamespace(should_stop=False)
         self._thread = self
@@ -220,7 +220,7 @@ def partition_of(settings: WorkerSettings, folder: Path) -> Partition:
 def test_stores_are_below_the_data_folder(tmp_path: Path) -> None:
     """By stage, prefix, generation and partition; Faust's own folder beside them."""
     settings = WorkerSettings(data_dir=str(tmp_path / "data"))
-    assert partition_of(settings, tmp_path).path == tmp_path / "data/apply/beef/g1-0"
+    assert partition_of(settings, tmp_path).lanes.shelf.path(0) == tmp_path / "data/apply/beef/g1-0"
     worker_of(settings, tmp_path)
     assert (tmp_path / "data/parse/faust").is_dir()
 
