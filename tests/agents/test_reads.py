@@ -27,7 +27,7 @@ async def asked(store: Memory, spoiled: list[int]) -> AsyncIterator[Any]:
     def spoil(number: int, error: Corrupt) -> None:
         spoiled.append(number)
 
-    stores: Any = {NUMBER: (store, 1)}
+    stores = {NUMBER: Readable(store, 1, owner=True)}
     reads = Reads(KafkaSettings(), TopicSettings(), {}, None, stores, spoil)
     app = web.Application()
     reads.add_to(app.router)
