@@ -28,6 +28,7 @@ from schemas.flow import (
     Origin,
     Pointer,
     Readmit,
+    Repaired,
     Unmined,
 )
 from schemas.state import Applied
@@ -65,9 +66,9 @@ class ApplyStage:
 
     name = "apply"
     inputs: tuple[Topic, ...] = (OPERATIONS,)
-    outputs: tuple[Topic, ...] = (JOURNAL, RESULTS, BROADCAST, DEAD_LETTERS, RETRY_10S, RETRY_1M, RETRY_10M)
+    outputs: tuple[Topic, ...] = (JOURNAL, RESULTS, BROADCAST, OPERATIONS, DEAD_LETTERS, RETRY_10S, RETRY_1M, RETRY_10M)
     changelog = STATE
-    went_well: tuple[str, ...] = ("applied", "repeat", "accept", "evict", "readmit")
+    went_well: tuple[str, ...] = ("applied", "repeat", "accept", "evict", "readmit", "repaired")
 
     def __init__(self, settings: ApplySettings) -> None:
         """Raises BadManager when a topic's manager cannot be loaded."""
@@ -108,7 +109,14 @@ class ApplyStage:
             case Readmit():
                 change = rules.readmit(layer, head, context, operation, self._managers, now_ms)
                 decision = Emit(_told(change, context, record.partition, now_ms), "readmit")
+            case Repaired():
+                change = rules.repaired(layer, head, context, operation, now_ms)
+                decision = Emit(_told(change, context, record.partition, now_ms), "repaired")
         return _decided(decision, context, change)
+
+    def repaired(self, context: Context, what: str) -> Out:
+        """The context hears of it, and its journal says so."""
+        return Out(OPERATIONS, context.encode(), OPERATION.encode(Repaired(f"repair {what}")))
 
     def settle(self, context: Context, partition: int, layer: Layer, heads: Heads, now_ms: int) -> Settled:
         """The next piece of work that waits in a context's queue."""

@@ -22,13 +22,16 @@ from pipeline.outcome import Condition, Verdict
 from pipeline.overlay.manager import BadManager, TopicManager
 from pipeline.state import Layer, Live
 from schemas.external import Admittance
-from schemas.flow import Accept, Apply, Asked, Member, Readmit, Verified
+from schemas.flow import Accept, Apply, Asked, Member, Readmit, Repaired, Verified
 from schemas.state import Applied, Known, Leave, Return, Submission, Tombstone
 from schemas.types import Context, Outpoint, Txid, display, outpoints
 
-__all__ = ["accept", "apply", "evict", "readmit", "settle"]
+__all__ = ["accept", "apply", "evict", "readmit", "repaired", "settle"]
 
 TOPIC = "topic:"
+
+NO_TXID = bytes(32)
+"""In entries that are about no transaction."""
 
 _applied = msgspec.msgpack.Decoder(Applied).decode
 _tombstone = msgspec.msgpack.Decoder(Tombstone).decode
@@ -165,6 +168,13 @@ def accept(layer: Layer, head: Live, context: Context, operation: Accept, now_ms
             here.put(state.ACCEPTED, txid, b"")
             entries.append(here.journal("accept", operation.id, txid))
     return Change(here.head, tuple(entries))
+
+
+def repaired(layer: Layer, head: Live, context: Context, operation: Repaired, now_ms: int) -> Change:
+    """A worker's store was made again: the journal says so, and nothing else changes."""
+    here = Contextual(context, layer, head, now_ms)
+    entry = here.journal("repair", operation.id, NO_TXID)
+    return Change(here.head, (entry,))
 
 
 def readmit(

@@ -114,7 +114,8 @@ class Follower:
             stated = self._stated(context)
             if (stated.state_sum, stated.store_sum) != (live.state_sum, live.store_sum):
                 raise Corrupt(
-                    f"context {context.decode()}: its entries do not give the roots of sequence {stated.sequence}"
+                    f"context {context.decode()}: its entries do not give the roots of sequence {stated.sequence}",
+                    context,
                 )
 
     def _stated(self, context: bytes) -> Live:

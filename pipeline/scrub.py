@@ -61,9 +61,9 @@ class Scrub:
         """
         where = f"{self._context} at sequence {self._head.sequence}"
         if (self._sums.state_sum, self._sums.store_sum) != (self._head.state_sum, self._head.store_sum):
-            raise Corrupt(f"{where}: its entries do not give its roots")
+            raise Corrupt(f"{where}: its entries do not give its roots", self._context.encode())
         if self._spends % _SUM or self._admitted % _SUM:
-            raise Corrupt(f"{where}: an index does not follow from its entries")
+            raise Corrupt(f"{where}: an index does not follow from its entries", self._context.encode())
 
     def _sum(self, added: list[tuple[bytes, bytes]]) -> None:
         self._sums = summed(self._sums, Effects(tuple(added)))
@@ -85,7 +85,7 @@ class Scrub:
                 admitted = _applied(state.unseal(stored)).admittance.outputs_to_admit
                 self._admitted += sum(_number(outpoint(rest, vout)) for vout in admitted)
         except msgspec.MsgspecError as error:
-            raise Corrupt(f"the value of {key!r} is not one of its kind: {error}") from error
+            raise Corrupt(f"the value of {key!r} is not one of its kind: {error}", self._context.encode()) from error
 
     def _parts(self, key: bytes) -> tuple[bytes, bytes]:
         at = len(self._prefix) + 1

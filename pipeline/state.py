@@ -52,7 +52,12 @@ in each costs more than the question."""
 
 
 class Corrupt(Exception):  # noqa: N818 - what the store is
-    """A stored value does not match its hash."""
+    """What a store holds is not what was written."""
+
+    def __init__(self, message: str, context: bytes = b"") -> None:
+        """context: whose entry it is, where it is one context's."""
+        super().__init__(message)
+        self.context: Context = context.decode(errors="replace")
 
 
 class View(Protocol):
@@ -154,7 +159,7 @@ def check(stored: bytes, entry_key: bytes) -> bytes:
         Corrupt: it does not.
     """
     if hashlib.sha256(memoryview(stored)[32:]).digest() != stored[:32]:
-        raise Corrupt(f"the value of {entry_key!r} does not match its hash")
+        raise Corrupt(f"the value of {entry_key!r} does not match its hash", context_of(entry_key))
     return stored
 
 

@@ -95,7 +95,13 @@ class Readmit(Struct, frozen=True, array_like=True, tag="readmit"):
     txid: Txid
 
 
-Operation = Apply | Accept | Evict | Readmit
+class Repaired(Struct, frozen=True, array_like=True, tag="repaired"):
+    """A worker's store of the context was not what was written, and was made again."""
+
+    id: str  # says which worker, and what it found
+
+
+Operation = Apply | Accept | Evict | Readmit | Repaired
 """Everything a context is asked to do."""
 
 

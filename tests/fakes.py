@@ -22,7 +22,7 @@ from pipeline.overlay.manager import Subject, TopicManager
 from pipeline.policy import Policy
 from pipeline.state import APPLIED_KEY, Layer, Memory, encode, head_key, head_of, seal
 from schemas.external import Admittance
-from schemas.flow import Accept, Apply, Asked, Evict, Member, Operation, Origin, Readmit, Unmined, Verified
+from schemas.flow import Accept, Apply, Asked, Evict, Member, Operation, Origin, Readmit, Repaired, Unmined, Verified
 from schemas.state import AppliedOffset
 from schemas.types import Context, Outpoint, outpoint
 from tests import builders
@@ -297,6 +297,8 @@ def decide(layer: Layer, context: Context, operation: Operation) -> Change:
     """What an operation does to its context."""
     head = head_of(layer, context)
     match operation:
+        case Repaired():
+            return rules.repaired(layer, head, context, operation, NOW_MS)
         case Apply():
             return rules.apply(layer, head, context, operation, MANAGERS, NOW_MS)
         case Accept():

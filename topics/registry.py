@@ -109,7 +109,7 @@ OPERATIONS = Topic(
     partitions_why="Set A: one number a context for input, journal and state.",
     growth=4.0,
     growth_why="The payload, the subject alone, and Extended Format of its un-mined transactions (at most 2.1 payloads).",
-    writers=("verify", "broadcast", "retry"),
+    writers=("verify", "apply", "broadcast", "retry"),
     readers=("apply",),
 )
 JOURNAL = Topic(

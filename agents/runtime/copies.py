@@ -8,7 +8,7 @@ a moment ago.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -47,15 +47,16 @@ REFUSED_S = 60.0
 class Copy:
     """One under way."""
 
-    def __init__(self, store: Store, *, anew: bool) -> None:
-        """anew: made again because it differed."""
+    def __init__(self, store: Store, differed: Corrupt | None = None) -> None:
+        """differed: why it was made again."""
         self.store = store
         self.follower = Follower(store)
         self.position = store.position
+        self.sought = False  # the consumer fetches from there on
         self.whole = True  # what was taken last ended a batch
         self.goal = 0  # before which compaction may have left sums without what they are of
         self.fresh = False  # it came as far as that, and its roots are right
-        self.anew = anew
+        self.differed = differed
 
 
 class Copies:
@@ -70,11 +71,12 @@ class Copies:
         wanted: Callable[[], set[int]],
         kept: Callable[[], set[int]],
         tell: Callable[[str, Severity, str, dict[str, Any]], None],
+        repaired: Callable[[int, Corrupt], Awaitable[None]],
     ) -> None:
         """What is followed, from where, and where to.
 
         topic: the changelog, by its name on the cluster; wanted: partitions to follow now; kept: those whose stores
-        stay open, followed or not; tell: an event.
+        stay open, followed or not; tell: an event; repaired: told of one that was made again.
         """
         self._stage = stage
         self._kafka = kafka
@@ -83,6 +85,7 @@ class Copies:
         self._wanted_now = wanted
         self._kept = kept
         self._tell = tell
+        self._repaired = repaired
         self._copies: dict[int, Copy] = {}
         self._refused: dict[int, float] = {}  # the changelog contradicts its heads; since when
         self.changed = asyncio.Event()  # what is wanted may be something else now
@@ -138,7 +141,8 @@ class Copies:
                 await self._arrange(consumer)
                 fetched = await consumer.getmany(timeout_ms=LOOK_MS, max_records=SLICE)
                 for tp, records in fetched.items():
-                    if tp.partition in self._copies:  # else an owner took it meanwhile
+                    copy = self._copies.get(tp.partition)
+                    if copy is not None and copy.sought:  # else an owner took it meanwhile, or it is made again
                         await self._take(consumer, tp, records)
                 for number in [number for number, copy in self._copies.items() if not copy.fresh]:
                     await self._look(consumer, number)
@@ -157,10 +161,11 @@ class Copies:
         for number in [number for number in self._copies if number not in wanted]:
             self._leave(number)
         self._shelf.put_away(self._kept() | wanted)
-        if wanted == set(self._copies) == {tp.partition for tp in consumer.assignment()}:
+        same = wanted == set(self._copies) == {tp.partition for tp in consumer.assignment()}
+        if same and all(copy.sought for copy in self._copies.values()):
             return
         for number in sorted(wanted - set(self._copies)):
-            self._copies[number] = Copy(self._shelf.copy(number), anew=False)
+            self._copies[number] = Copy(self._shelf.copy(number))
         tps = [aiokafka.TopicPartition(self._topic, number) for number in sorted(wanted)]
         ends = await consumer.end_offsets(tps)
         consumer.assign(tps)
@@ -194,7 +199,7 @@ class Copies:
         """Whether one is as far as its changelog was: markers may be all that stood between."""
         tp = aiokafka.TopicPartition(self._topic, number)
         copy = self._copies[number]
-        if copy.whole and tp in consumer.assignment():
+        if copy.whole and copy.sought:
             position = await consumer.position(tp)
             if position >= copy.goal and self._copies.get(number) is copy:
                 copy.position = position
@@ -219,18 +224,22 @@ class Copies:
         copy.follower = Follower(copy.store)
         self._shelf.stands(tp.partition, copy.position)
         if not copy.fresh:
-            copy.fresh, copy.anew = True, False
+            copy.fresh = True
             self._shelf.serve_copy(tp.partition)
+            if copy.differed is not None:
+                await self._repaired(tp.partition, copy.differed)
+                copy.differed = None
 
     def _from(self, consumer: Any, tp: aiokafka.TopicPartition) -> None:
         """One that was made again is read from its beginning."""
         if (copy := self._copies.get(tp.partition)) is not None and tp in consumer.assignment():
             consumer.seek(tp, copy.position)
+            copy.sought = True
 
     def _differs(self, number: int, error: Corrupt) -> None:
         """It answers nothing any longer, and is made again; where that was done already, the changelog is at fault."""
         message = f"{self._topic}-{number}: {error}"
-        if self._copies[number].anew:
+        if self._copies[number].differed is not None:
             log.error("the changelog contradicts itself, and is not followed for now: %s", message)
             self._tell("state-differs", "error", message, {"partition": number})
             self._refused[number] = time.monotonic()
@@ -240,5 +249,5 @@ class Copies:
         metrics.STORES_SPOILED.labels(self._stage).inc()
         self._tell("copy-differs", "error", message, {"partition": number})
         goal = self._copies[number].goal
-        self._copies[number] = Copy(self._shelf.copy_anew(number), anew=True)
+        self._copies[number] = Copy(self._shelf.copy_anew(number), error)
         self._copies[number].goal = goal

@@ -98,6 +98,10 @@ class AtomicStage(Protocol):
         """Whom to tell when a record could not be dealt with."""
         ...
 
+    def repaired(self, context: Context, what: str) -> Out | None:
+        """What to write when a worker's store of the context was made again."""
+        ...
+
 
 class Heads:
     """Heads of contexts within a batch: read once, kept as numbers, written at its end."""
@@ -144,10 +148,11 @@ class Lanes:
         self.standby = Standby(stage.name, settings.host, settings.replication, self.shelf, desk.tell)
         changelog = stage.changelog.named(topics.prefix)
         self.copies = Copies(
-            stage.name, kafka, changelog, self.shelf, self.standby.wanted, self.standby.kept, desk.tell
+            stage.name, kafka, changelog, self.shelf, self.standby.wanted, self.standby.kept, desk.tell, self.repaired
         )
         self.spoiled: dict[int, Corrupt] = {}  # by partition: what a reader found
         self._tasks: dict[TopicPartition, asyncio.Task[None]] = {}
+        self._outbox: Outbox | None = None  # for what belongs to no transaction
 
     def spoil(self, partition: int, error: Corrupt) -> None:
         """A reader found a value that is not what was written: the store is made again (STORE-2)."""
@@ -157,8 +162,17 @@ class Lanes:
                 self.spoiled[partition] = error
                 lane.arrived.set()
 
+    async def repaired(self, number: int, error: Corrupt) -> None:
+        """A store was made again, and compared: an event, and a word in the journal of the context it was about."""
+        who = f"{self.standby.host} {self.shelf.path(number).parent.name}"
+        self.desk.tell("store-repaired", "info", f"{who}: {error}", {"partition": number, "context": error.context})
+        out = self.stage.repaired(error.context, f"{who}: {error}") if error.context else None
+        if out is not None and self._outbox is not None:
+            await self._outbox.send([(out, None)])
+
     async def run(self, outbox: Outbox) -> None:
         """Until cancelled. Any error it raises is meant to end the process (TXN-4)."""
+        self._outbox = outbox
         metrics.state(self.stage.name, "restoring")
         try:
             while True:
@@ -304,6 +318,7 @@ class Partition:
                 self.lanes.desk.halt(Halt("state-differs", f"{self.changelog.topic}-{self.number}: {again}"))
                 metrics.state(self.stage.name, "halted")
                 return None
+            await self.lanes.repaired(self.number, error)
         return store
 
     async def _spoiled(self, error: Corrupt) -> Store:
@@ -315,6 +330,7 @@ class Partition:
         store = self.lanes.shelf.anew(self.number)
         await self._catch_up(store)
         self.lanes.shelf.serve(self.number, self.lane.generation)
+        await self.lanes.repaired(self.number, error)
         return store
 
     async def _catch_up(self, store: Store) -> None:

@@ -115,6 +115,7 @@ class Reads:
             ("/journal/{context}", self._entries),
         ):
             router.add_get(path, self._answer(handler))
+        router.add_post("/repair/{partition}", self._answer(self._repair))
 
     async def stop(self) -> None:
         """Close what was opened."""
@@ -214,6 +215,15 @@ class Reads:
         except TimeoutError as error:
             raise _behind(f"the journal was not read within {PATIENCE_S:.0f} s") from error
         return _json(JournalPage(entries=entries))
+
+    async def _repair(self, request: web.Request) -> web.Response:
+        """An operator has this worker's store made again, whatever it thinks of it."""
+        given = request.match_info["partition"]
+        number = int(given) if given.isascii() and given.isdecimal() else -1
+        if number not in self._stores:
+            raise Refused(404, "moved", f"partition {given} of the state is not here")
+        self._spoil(number, Corrupt("an operator has it made again"))
+        return web.Response(status=202, body=_encode({"partition": number}), content_type="application/json")
 
     # --- this worker's own
 

@@ -154,5 +154,8 @@ class Shelf:
             discard(self.path(number))
 
     def close(self) -> None:
-        """All that no owner has in hand."""
+        """All that no owner has in hand, and the folder is anybody's."""
         self.put_away(())
+        if "_folder" in self.__dict__:
+            os.close(self._lock)
+            del self._folder

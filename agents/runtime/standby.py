@@ -38,7 +38,7 @@ class Standby:
     ) -> None:
         """host: what fails together, the machine's name where it is empty; tell: an event."""
         self._stage = stage
-        self._host = host or socket.gethostname()
+        self.host = host or socket.gethostname()
         self.replication = replication
         self._shelf = shelf
         self._tell = tell
@@ -49,7 +49,7 @@ class Standby:
 
     def has(self) -> Has:
         """What this worker says when it joins."""
-        return Has(self._host, dict(self._shelf.positions), self.owned)
+        return Has(self.host, dict(self._shelf.positions), self.owned)
 
     def deal(self, owned: Sequence[int], dealt: Dealt) -> None:
         """What the group told it."""

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from ops.settings import Loaded
     from schemas.external import ContextState, LiveOutput, Standing, TransactionStanding
 
+REPAIR_LOOK_S = 0.5
+REPAIR_LOOKS = 600
+"""Five minutes: a million entries are read in one."""
+
 
 @click.group()
 def state() -> None:
@@ -71,38 +75,87 @@ def show(
 @click.option(
     "--context", "contexts", multiple=True, metavar="CONTEXT", help="topic:tm_x; may be repeated. Default: all."
 )
-@click.option("--at", "address", metavar="URL", help="Any worker's address; without it, one on this machine.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON line a context.")
 @settings_options
-def verify(contexts: tuple[str, ...], address: str | None, as_json: bool, loaded: "Loaded") -> None:
-    """Compare, each at its own sequence: the worker that holds a context, its changelog, and the journal replayed.
+def verify(contexts: tuple[str, ...], as_json: bool, loaded: "Loaded") -> None:
+    """Compare, each at its own sequence: a context's owner, every copy, its changelog, and the journal replayed.
 
     Exit code 0: all agree; 1: they do not, or one did not answer.
     """
-    from beefline.reading import NoAnswer, StateReader
     from ops.cli.journal import contexts_of, opened, run_or_fail, tell
+    from ops.holders import Holders
     from ops.journal import Stated
+    from schemas.external import ContextState
 
     asked = contexts_of(contexts)
-    url, token = _worker(loaded, address)
+    silent: list[str] = []
 
     async def run() -> "list[Walked]":
-        async with opened(loaded, asked) as journals, StateReader(url, token) as reader:
+        async with opened(loaded, asked) as journals, Holders(loaded.settings) as holders:
             stated = await journals.heads()
             for context, words in stated.items():
                 topic = context.removeprefix("topic:")
                 if topic == context:
                     continue
-                said = await reader.state(topic, consistency="any")
-                roots = bytes.fromhex(said.state_root), bytes.fromhex(said.store_root)
-                words.append(Stated("its worker", said.sequence, *roots))
+                addresses = await holders.addresses(holders.partition(context))
+                if not addresses:
+                    silent.append(f"{context}: no worker says that it holds it")
+                for place, url in enumerate(addresses):
+                    who = f"its {'copy' if place else 'owner'} {url}"
+                    said = await holders.state(url, topic)
+                    if isinstance(said, ContextState):
+                        roots = bytes.fromhex(said.state_root), bytes.fromhex(said.store_root)
+                        words.append(Stated(who, said.sequence, *roots))
+                    else:
+                        silent.append(f"{context}: {who} does not say: {said}")
             return await journals.verify(stated)
 
-    try:
-        walked = run_or_fail(run)
-    except NoAnswer as error:
-        fail(str(error), 1)
-    tell(walked, asked, as_json=as_json)
+    walked = run_or_fail(run)
+    for each in silent:
+        click.echo(each, err=True)
+    tell(walked, asked, as_json=as_json, well=not silent)
+
+
+@state.command()
+@click.argument("context")
+@click.option("--worker", "only", metavar="URL", help="This worker's store alone; else every copy's, and the owner's.")
+@settings_options
+def repair(context: str, only: str | None, loaded: "Loaded") -> None:
+    """Have workers make the store that holds CONTEXT again from its changelog, copies first, one after the other.
+
+    A store that differs is found and made again by itself; this is for one that an operator does not trust. Each is
+    compared with what its changelog states before it answers again. Exit code 1: one was not, or did not answer.
+    """
+    from ops.cli.journal import contexts_of, run_or_fail
+    from ops.holders import Holders
+    from schemas.external import ContextState
+
+    contexts_of([context])
+    topic = context.removeprefix("topic:")
+
+    async def run() -> bool:
+        async with Holders(loaded.settings) as holders:
+            number = holders.partition(context)
+            addresses = [only] if only else list(reversed(await holders.addresses(number)))
+            if not addresses:
+                click.echo(f"no worker says that it holds partition {number}", err=True)
+            for url in addresses:
+                if refused := await holders.make_again(url, number):
+                    click.echo(f"{url} does not: {refused}", err=True)
+                    return False
+                said: ContextState | str = ""
+                for _ in range(REPAIR_LOOKS):
+                    await asyncio.sleep(REPAIR_LOOK_S)
+                    said = await holders.state(url, topic, strong=True)
+                    if isinstance(said, ContextState):
+                        break
+                if not isinstance(said, ContextState):
+                    click.echo(f"{url} does not answer again: {said}", err=True)
+                    return False
+                click.echo(f"{url}  partition {number} made again  {context} at {said.sequence:,}  {said.state_root}")
+            return bool(addresses)
+
+    sys.exit(not run_or_fail(run))
 
 
 def _worker(loaded: "Loaded", address: str | None) -> tuple[str, str | None]:

@@ -192,6 +192,9 @@ class Counter:
         ]
         return Settled(outs, here.head, left > 0)
 
+    def repaired(self, context: Context, what: str) -> None:
+        """Its journal is no place for it."""
+
     def _count(self, here: Contextual) -> int:
         count = int(here.value(state.LOSER, b"count") or b"0") + 1
         here.put(state.LOSER, b"count", str(count).encode())

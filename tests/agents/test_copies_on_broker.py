@@ -1,22 +1,27 @@
 """Warm copies on a real broker: who has them, that they agree, takeovers, and copies that differ."""
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 from rocksdict import Options, Rdict
 
 from agents.runtime.partitioner import partition_for
+from ops.cli.state import state as state_command
 from pipeline import state
 from schemas.external import EVENT
+from schemas.journal import JOURNAL
 from schemas.members import MEMBER, Held
 from tests.agents.harness import Bench, Worker, get_json, until
 from tests.agents.test_reads_on_broker import ALL, KEEP, applies, ask, decided, reader_of, ready
 from tests.conftest import Broker
 from tests.fakes import coin_of_others, made_tx
-from topics.registry import EVENTS, JOURNAL, MEMBERS, OPERATIONS
+from topics.registry import EVENTS, MEMBERS, OPERATIONS
+from topics.registry import JOURNAL as JOURNAL_TOPIC
 
 pytestmark = pytest.mark.broker
 
@@ -126,16 +131,36 @@ async def test_a_copy_that_differs_is_found_and_made_again(bench: Bench) -> None
 
     async def told() -> bool:
         kinds = [EVENT.decode(record.value).kind for record in await bench.read(EVENTS)]
-        return "copy-differs" in kinds or "store-spoiled" in kinds
+        return "store-repaired" in kinds and ("copy-differs" in kinds or "store-spoiled" in kinds)
 
-    await until(told, "word of a store that differs")
+    await until(told, "word of a store that differs and was made again")
     await until_held(bench, [owner, again], 1)
     await ask(bench, ALL, *applies([made_tx([coin_of_others(9)], 1, 9)], 5))
     await decided(bench, ALL, 6)
     assert roots(owner, ALL) == roots(again, ALL)
-    assert roots(again, ALL)[0] == 6
     assert owner.ended() is None
     assert again.ended() is None
+    entries = [JOURNAL.decode(record.value) for record in await bench.read(JOURNAL_TOPIC)]
+    (repair,) = [entry for entry in entries if entry.kind == "repair"]
+    assert repair.context == "topic:tm_all"
+    assert "its entries do not give its roots" in repair.operation
+    assert roots(again, ALL)[0] == 7, "six, and the repair"
+
+    verified = await command(bench, "verify")
+    assert verified.exit_code == 0, verified.output
+    assert "unbroken" in verified.output
+    repaired = await command(bench, "repair", "topic:tm_all")
+    assert repaired.exit_code == 0, repaired.output
+    assert repaired.output.count("made again") == 2
+    assert roots(owner, ALL) == roots(again, ALL)
+    nobody = await command(bench, "repair", "topic:tm_all", "--worker", str(owner.address()) + "0")
+    assert nobody.exit_code == 1
+
+
+async def command(bench: Bench, *arguments: str) -> Result:
+    """`beefline state`, with this installation's settings."""
+    flags = ["--set", f"kafka.bootstrap={bench.kafka.bootstrap}", "--set", f"topics.prefix={bench.prefix}"]
+    return await asyncio.to_thread(CliRunner().invoke, state_command, [*arguments, *flags])
 
 
 @pytest.mark.invariant("COPY-1")
@@ -147,7 +172,7 @@ async def test_a_new_worker_takes_its_share_once_its_copies_are_fresh(bench: Ben
     await ready(first)
     keys = [f"topic:{name}".encode() for name in NAMES] * 3
     await bench.send(OPERATIONS, [b"value-%d" % n for n in range(len(keys))], keys)
-    await bench.wait_for(JOURNAL, len(keys))
+    await bench.wait_for(JOURNAL_TOPIC, len(keys))
     second = bench.worker("counter", few)
     await ready(first, second)
     await until_owned(bench, second, COUNT // 2)

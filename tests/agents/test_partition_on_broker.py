@@ -291,7 +291,7 @@ async def test_a_spoiled_value_is_found_when_it_is_read(bench: Bench) -> None:
     await all_counted(bench, values)
     await check_journal(bench, len(values))
     events = [msgspec.json.decode(record.value, type=Event) for record in await bench.wait_for(EVENTS, 3)]
-    assert {event.kind for event in events} == {"store-spoiled"}
+    assert {event.kind for event in events} == {"store-spoiled", "store-repaired"}
     assert worker.ended() is None
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
@@ -10,6 +10,7 @@ from aiohttp.test_utils import TestServer
 from agents.runtime.partitioner import partition_for
 from agents.runtime.reads import Reads
 from agents.runtime.settings import KafkaSettings, TopicSettings
+from agents.runtime.shelf import Readable
 from pipeline import state
 from pipeline.state import Corrupt, Memory
 from schemas.types import display
@@ -27,7 +28,7 @@ async def asked(store: Memory, spoiled: list[int]) -> AsyncIterator[Any]:
     def spoil(number: int, error: Corrupt) -> None:
         spoiled.append(number)
 
-    stores = {NUMBER: Readable(store, 1, owner=True)}
+    stores: Any = {NUMBER: Readable(cast(Any, store), 1, owner=True)}
     reads = Reads(KafkaSettings(), TopicSettings(), {}, None, stores, spoil)
     app = web.Application()
     reads.add_to(app.router)
