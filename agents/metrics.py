@@ -147,6 +147,12 @@ COPIES_MISSING = _gauge(
     (),
     "Of exactly-once stages. Above 0: start more workers, or a lost one takes its partitions' takeover time with it.",
 )
+JOURNAL_DIFFERS = _counter(
+    "journal_differs",
+    "Times a replica found its copy, or the journal itself, not to be what the other says.",
+    (),
+    "Of replicas. Once: a copy was made again. Again: it halts, and the journal or the changelog is at fault.",
+)
 SCRUBBED = _counter(
     "scrubbed_entries",
     "Entries of local stores that were looked through against their hashes and roots.",
@@ -165,7 +171,7 @@ STATES = ("running", "paused", "halted", "restoring")
 
 def register(stage: str, topics: Iterable[str], codes: Iterable[tuple[str, str]]) -> None:
     """Make every series of a stage appear with 0, so that rates and alerts have a beginning."""
-    counters = (RECORDS_IN, COMMITS_FAILED, TRANSACTIONS, SCRUBBED, STORES_SPOILED)
+    counters = (RECORDS_IN, COMMITS_FAILED, TRANSACTIONS, SCRUBBED, STORES_SPOILED, JOURNAL_DIFFERS)
     for metric in (*counters, IN_FLIGHT, IN_FLIGHT_BYTES, LAG, PARTITIONS, COPIES, COPIES_MISSING):
         metric.labels(stage)
     for histogram in (BATCH_SECONDS, BATCH_RECORDS, TOPIC_SECONDS, TRANSACTION_SECONDS, RESTORE_SECONDS):

@@ -1,19 +1,23 @@
 """The stages by name: how each is put together from the settings."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agents.runtime.cluster import Cluster, look
 from agents.runtime.outcomes import Router
 from agents.runtime.partition import AtomicStage, Lanes
 from agents.runtime.stage import Runner, Stage
 from agents.runtime.trace import Tracer
-from agents.runtime.worker import Runs, Worker
+from agents.runtime.worker import Runs, Worker, check_declared
 from ops.running import run_dir
 from ops.settings import Settings
-from topics.registry import EVENTS, INGEST, MEMBERS, OPERATIONS
+from schemas.types import Context
+from topics.registry import EVENTS, INGEST, JOURNAL, MEMBERS, OPERATIONS, STATE
+
+if TYPE_CHECKING:
+    from agents.replica import Replica
 
 STAGES = ("parse", "verify", "apply", "broadcast", "retry")
 """In the order a payload meets them."""
@@ -73,6 +77,36 @@ def make_worker(name: str, settings: Settings) -> Worker:
     """
     cluster = asyncio.run(look(settings.kafka, settings.topics))
     return worker_of(make_stage(name, settings, cluster), settings, cluster)
+
+
+def make_replica(contexts: Collection[Context], settings: Settings) -> "Standalone":
+    """A replica of some contexts.
+
+    Raises:
+        agents.runtime.cluster.Unreachable: no broker answers.
+        agents.runtime.worker.NotAsDeclared: a topic it reads is missing or narrower than declared.
+        agents.runtime.health.NeedsToken: the port is bound wide without a token.
+    """
+    from agents.replica import Replica
+
+    cluster = asyncio.run(look(settings.kafka, settings.topics))
+    check_declared(cluster, settings.topics, (STATE, JOURNAL, OPERATIONS, MEMBERS, EVENTS))
+    return Standalone(lambda: Replica(contexts, cluster, settings.kafka, settings.topics, settings.worker, run_dir()))
+
+
+class Standalone:
+    """A process without Faust."""
+
+    def __init__(self, make: Callable[[], "Replica"]) -> None:
+        self._make = make
+
+    def run(self) -> None:
+        """Until it is told to stop, or fails."""
+
+        async def work() -> None:
+            await self._make().run()
+
+        asyncio.run(work())
 
 
 def worker_of(stage: Any, settings: Settings, cluster: Cluster) -> Worker:

@@ -60,7 +60,8 @@ async def status(kafka: KafkaSettings, topics: TopicSettings, token: str | None 
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=HEALTH_TIMEOUT_S)) as session:
         answers = await asyncio.gather(*(_health(session, worker, token) for worker in workers))
     rows = []
-    for stage in STAGES:
+    replicas = sorted({worker.stage for worker in workers} - set(STAGES))  # without a group
+    for stage in (*STAGES, *replicas):
         lag = lags.get(stage)
         here = [(worker, answer) for worker, answer in zip(workers, answers, strict=True) if worker.stage == stage]
         if not here:

@@ -31,6 +31,7 @@ INVARIANTS: tuple[Invariant, ...] = (
     Invariant("STORE-3", "A local store that is not what was written is found by looking through it, and made again.", "agents/runtime/scrubber.py"),
     Invariant("COPY-1", "A partition goes to a worker with a fresh copy of its state, where there is one; others keep copies.", "agents/runtime/placement.py"),
     Invariant("COPY-2", "A copy compares its roots at the end of each batch; one that differs answers nothing, and is made again.", "agents/runtime/copies.py"),
+    Invariant("COPY-3", "A replica computes every entry of its journal anew, and answers only while its copy has the roots of the entry it stands at.", "agents/replica.py"),
     Invariant("APPLY-1", "A (txid, context) is applied at most once, whatever Kafka delivers.", "pipeline/apply.py"),
     Invariant("APPLY-2", "An outpoint has one live spender in a context.", "pipeline/apply.py"),
     Invariant("APPLY-3", "The state of a context follows from the set it knows: what comes late has judged again whom it concerns.", "pipeline/judge.py"),

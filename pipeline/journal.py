@@ -103,12 +103,19 @@ class Chain:
         self.hash = NO_HASH
         self.sums = Live()
         self.replayed = roots  # whether effects so far gave the roots; after a break none would
-        self._live: dict[bytes, bytes] = {}
+        self._live: dict[bytes, bytes] | None = {}
+
+    @classmethod
+    def behind(cls, head: Live) -> "Chain":
+        """From where somebody's copy stands, with its sums: what is live there is the copy's to know."""
+        chain = cls(roots=True)
+        chain.sequence, chain.hash, chain.sums, chain._live = head.sequence, head.entry_hash, head, None
+        return chain
 
     @property
     def entries(self) -> int:
-        """Live keys after the last entry, where effects are replayed."""
-        return len(self._live)
+        """Live keys after the last entry, where effects are replayed from the first on."""
+        return len(self._live or ())
 
     def take(self, entry: Entry, value: bytes) -> list[Break]:
         """The next entry, and the record's value it was read from; what is wrong with it, in words that name it."""
@@ -148,6 +155,8 @@ class Chain:
         for key, _ in (*effects.removed, *effects.added):
             if not 0 < key.find(b"\0") < len(key) - 1:
                 return f"names {key!r}, which is no entry's key"
+        if self._live is None:
+            return ""
         for key, value_hash in effects.removed:
             if self._live.pop(key, None) != value_hash:
                 return f"removes {key!r}, which is not there with that value"

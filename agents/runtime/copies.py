@@ -105,6 +105,18 @@ class Copies:
             self._differs(number, error)
             self.changed.set()
 
+    def refuse(self, number: int, message: str) -> None:
+        """What a copy follows is not what it should be: it answers nothing, and is left alone for a while."""
+        log.error("what a copy follows is at fault, and not followed for now: %s", message)
+        self._tell("state-differs", "error", message, {"partition": number})
+        self._refused[number] = time.monotonic()
+        self._leave(number)
+
+    def forgive(self) -> None:
+        """What was refused is followed again."""
+        self._refused.clear()
+        self.changed.set()
+
     async def run(self) -> None:
         """Until cancelled."""
         while True:
@@ -240,10 +252,7 @@ class Copies:
         """It answers nothing any longer, and is made again; where that was done already, the changelog is at fault."""
         message = f"{self._topic}-{number}: {error}"
         if self._copies[number].differed is not None:
-            log.error("the changelog contradicts itself, and is not followed for now: %s", message)
-            self._tell("state-differs", "error", message, {"partition": number})
-            self._refused[number] = time.monotonic()
-            self._leave(number)
+            self.refuse(number, message)
             return
         log.error("a copy of the state differs, and is made again: %s", message)
         metrics.STORES_SPOILED.labels(self._stage).inc()

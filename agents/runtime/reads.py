@@ -318,15 +318,7 @@ async def journal_page(
     """
     key = context.encode()
     end = await places.end(number)
-    low = (await places.first())[places.partitions[number]]
-    high = end
-    while high - low > NEAR:
-        middle = (low + high) // 2
-        at, sequence = await _next(places, number, key, middle, high)
-        if at is None or sequence >= first:
-            high = middle
-        else:
-            low = at
+    low = await journal_place(places, number, context, first, end)
     found: list[ExportedEntry] = []
     async with aclosing(places.scan(number, low, end)) as records:
         async for record in records:
@@ -339,6 +331,23 @@ async def journal_page(
             if len(found) == limit:
                 break
     return tuple(found)
+
+
+async def journal_place(places: Places, number: int, context: Context, first: int, end: int) -> int:
+    """An offset of `journal` before `end`, at most `NEAR` before the context's first entry from a sequence on.
+
+    Cost: O(log n) looks. Raises as `journal_page`.
+    """
+    low = (await places.first())[places.partitions[number]]
+    high = end
+    while high - low > NEAR:
+        middle = (low + high) // 2
+        at, sequence = await _next(places, number, context.encode(), middle, high)
+        if at is None or sequence >= first:
+            high = middle
+        else:
+            low = at
+    return low
 
 
 async def _next(places: Places, number: int, key: bytes, start: int, end: int) -> tuple[int | None, int]:

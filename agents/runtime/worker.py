@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -65,6 +65,13 @@ class NotAsDeclared(Exception):  # noqa: N818 - the cluster's state
     """A topic is missing or narrower than declared."""
 
 
+def check_declared(cluster: Cluster, topics: TopicSettings, uses: Iterable[Topic]) -> None:
+    """Raises NotAsDeclared where one of these topics is missing or narrower than declared."""
+    found = compare(cluster, topics, {topic.name: topic for topic in uses}.values())
+    if wrong := [difference for difference in found if difference.fatal]:
+        raise NotAsDeclared("\n".join(f"topic {difference.topic} {difference.what}" for difference in wrong))
+
+
 class Worker:
     """A stage's process."""
 
@@ -91,13 +98,7 @@ class Worker:
         Raises:
             NotAsDeclared: a topic the stage uses is missing or narrower than declared.
         """
-        wrong = [
-            difference
-            for difference in compare(cluster, topics, {t.name: t for t in (*inputs, *uses, *looks_into)}.values())
-            if difference.fatal
-        ]
-        if wrong:
-            raise NotAsDeclared("\n".join(f"topic {difference.topic} {difference.what}" for difference in wrong))
+        check_declared(cluster, topics, (*inputs, *uses, *looks_into))
         self.stage = stage
         self.cluster = cluster
         self.kafka = kafka
@@ -288,17 +289,23 @@ class Worker:
         self.runs.resume()
 
     def _say_where(self) -> None:
-        """For `beefline status`: which process runs the stage, and where it answers."""
-        self._run_file.parent.mkdir(parents=True, exist_ok=True)
-        about: dict[str, object] = {
-            "stage": self.stage,
-            "pid": os.getpid(),
-            "group": self.group,
-            "http": self.port.url,
-            "bootstrap": self.kafka.bootstrap,
-            "prefix": self.topics.prefix,
-            "started": self._started,
-        }
-        partial = self._run_file.with_suffix(".part")
-        partial.write_text(json.dumps(about), encoding="utf-8")
-        partial.replace(self._run_file)
+        say_where(self._run_file, self.stage, self.group, self.port.url, self.kafka, self.topics, self._started)
+
+
+def say_where(
+    file: Path, stage: str, group: str, url: str, kafka: KafkaSettings, topics: TopicSettings, started: float
+) -> None:
+    """For `beefline status`: which process runs the stage, and where it answers."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    about: dict[str, object] = {
+        "stage": stage,
+        "pid": os.getpid(),
+        "group": group,
+        "http": url,
+        "bootstrap": kafka.bootstrap,
+        "prefix": topics.prefix,
+        "started": started,
+    }
+    partial = file.with_suffix(".part")
+    partial.write_text(json.dumps(about), encoding="utf-8")
+    partial.replace(file)
