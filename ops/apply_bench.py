@@ -248,12 +248,12 @@ async def running(chain: Chain, say: Say) -> tuple[list[Applied], float, float]:
         contexts = [f"topic:{name}" for name in CONTEXTS]
         maker, found, live = Maker(chain), [], 0
         for wanted in LIVE:
-            await _send(settings, maker.wide(wanted - live, contexts))
+            await send(settings, maker.wide(wanted - live, contexts))
             await _work_off(flags, data, (wanted - live) // WIDE)
             live = wanted
             for batch in BATCHES:
                 todo = list(maker.ordinary(OPERATIONS_EACH, contexts))
-                await _send(settings, iter(todo))
+                await send(settings, iter(todo))
                 pace = ("worker.transaction_pace_ms=0", f"worker.batch_records={batch}")
                 rate, cpu_us = await _work_off([*flags, *pace], data, len(todo))
                 found.append(Applied(live, batch, rate, cpu_us))
@@ -275,7 +275,8 @@ async def running(chain: Chain, say: Say) -> tuple[list[Applied], float, float]:
         shutil.rmtree(data, ignore_errors=True)
 
 
-async def _send(settings: Settings, operations: Iterator[tuple[Context, Apply]]) -> None:
+async def send(settings: Settings, operations: Iterator[tuple[Context, Apply]]) -> None:
+    """Write operations, and wait for the broker."""
     producer = AIOKafkaProducer(**client_options(settings.kafka), linger_ms=20, max_batch_size=1 << 20)
     await producer.start()
     topic = OPERATIONS.named(settings.topics.prefix)

@@ -7,13 +7,15 @@ import click
 
 
 @click.command()
-@click.argument("parts", nargs=-1, type=click.Choice(["kernel", "runtime", "path", "apply", "hostile"]))
+@click.argument("parts", nargs=-1, type=click.Choice(["kernel", "runtime", "path", "apply", "takeover", "hostile"]))
 @click.option("--soak", default=0, metavar="PAYLOADS", type=click.IntRange(0), help="Verify so many, and watch memory.")
 @click.option("--pipeline", is_flag=True, help="With `hostile`: on a running installation too, beside honest traffic.")
 @click.option("--rate", default=50.0, show_default=True, type=click.FloatRange(1), help="Its payloads a second.")
 @click.option("--write", type=click.Path(path_type=Path, dir_okay=False), help="Write the page here too.")
 def bench(parts: tuple[str, ...], soak: int, pipeline: bool, rate: float, write: Path | None) -> None:
-    """Measure the verifier, the runtime, the whole path and apply; or what hostile payloads cost. Prints a page.
+    """Measure the verifier, the runtime, the whole path and apply; or takeovers, or what hostile payloads cost.
+
+    Prints a page.
 
     \b
     Exit code 1: a hostile payload passed its bounds, or got another answer than it must.
@@ -44,7 +46,13 @@ def bench(parts: tuple[str, ...], soak: int, pipeline: bool, rate: float, write:
 
         move_to(folder)
         applied = apply_bench.run(say)
-    more = verifier + applied
+    taken_over = ""
+    if "takeover" in chosen:
+        from ops import takeover_bench
+
+        move_to(folder)
+        taken_over = takeover_bench.run(say)
+    more = verifier + applied + taken_over
     text = benchmarks.page(alone, whole, more) if alone or whole or more else ""
     good = True
     if "hostile" in chosen:
