@@ -2,7 +2,7 @@
 
 The sum of a hash of each element, lane by lane modulo 2^16: adding and removing cost the same, whatever the size of
 the set, and the order does not matter. About 200 bits of security; XOR or a short sum would fall to linear algebra.
-Sums are added up by compiled code where a C compiler was at hand, else by whole numbers; both give the same.
+Compiled code hashes and adds up where a C compiler was at hand, else hashlib and whole numbers; both give the same.
 Source: Bellare and Micciancio, "A New Paradigm for Collision-free Hashing"; Lewi et al., "Securing Update Propagation
 with Homomorphic Hashing", 2019.
 """
@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
 
-__all__ = ["BYTES", "EMPTY", "changed", "element", "moved", "plain_moved", "root"]
+__all__ = ["BYTES", "EMPTY", "changed", "element", "moved", "plain_changed", "plain_moved", "root"]
 
 BYTES = 2048
 
@@ -50,23 +50,23 @@ def plain_moved(total: bytes, removed: Sequence[bytes], added: Sequence[bytes]) 
     return value.to_bytes(BYTES, "little")
 
 
-try:
-    from pipeline._lanes import moved
-except ImportError:
-    moved = plain_moved
+def plain_changed(total: bytes, removed: Sequence[bytes], added: Sequence[bytes]) -> bytes:
+    """The sum after elements went and came, given by their bytes.
 
-
-def changed(total: bytes, removed: Sequence[bytes], added: Sequence[bytes]) -> bytes:
-    """The sum after elements went and came, given by their bytes."""
-    if len(removed) + len(added) <= CHUNK:
-        if not removed and not added:
-            return total
-        return moved(total, [element(data) for data in removed], [element(data) for data in added])
+    Raises:
+        ValueError: the sum is not 2,048 bytes.
+    """
     for at in range(0, len(removed), CHUNK):
-        total = moved(total, [element(data) for data in removed[at : at + CHUNK]], ())
+        total = plain_moved(total, [element(data) for data in removed[at : at + CHUNK]], ())
     for at in range(0, len(added), CHUNK):
-        total = moved(total, (), [element(data) for data in added[at : at + CHUNK]])
+        total = plain_moved(total, (), [element(data) for data in added[at : at + CHUNK]])
     return total
+
+
+try:
+    from pipeline._lanes import changed, moved
+except ImportError:
+    changed, moved = plain_changed, plain_moved
 
 
 @lru_cache(maxsize=16)

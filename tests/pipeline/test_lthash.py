@@ -51,6 +51,42 @@ def test_what_is_no_sum_is_refused(moved: Moved, wrong: bytes) -> None:
         moved(wrong, [], [])
 
 
+RATE = 168
+"""Bytes that SHAKE-128 takes at once."""
+
+of_any_size = st.lists(st.sampled_from([0, 1, RATE - 1, RATE, RATE + 1, 2 * RATE, 700]).flatmap(
+    lambda size: st.binary(min_size=size, max_size=size)
+), max_size=9)  # fmt: skip
+
+
+@CHEAP
+@given(totals, of_any_size, of_any_size)
+def test_elements_are_hashed_beside_each_other_as_they_are_alone(
+    total: bytes, removed: list[bytes], added: list[bytes]
+) -> None:
+    """Four at a time where the processor can: whichever comes beside which, long or short, coming or going."""
+    assert lthash.changed(total, removed, added) == lthash.plain_changed(total, removed, added)
+
+
+@pytest.mark.parametrize("count", [31, 32, 33, 130])
+def test_many_elements_are_hashed_while_others_run(count: int) -> None:
+    """From 32 on the interpreter is given away meanwhile."""
+    many = [b"%d" % number for number in range(count)]
+    total = lthash.element(b"total")
+    assert lthash.changed(total, many[:7], many[7:]) == lthash.plain_changed(total, many[:7], many[7:])
+    assert lthash.changed(total, tuple(many), ()) == lthash.plain_changed(total, many, [])
+
+
+@pytest.mark.parametrize("changed", [lthash.changed, lthash.plain_changed], ids=["as installed", "plain"])
+def test_what_cannot_be_hashed_is_refused(changed: Moved) -> None:
+    with pytest.raises(TypeError):
+        changed(lthash.EMPTY, [], ["text"])  # type: ignore[list-item]
+    with pytest.raises(TypeError):
+        changed(lthash.EMPTY, 1, [])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="2,048 bytes"):
+        changed(bytes(2047), [], [b"element"])
+
+
 @CHEAP
 @given(totals, elements)
 def test_removing_undoes_adding(total: bytes, member: bytes) -> None:

@@ -61,3 +61,4 @@ def test_where_there_is_a_compiler_it_was_compiled() -> None:
         assert quick_payload is not not_quick
         assert payments is not no_payments
         assert lthash.moved is not lthash.plain_moved
+        assert lthash.changed is not lthash.plain_changed
