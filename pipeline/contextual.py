@@ -113,8 +113,8 @@ class Contextual:
 
     def put_all(self, kind: bytes, rests: Iterable[bytes], value: bytes) -> None:
         """Write the same value under many."""
-        prefix, stored = self._prefix + kind, state.seal(value)
-        self._writes.writes.update((prefix + rest, stored) for rest in rests)
+        prefix = self._prefix + kind
+        self._writes.put_all([prefix + rest for rest in rests], value)
 
     def delete(self, kind: bytes, rest: bytes) -> None:
         """Remove an entry."""

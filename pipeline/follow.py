@@ -1,9 +1,11 @@
 """Bringing a copy of the state up to date from its changelog (STORE-1)."""
 
+from collections.abc import Iterable
+
 import msgspec
 
 from pipeline import state
-from pipeline.state import APPLIED_KEY, Corrupt, Layer, Live, View
+from pipeline.state import APPLIED_KEY, Corrupt, Elements, Layer, Live, View
 from schemas.state import Applied, AppliedOffset, Head, Known
 from schemas.types import Outpoint, outpoint, outpoints
 
@@ -11,6 +13,9 @@ _known = msgspec.msgpack.Decoder(Known).decode
 _judged = msgspec.msgpack.Decoder(Applied).decode
 _applied = msgspec.msgpack.Decoder(AppliedOffset).decode
 _head = msgspec.msgpack.Decoder(Head).decode
+
+TELLS = frozenset(state.KNOWN + state.TX)
+"""Kinds that the index follows from."""
 
 
 def _spends(stored: bytes | None) -> set[Outpoint]:
@@ -37,40 +42,53 @@ class Follower:
         self.applied: AppliedOffset | None = None
 
     def take(self, entry_key: bytes, stored: bytes | None) -> None:
-        """One record.
+        """One record: see `take_all`."""
+        self.take_all(((entry_key, stored),))
+
+    def take_all(self, records: Iterable[tuple[bytes, bytes | None]]) -> None:
+        """Records, in their order. Of those with the same key the last one counts, as if the others were compacted.
 
         Raises:
-            Corrupt: the value does not match its hash.
+            Corrupt: a value does not match its hash, or a record does not fit to the copy.
         """
-        if stored is not None:
-            state.check(stored, entry_key)
-        if entry_key == APPLIED_KEY:
-            assert stored is not None  # it is written, never deleted
+        newest = dict(records)
+        for entry_key, stored in newest.items():
+            if stored is not None:
+                state.check(stored, entry_key)
+        if (stored := newest.get(APPLIED_KEY)) is not None:
             self.applied = _applied(stored[32:])
-        else:
-            context = state.context_of(entry_key)
-            live = self._sums.get(context)
-            if live is None:
-                live = self._stated(context)
-            if context != entry_key:
-                if state.is_index(entry_key):
-                    raise Corrupt(f"{entry_key!r} is not for a changelog")
-                old = self._layer.get(entry_key)
-                if old != stored:
-                    live = state.moved(live, entry_key, old, stored)
-                    self._index(context, entry_key, old, stored)
-            self._sums[context] = live
-        self._layer.writes[entry_key] = stored
+        entries = [entry_key for entry_key in newest if entry_key.find(b"\0") > 0]
+        moves: dict[bytes, tuple[Elements, Elements]] = {}
+        for entry_key, old in zip(entries, self._layer.get_many(entries), strict=True):
+            at = entry_key.index(b"\0")
+            context, kind, new = entry_key[:at], entry_key[at + 1], newest[entry_key]
+            if kind in state.INDEX:
+                raise Corrupt(f"{entry_key!r} is not for a changelog")
+            if (move := moves.get(context)) is None:
+                move = moves[context] = ([], []), ([], [])
+            if old == new:
+                continue
+            removed, added = move
+            in_state = kind in state.IN_STATE_ROOT
+            if old is not None:
+                removed[in_state].append(entry_key + old[:32])
+            if new is not None:
+                added[in_state].append(entry_key + new[:32])
+            if kind in TELLS:
+                self._index(kind, entry_key, old, new)
+        for context, (removed, added) in moves.items():
+            self._sums[context] = state.moved(self._sum(context), removed, added)
+        for context in newest.keys() - entries - {APPLIED_KEY}:  # heads
+            self._sums[context] = self._sum(context)
+        self._layer.writes |= newest
 
-    def _index(self, context: bytes, entry_key: bytes, old: bytes | None, new: bytes | None) -> None:
+    def _index(self, kind: int, entry_key: bytes, old: bytes | None, new: bytes | None) -> None:
         """Who spends what, and what was admitted: told by what is known and what was judged."""
-        kind_at = len(context) + 1
-        kind, prefix = entry_key[kind_at : kind_at + 1], entry_key[:kind_at]
+        prefix, txid = entry_key[:-33], entry_key[-32:]
         try:
-            if kind == state.KNOWN:
+            if kind in state.KNOWN:
                 self._index_spends(prefix + state.SPEND, entry_key, _spends(old), _spends(new))
-            elif kind == state.TX:
-                txid = entry_key[kind_at + 1 :]
+            else:
                 self._index_admitted(prefix + state.ADMITTED, entry_key, _admits(txid, old), _admits(txid, new))
         except msgspec.MsgspecError as error:
             raise Corrupt(f"the value of {entry_key!r} is not one of its kind: {error}") from error
@@ -83,16 +101,14 @@ class Follower:
                 raise Corrupt(f"the copy does not know who spends what {entry_key!r} spends")
             if spender == txid:  # and not another that came since, where compaction left this behind it
                 self._layer.delete(prefix + point)
-        for point in after - before:
-            self._layer.put(prefix + point, txid)
+        self._layer.put_all([prefix + point for point in after - before], txid)
 
     def _index_admitted(self, prefix: bytes, entry_key: bytes, before: set[Outpoint], after: set[Outpoint]) -> None:
         for point in before - after:
             if self._layer.value(prefix + point) is None:
                 raise Corrupt(f"the copy does not know what {entry_key!r} admits")
             self._layer.delete(prefix + point)
-        for point in after - before:
-            self._layer.put(prefix + point, b"")
+        self._layer.put_all([prefix + point for point in after - before], b"")
 
     def __len__(self) -> int:
         """Records that `writes` would give."""
@@ -117,6 +133,11 @@ class Follower:
                     f"context {context.decode()}: its entries do not give the roots of sequence {stated.sequence}",
                     context,
                 )
+
+    def _sum(self, context: bytes) -> Live:
+        """What its entries give so far, beginning with what the copy states."""
+        live = self._sums.get(context)
+        return self._stated(context) if live is None else live
 
     def _stated(self, context: bytes) -> Live:
         stored = self._layer.get(context)

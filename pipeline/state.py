@@ -147,6 +147,9 @@ def seal(value: bytes) -> bytes:
     return hashlib.sha256(value).digest() + value
 
 
+SEALED_NOTHING = seal(b"")
+
+
 def unseal(stored: bytes) -> bytes:
     """The value of a stored value that is checked already."""
     return stored[32:]
@@ -158,28 +161,34 @@ def check(stored: bytes, entry_key: bytes) -> bytes:
     Raises:
         Corrupt: it does not.
     """
+    if stored == SEALED_NOTHING:  # what most entries hold
+        return stored
     if hashlib.sha256(memoryview(stored)[32:]).digest() != stored[:32]:
         raise Corrupt(f"the value of {entry_key!r} does not match its hash", context_of(entry_key))
     return stored
 
 
-def moved(total: Live, entry_key: bytes, old: bytes | None, new: bytes | None) -> Live:
-    """The sums after one entry went from `old` to `new` (stored values; None is absent)."""
-    removed = [(entry_key, old[:32])] if old is not None else ()
-    added = [(entry_key, new[:32])] if new is not None else ()
-    return summed(total, Effects(tuple(added), tuple(removed)))
+Elements = tuple[list[bytes], list[bytes]]
+"""Keys with the hashes of their values: those under the store root, and those under the state root."""
+
+
+def moved(total: Live, removed: Elements, added: Elements) -> Live:
+    """The sums after these went and came."""
+    store_sum, state_sum = [
+        lthash.changed(before, gone, come) if gone or come else before
+        for before, gone, come in zip((total.store_sum, total.state_sum), removed, added, strict=True)
+    ]
+    return Live(total.sequence, total.entry_hash, state_sum, store_sum)
 
 
 def summed(total: Live, effects: Effects) -> Live:
     """The sums after these effects."""
-    removed: tuple[list[bytes], list[bytes]] = ([], [])  # of the store root, of the state root
-    added: tuple[list[bytes], list[bytes]] = ([], [])
+    removed: Elements = ([], [])
+    added: Elements = ([], [])
     for pairs, elements in ((effects.removed, removed), (effects.added, added)):
         for key, value_hash in pairs:
             elements[key[key.index(b"\0") + 1] in IN_STATE_ROOT].append(key + value_hash)
-    state_sum = lthash.changed(total.state_sum, removed[1], added[1])
-    store_sum = lthash.changed(total.store_sum, removed[0], added[0])
-    return Live(total.sequence, total.entry_hash, state_sum, store_sum)
+    return moved(total, removed, added)
 
 
 class Remembered:
@@ -248,6 +257,10 @@ class Layer:
     def put(self, entry_key: bytes, value: bytes) -> None:
         """Write an entry."""
         self.writes[entry_key] = seal(value)
+
+    def put_all(self, keys: Iterable[bytes], value: bytes) -> None:
+        """Write the same value under many."""
+        self.writes.update(dict.fromkeys(keys, seal(value)))
 
     def delete(self, entry_key: bytes) -> None:
         """Remove an entry."""

@@ -358,8 +358,7 @@ class Partition:
             follower = Follower(store)
             while (position := await consumer.position(self.changelog)) < end:
                 fetched = await consumer.getmany(self.changelog, timeout_ms=200)
-                for record in fetched.get(self.changelog, ()):
-                    follower.take(record.key, record.value)
+                follower.take_all([(record.key, record.value) for record in fetched.get(self.changelog, ())])
                 if len(follower) >= RESTORE_CHUNK:
                     store.write(follower.writes(), None)
                     crash.point(crash.DURING_RESTORE)

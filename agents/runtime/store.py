@@ -26,6 +26,9 @@ CACHE_BYTES = 8 << 20
 
 WRITE_BUFFER_BYTES = 8 << 20
 
+FILTER_SHARE = 0.02
+"""Of the write buffer, for a filter in front of it as tables have one: most reads ask for what is not there."""
+
 
 class Walk(Iterator[T]):
     """Keys or entries from a key on as they stand when it begins, whatever is written meanwhile.
@@ -71,12 +74,14 @@ class Store:
         options.create_if_missing(True)
         options.set_write_buffer_size(WRITE_BUFFER_BYTES)
         options.set_max_write_buffer_number(2)
+        options.set_memtable_whole_key_filtering(True)
+        options.set_memtable_prefix_bloom_ratio(FILTER_SHARE)
         options.set_max_open_files(64)
         options.set_keep_log_file_num(1)
         options.set_compression_type(DBCompressionType.none())  # payloads are hashes and signatures
         table = BlockBasedOptions()
         table.set_block_cache(Cache(CACHE_BYTES))
-        table.set_bloom_filter(10, False)  # most reads ask for what is not there
+        table.set_bloom_filter(10, False)
         options.set_block_based_table_factory(table)
         self._db = Rdict(str(path), options)
         self._open = True

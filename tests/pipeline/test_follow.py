@@ -89,6 +89,28 @@ def test_a_copy_fed_in_pieces_equals_the_owners_store(numbers: list[int], data: 
 
 @pytest.mark.invariant("STORE-1")
 @settings(CHEAP, max_examples=40)
+@given(numbers, st.data())
+def test_lists_of_records_come_to_the_same(numbers: list[int], data: st.DataObject) -> None:
+    """However many come at once, and however often a key comes among them; what was taken is written now and then."""
+    owner = owner_of(numbers)
+    changelog = flat(owner)
+    cuts = data.draw(st.dictionaries(st.integers(0, len(changelog)), st.booleans(), max_size=4))
+    copy = Memory()
+    follower = Follower(copy)
+    begin = 0
+    for end, written in [*sorted(cuts.items()), (len(changelog), True)]:
+        follower.take_all(changelog[begin:end])
+        begin = end
+        if written:
+            copy.write(follower.writes())
+    follower.compare()
+    assert copy.entries == owner.store.entries
+    assert follower.applied is not None
+    assert follower.applied.offset == owner.offset
+
+
+@pytest.mark.invariant("STORE-1")
+@settings(CHEAP, max_examples=40)
 @given(numbers, numbers)
 def test_a_copy_that_was_behind_catches_up(before: list[int], after: list[int]) -> None:
     """Follower after follower, each beginning at the end of a batch, with the store that the one before left."""
