@@ -84,8 +84,6 @@ class Contextual:
 
     def values(self, kind: bytes, rests: Sequence[bytes]) -> list[bytes | None]:
         """Values of many entries, in one question to the store."""
-        if len(rests) < state.FEW:
-            return [self.value(kind, rest) for rest in rests]
         prefix = self._prefix + kind
         found = self._writes.get_many([prefix + rest for rest in rests])
         return [None if stored is None else stored[32:] for stored in found]
@@ -101,7 +99,8 @@ class Contextual:
 
     def is_there(self, kind: bytes, rests: Sequence[bytes]) -> list[bool]:
         """Whether there are entries, in one question to the store."""
-        return [value is not None for value in self.values(kind, rests)]
+        prefix = self._prefix + kind
+        return [stored is not None for stored in self._writes.get_many([prefix + rest for rest in rests])]
 
     def made_here(self, points: Sequence[Outpoint]) -> Sequence[Outpoint]:
         """Those of many outpoints that may be coins or admitted: of transactions that were judged here."""
@@ -113,8 +112,9 @@ class Contextual:
 
     def put_all(self, kind: bytes, rests: Iterable[bytes], value: bytes) -> None:
         """Write the same value under many."""
-        prefix = self._prefix + kind
-        self._writes.put_all([prefix + rest for rest in rests], value)
+        prefix, stored, writes = self._prefix + kind, state.seal(value), self._writes.writes
+        for rest in rests:
+            writes[prefix + rest] = stored
 
     def delete(self, kind: bytes, rest: bytes) -> None:
         """Remove an entry."""
@@ -122,6 +122,8 @@ class Contextual:
 
     def delete_all(self, kind: bytes, rests: Sequence[bytes]) -> None:
         """Remove those of the entries that are there: a removal of nothing would stand in the changelog too."""
+        if not rests:
+            return
         for rest, there in zip(rests, self.is_there(kind, rests), strict=True):
             if there:
                 self.delete(kind, rest)
@@ -133,7 +135,7 @@ class Contextual:
         self._removed += effects.removed
         self.written += self._writes.size()
         self._writes.merge_into(self._below)
-        self._writes = Layer(self._below)
+        self._writes.writes.clear()
 
     def journal(
         self,

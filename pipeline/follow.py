@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import msgspec
 
 from pipeline import state
-from pipeline.state import APPLIED_KEY, Corrupt, Elements, Layer, Live, View
+from pipeline.state import APPLIED_KEY, SEALED_NOTHING, Corrupt, Elements, Layer, Live, View
 from schemas.state import Applied, AppliedOffset, Head, Known
 from schemas.types import Outpoint, outpoint, outpoints
 
@@ -101,14 +101,15 @@ class Follower:
                 raise Corrupt(f"the copy does not know who spends what {entry_key!r} spends")
             if spender == txid:  # and not another that came since, where compaction left this behind it
                 self._layer.delete(prefix + point)
-        self._layer.put_all([prefix + point for point in after - before], txid)
+        stored = state.seal(txid)
+        self._layer.writes.update((prefix + point, stored) for point in after - before)
 
     def _index_admitted(self, prefix: bytes, entry_key: bytes, before: set[Outpoint], after: set[Outpoint]) -> None:
         for point in before - after:
             if self._layer.value(prefix + point) is None:
                 raise Corrupt(f"the copy does not know what {entry_key!r} admits")
             self._layer.delete(prefix + point)
-        self._layer.put_all([prefix + point for point in after - before], b"")
+        self._layer.writes.update((prefix + point, SEALED_NOTHING) for point in after - before)
 
     def __len__(self) -> int:
         """Records that `writes` would give."""

@@ -142,12 +142,13 @@ def context_of(entry_key: bytes) -> bytes:
     return entry_key.split(b"\0", 1)[0]
 
 
+SEALED_NOTHING = hashlib.sha256().digest()
+"""The value that most entries hold, as it is stored."""
+
+
 def seal(value: bytes) -> bytes:
     """A value as it is stored."""
-    return hashlib.sha256(value).digest() + value
-
-
-SEALED_NOTHING = seal(b"")
+    return hashlib.sha256(value).digest() + value if value else SEALED_NOTHING
 
 
 def unseal(stored: bytes) -> bytes:
@@ -161,7 +162,7 @@ def check(stored: bytes, entry_key: bytes) -> bytes:
     Raises:
         Corrupt: it does not.
     """
-    if stored == SEALED_NOTHING:  # what most entries hold
+    if stored == SEALED_NOTHING:
         return stored
     if hashlib.sha256(memoryview(stored)[32:]).digest() != stored[:32]:
         raise Corrupt(f"the value of {entry_key!r} does not match its hash", context_of(entry_key))
@@ -174,10 +175,11 @@ Elements = tuple[list[bytes], list[bytes]]
 
 def moved(total: Live, removed: Elements, added: Elements) -> Live:
     """The sums after these went and came."""
-    store_sum, state_sum = [
-        lthash.changed(before, gone, come) if gone or come else before
-        for before, gone, come in zip((total.store_sum, total.state_sum), removed, added, strict=True)
-    ]
+    store_sum, state_sum = total.store_sum, total.state_sum
+    if removed[0] or added[0]:
+        store_sum = lthash.changed(store_sum, removed[0], added[0])
+    if removed[1] or added[1]:
+        state_sum = lthash.changed(state_sum, removed[1], added[1])
     return Live(total.sequence, total.entry_hash, state_sum, store_sum)
 
 
@@ -224,11 +226,17 @@ class Layer:
     def __init__(self, below: View) -> None:
         self._below = below
         self.writes: dict[bytes, bytes | None] = {}
+        # Most questions go through all layers: they are asked in one place, not each by the one above it.
+        layers, bottom = below._through if isinstance(below, Layer) else ((), below)
+        self._through: tuple[tuple[dict[bytes, bytes | None], ...], View] = ((self.writes, *layers), bottom)
 
     def get(self, entry_key: bytes) -> bytes | None:
         """See `View.get`."""
-        found = self.writes.get(entry_key, UNKNOWN)
-        return self._below.get(entry_key) if found is UNKNOWN else found
+        layers, bottom = self._through
+        for writes in layers:
+            if entry_key in writes:
+                return writes[entry_key]
+        return bottom.get(entry_key)
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """See `View.get_many`."""
@@ -258,10 +266,6 @@ class Layer:
         """Write an entry."""
         self.writes[entry_key] = seal(value)
 
-    def put_all(self, keys: Iterable[bytes], value: bytes) -> None:
-        """Write the same value under many."""
-        self.writes.update(dict.fromkeys(keys, seal(value)))
-
     def delete(self, entry_key: bytes) -> None:
         """Remove an entry."""
         self.writes[entry_key] = None
@@ -280,19 +284,24 @@ class Layer:
 
     def changes(self, head: Live) -> tuple[Effects, Live]:
         """What these writes change of one context: effects by key and hash, and the sums after them."""
-        added: list[tuple[bytes, bytes]] = []
-        removed: list[tuple[bytes, bytes]] = []
-        keys = [key for key in self.writes if key[key.index(b"\0") + 1] not in INDEX]
+        come: list[tuple[bytes, bytes]] = []
+        gone: list[tuple[bytes, bytes]] = []
+        added: Elements = [], []
+        removed: Elements = [], []
+        kinds = {key: key[key.index(b"\0") + 1] for key in self.writes}
+        keys = [key for key, kind in kinds.items() if kind not in INDEX]
         for entry_key, old in zip(keys, self._below.get_many(keys), strict=True):
             new = self.writes[entry_key]
             if old == new:
                 continue
+            root = kinds[entry_key] in IN_STATE_ROOT
             if old is not None:
-                removed.append((entry_key, old[:32]))
+                gone.append((entry_key, old[:32]))
+                removed[root].append(entry_key + old[:32])
             if new is not None:
-                added.append((entry_key, new[:32]))
-        effects = Effects(tuple(added), tuple(removed))
-        return effects, summed(head, effects)
+                come.append((entry_key, new[:32]))
+                added[root].append(entry_key + new[:32])
+        return Effects(tuple(come), tuple(gone)), moved(head, removed, added)
 
 
 class Memory:

@@ -51,7 +51,7 @@ class Outbox:
                 raise TooLarge(out.topic, size, limit)
 
     def check_entries(self, topic: Topic, entries: Iterable[tuple[bytes, bytes | None]]) -> None:
-        """The same for keys and values without headers.
+        """The same for what is written to a store, index and all: those entries are the smallest.
 
         Raises:
             TooLarge: one does not.
@@ -117,5 +117,7 @@ class Outbox:
 
 def size_of(out: Out) -> int:
     """Bytes a record takes on the wire, at most."""
-    headers = sum(len(name.encode()) + len(value or b"") + 10 for name, value in out.headers)  # senders may send nulls
-    return len(out.key or b"") + len(out.value or b"") + headers + FRAME
+    size = len(out.key or b"") + len(out.value or b"") + FRAME
+    for name, value in out.headers:
+        size += len(name.encode()) + len(value or b"") + 10  # senders may send nulls
+    return size

@@ -423,7 +423,7 @@ class Partition:
                     decided = self.stage.compute(record, own, computed.heads, now_ms)
                 outs = router.outs(record, decided.decision, now_ms)
                 outbox.check(outs)
-                outbox.check_entries(self.stage.changelog, own.to_follow())
+                outbox.check_entries(self.stage.changelog, own.writes.items())
             except Corrupt:
                 raise  # the store, not the record
             except Exception as error:  # noqa: BLE001 - the fault door logs it, with where it was
@@ -453,7 +453,7 @@ class Partition:
         try:
             done = self.stage.settle(context, self.number, layer, computed.heads, int(time.time() * 1000))
             outbox.check(done.outs)
-            outbox.check_entries(self.stage.changelog, layer.to_follow())
+            outbox.check_entries(self.stage.changelog, layer.writes.items())
         except Corrupt:
             raise  # the store, not the rule
         except Exception as error:
