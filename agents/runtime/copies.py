@@ -8,7 +8,7 @@ a moment ago.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -193,10 +193,10 @@ class Copies:
     async def _take(self, consumer: Any, tp: aiokafka.TopicPartition, records: Sequence[Any]) -> None:
         copy = self._copies[tp.partition]
         try:
-            for record in records:
-                copy.follower.take(record.key, record.value)
-                copy.position = record.offset + 1
-                copy.whole = record.key == APPLIED_KEY
+            for batch in _batches(records):
+                copy.follower.take_all([(record.key, record.value) for record in batch])
+                copy.position = batch[-1].offset + 1
+                copy.whole = batch[-1].key == APPLIED_KEY
                 if copy.whole and copy.position >= copy.goal - 1:  # the last offset is the transaction's marker
                     await self._compare(consumer, tp, copy)
                 if self._copies.get(tp.partition) is not copy:
@@ -260,3 +260,14 @@ class Copies:
         goal = self._copies[number].goal
         self._copies[number] = Copy(self._shelf.copy_anew(number), error)
         self._copies[number].goal = goal
+
+
+def _batches(records: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Cut behind each applied offset; the last may lack its end."""
+    begin = 0
+    for at, record in enumerate(records, 1):
+        if record.key == APPLIED_KEY:
+            yield records[begin:at]
+            begin = at
+    if begin < len(records):
+        yield records[begin:]
