@@ -8,14 +8,14 @@ Children run at a lower priority than the stages, and leave them a core where th
 import asyncio
 import os
 import signal
-import sys
 from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
 from msgspec import Struct
 
-from agents.runtime.sandbox_child import READY, Request, frame
+from agents.runtime.child import Child, EndedError
+from agents.runtime.sandbox_child import Request
 from pipeline.policy import Policy
 from pipeline.script.engine import STEPS_PER_MS, ScriptJob, ScriptResult
 from schemas.types import why
@@ -144,35 +144,30 @@ and making its pages costs more than what a script does with them."""
 
 _WALL_MARGIN = 10.0  # the share of a processor a child may be left with: a tenth
 _START_S = 30.0
+_MOST = 1 << 20  # bytes of a result
 
 
 class _Child:
     """One process."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stdin is not None
-        assert process.stdout is not None
+    def __init__(self, process: Child) -> None:
         self._process = process
-        self._in = process.stdin
-        self._out = process.stdout
         self.spent = False  # not to be given jobs again
 
     @classmethod
     async def start(cls, memory_bytes: int) -> "_Child":
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-I", "-m", "agents.runtime.sandbox_child", str(memory_bytes),
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True,
-            env={**os.environ, **_KEEP_MEMORY},
-        )  # fmt: skip
-        child = cls(process)
+        environment = {**os.environ, **_KEEP_MEMORY}
+        process = Child("agents.runtime.sandbox_child", [str(memory_bytes)], environment, "-I", most=_MOST)
         try:
             async with asyncio.timeout(_START_S):
-                if await child._read() != READY:
-                    raise SandboxFault(f"a script child does not come up: status {await process.wait()}")
+                await process.read()
+        except EndedError as error:
+            await process.end()
+            raise SandboxFault(f"a script child does not come up: {error}") from error
         except BaseException:
-            await child.end()
+            await process.end()
             raise
-        return child
+        return cls(process)
 
     async def ask(self, jobs: Sequence[ScriptJob], budget_ms: int) -> dict[int, ScriptResult]:
         cpu_s = budget_ms / 1000
@@ -180,41 +175,28 @@ class _Child:
         results: dict[int, ScriptResult] = {}
         try:
             async with asyncio.timeout(_WALL_MARGIN * cpu_s + 1):
-                self._in.write(frame(request))
-                await self._in.drain()
+                await self._process.send(request)
                 while len(results) < len(jobs):
-                    body = await self._read()
-                    if body is None:
-                        return await self._explain(jobs, results)
-                    result = _decode(body)
+                    result = _decode(await self._process.read())
                     results[result.key] = result
                     # Where memory ran out the child ends by itself; where steps did, a fresh one costs little.
                     self.spent |= result.code == "policy.script-budget"
         except TimeoutError as error:
             raise BusyError(f"a script child got no time in {_WALL_MARGIN * cpu_s:.0f} s") from error
-        except (BrokenPipeError, ConnectionResetError) as error:
-            raise SandboxFault("a script child ended between two requests") from error
+        except EndedError as error:
+            return self._explain(error, jobs, results)
         return results
 
-    async def _explain(self, jobs: Sequence[ScriptJob], results: dict[int, ScriptResult]) -> dict[int, ScriptResult]:
+    def _explain(
+        self, error: EndedError, jobs: Sequence[ScriptJob], results: dict[int, ScriptResult]
+    ) -> dict[int, ScriptResult]:
         """The child ended before it was done: by the kernel's clock, or by a fault."""
         self.spent = True
-        status = await self._process.wait()
-        if status != -signal.SIGPROF:
-            raise SandboxFault(f"a script child ended with status {status}")
+        if error.status != -signal.SIGPROF:
+            raise SandboxFault(f"a script child: {error}") from error
         message = "the scripts need more time than they may have"
         late = [ScriptResult(job.key, "policy.script-budget", -1, message) for job in jobs if job.key not in results]
         return results | {result.key: result for result in late}
 
-    async def _read(self) -> bytes | None:
-        try:
-            size = int.from_bytes(await self._out.readexactly(4), "big")
-            return await self._out.readexactly(size)
-        except asyncio.IncompleteReadError:
-            return None
-
     async def end(self) -> None:
-        if self._process.returncode is None:
-            self._process.kill()
-        self._in.close()
-        await self._process.wait()
+        await self._process.end()

@@ -1,11 +1,10 @@
 """The process scripts run in: reads jobs, writes results, and can be stopped at any instruction.
 
-Started by `sandbox.py` as `python -I -m agents.runtime.sandbox_child <memory bytes>`. A frame is its length (4 bytes,
-big-endian) and MessagePack. Its time is bounded by the kernel: SIGPROF ends it, whatever code holds the interpreter.
+Started by `sandbox.py` as `python -I -m agents.runtime.sandbox_child <memory bytes>`. Its time is bounded by the
+kernel: SIGPROF ends it, whatever code holds the interpreter.
 """
 
 import os
-import resource
 import signal
 import sys
 from collections.abc import Iterable
@@ -14,6 +13,7 @@ from typing import BinaryIO
 import msgspec
 from msgspec import Struct
 
+from agents.runtime.confined import HEAD_BYTES, READY, confine, frame
 from agents.runtime.priority import give_way
 from pipeline.script.engine import ScriptJob, ScriptResult, run_jobs
 
@@ -29,23 +29,15 @@ class Request(Struct, frozen=True, array_like=True):
 NICE = 10
 """Below every stage: a payment by template is judged in the stage itself and must not wait for a stranger's script."""
 
-READY = b""
-"""An empty frame: the child stands."""
-
 _decode = msgspec.msgpack.Decoder(Request).decode
 _encode = msgspec.msgpack.Encoder().encode
-
-
-def frame(body: bytes) -> bytes:
-    """A body with its length."""
-    return len(body).to_bytes(4, "big") + body
 
 
 def serve(source: BinaryIO, sink: BinaryIO) -> None:
     """Answer requests until the parent closes its end."""
     sink.write(frame(READY))
     sink.flush()
-    while head := source.read(4):
+    while head := source.read(HEAD_BYTES):
         request = _decode(source.read(int.from_bytes(head, "big")))
         signal.setitimer(signal.ITIMER_PROF, request.cpu_s)
         complete = _answer(request, sink)
@@ -77,10 +69,7 @@ def _write(sink: BinaryIO, results: Iterable[ScriptResult]) -> None:
 def main() -> None:
     """Step behind the stages, bound memory, leave interrupts to the parent, and serve."""
     give_way(NICE)
-    memory = int(sys.argv[1])
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    confine(int(sys.argv[1]))
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     try:
         serve(sys.stdin.buffer, sys.stdout.buffer)

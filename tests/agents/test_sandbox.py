@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from agents.runtime.sandbox import BusyError, Sandbox, SandboxFault, SandboxSettings
-from agents.runtime.sandbox_child import NICE, Request, frame
+from agents.runtime.sandbox_child import NICE
 from pipeline.policy import Policy
 from pipeline.script.engine import ScriptJob, SpentCoin
 from tests.builders import In, Out, by_script, funding, key, push, spend
@@ -307,8 +307,3 @@ def test_children_end_when_their_parent_is_killed() -> None:
     while any(Path(f"/proc/{pid}").exists() for pid in children):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-
-
-def test_frames_carry_their_length() -> None:
-    assert frame(b"abc") == b"\x00\x00\x00\x03abc"
-    assert Request((), 1, 0.5).steps == 1
