@@ -2,8 +2,8 @@
 
 - Applications: `Client` and what it gives (`beefline.client`), `read_payloads` (`beefline.encodings`).
 - Whoever reads what contexts hold: `StateReader`, `NoAnswer` (`beefline.reading`).
-- Authors of topic managers: `TopicManager`, `Subject`, `Output`, `PreviousCoin`, `Admittance`; and `beefline.testing`,
-  the contract as tests.
+- Authors of topic managers: `TopicManager`, `Transaction`, `Subject`, `Output`, `PreviousCoin`, `Admittance`; and
+  `beefline.testing`, the contract as tests.
 - Whoever verifies payloads himself: `verify_payload`, `Verifier`, `Outcome`; who knows the chain: `RootTable`,
   `read_table`, `Services`, or any `Tracker`, with `Answer` and `Tip`; `SandboxFault`, which is ours.
 - Whoever wants to look into a payload: `parse`, `Policy`, `Payload`, `Verdict`.
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pipeline.chain.answer import Answer, Tip
     from pipeline.chain.table import RootTable, read_table
     from pipeline.outcome import Verdict
-    from pipeline.overlay.manager import Output, PreviousCoin, Subject, TopicManager
+    from pipeline.overlay.manager import Output, PreviousCoin, Subject, TopicManager, Transaction
     from pipeline.parse import Payload, parse
     from pipeline.policy import Policy
     from schemas.external import Admittance
@@ -65,6 +65,7 @@ _WHERE = {
     "TooLarge": "beefline.client",
     "TopicManager": "pipeline.overlay.manager",
     "Tracker": "agents.verifier",
+    "Transaction": "pipeline.overlay.manager",
     "Unreachable": "beefline.client",
     "Unreadable": "beefline.encodings",
     "Verdict": "pipeline.outcome",
@@ -101,6 +102,7 @@ __all__ = [
     "TooLarge",
     "TopicManager",
     "Tracker",
+    "Transaction",
     "Unreachable",
     "Unreadable",
     "Verdict",

@@ -120,7 +120,8 @@ def _submit(here: Contextual, operation: Apply, spends: Sequence[Sequence[Outpoi
     # Proven, it is in a block: nobody broadcasts it, and no endpoint's acceptance will follow.
     _make_known(here, verified.members, spends, accepted=verified.proven_height >= 0)
     sources = member.sources(verified.beef, subject)
-    submission = Submission(member.raw(verified.beef, subject), sources, asked.off_chain)
+    raw = member.raw(verified.beef, subject)
+    submission = rule.examined(verified.txid, Submission(raw, sources, asked.off_chain, operation.examined))
     admittance, affected = judge(here, rule, verified.txid, submission, spends[-1], Admittance())
     here.fold()  # the answer to a repeat holds the state root, which the entry that keeps it does not touch
     sequence = here.head.sequence + 1

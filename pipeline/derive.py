@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-from pipeline.overlay.manager import Subject, TopicManager, admit
+from pipeline.overlay.manager import Subject, TopicManager, admit, facts_of, up_to_date
 from schemas.external import Admittance
 from schemas.state import Submission
 from schemas.types import Outpoint, Txid, outpoint, outpoints
@@ -32,11 +32,12 @@ def derive(
     for txid in parents_first(known):
         if txid not in submitted:
             continue
-        spends, submission = list(outpoints(known[txid])), submitted[txid]
+        spends, submission = list(outpoints(known[txid])), up_to_date(manager, topic, txid, submitted[txid])
         previous = tuple(vin for vin, point in enumerate(spends) if point in admitted)
         # A payload with a proven subject need not hold what it spends; coins of this context are known all the same.
         sources = [admitted.get(point, held) for point, held in zip(spends, submission.sources, strict=True)]
-        subject = Subject(txid, submission.raw, sources, previous, submission.off_chain)
+        facts = facts_of(manager, submission)
+        subject = Subject(txid, submission.raw, sources, previous, submission.off_chain, facts)
         said = judgements[txid] = admit(manager, topic, subject)
         admitted |= {outpoint(txid, vout): subject.tx.output(vout) for vout in said.outputs_to_admit}
         history |= {spends[vin]: txid for vin in said.coins_to_retain}

@@ -299,7 +299,8 @@ def _redo(
         here.put(state.ACCEPTED, txid, b"")
     if departed.applied is None:
         return None, []
-    said, affected = judge(here, rule, txid, departed.applied.submission, spends, Admittance())
+    submission = rule.examined(txid, departed.applied.submission)
+    said, affected = judge(here, rule, txid, submission, spends, Admittance())
     here.fold()  # the root it is kept with is that before its own entry
     applied = msgspec.structs.replace(
         departed.applied,
@@ -307,6 +308,7 @@ def _redo(
         state_root=here.head.state_root,
         admittance=said,
         manager=rule.name,
+        submission=submission,
     )
     here.put(state.TX, txid, applied)
     return applied, affected

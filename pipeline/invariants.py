@@ -37,6 +37,7 @@ INVARIANTS: tuple[Invariant, ...] = (
     Invariant("APPLY-3", "The state of a context follows from the set it knows: what comes late has judged again whom it concerns.", "pipeline/judge.py"),
     Invariant("APPLY-4", "What left with a refused transaction comes back with it when the network takes it after all.", "pipeline/evict.py"),
     Invariant("TOPIC-1", "A topic manager that raises, or answers what none may, costs that record: it is never \"nothing admitted\".", "pipeline/overlay/manager.py"),
+    Invariant("TOPIC-2", "What a manager examined follows from the transaction and the manager's version alone: whoever judges, and whenever, has the same facts.", "pipeline/overlay/manager.py"),
     Invariant("TOKEN-1", "Tokens of `tm_tokendemo` come out of their mint or out of coins of the topic, each counted once, and none is lost on the way.", "pipeline/overlay/builtin/tokendemo.py"),
     Invariant("JOURNAL-1", "A context's journal has sequences 1, 2, 3, …, each entry naming the hash of the one before.", "pipeline/contextual.py"),
     Invariant("READ-1", "A read names the sequence and roots it is of; a strong one is no older than what was committed when it came.", "agents/runtime/reads.py"),

@@ -9,7 +9,7 @@ from msgspec import Struct
 from pipeline import state, waiting
 from pipeline.codec.tx import Tx, read_tx
 from pipeline.contextual import Change, Contextual, Revised
-from pipeline.overlay.manager import Subject, TopicManager, admit
+from pipeline.overlay.manager import Subject, TopicManager, admit, facts_of, up_to_date
 from schemas.external import Admittance
 from schemas.state import Applied, Known, Rejudge, Submission
 from schemas.types import Outpoint, Txid, outpoint, outpoints
@@ -29,11 +29,17 @@ class Rule(Struct, frozen=True):
         """As the journal names it."""
         return f"{self.topic}/{self.manager.version}"
 
+    def examined(self, txid: Txid, submission: Submission) -> Submission:
+        """What a judgement is to be made of: with facts of the manager as it is now."""
+        return up_to_date(self.manager, self.topic, txid, submission)
+
 
 def judge(
     here: Contextual, rule: Rule, txid: Txid, submission: Submission, spends: Sequence[Outpoint], before: Admittance
 ) -> tuple[Admittance, list[Txid]]:
     """Ask the manager, and write what its answer changes of the one `before`.
+
+    submission: with the facts of the manager's own version, where it examines (`examined`).
 
     Returns the answer, and which known transactions spend an output that entered or left.
     """
@@ -41,7 +47,8 @@ def judge(
     admitted = {point for point, there in zip(asked, here.is_there(state.ADMITTED, asked), strict=True) if there}
     previous = tuple([vin for vin, point in enumerate(spends) if point in admitted]) if admitted else ()
     sources = _with_coins(here, submission.sources, spends, previous)
-    subject = Subject(txid, submission.raw, sources, previous, submission.off_chain)
+    facts = facts_of(rule.manager, submission)
+    subject = Subject(txid, submission.raw, sources, previous, submission.off_chain, facts)
     said = admit(rule.manager, rule.topic, subject)
     come = set(said.outputs_to_admit).difference(before.outputs_to_admit)
     gone = set(before.outputs_to_admit).difference(said.outputs_to_admit)
@@ -95,7 +102,8 @@ def judge_again(here: Contextual, rule: Rule, operation: str, txids: Sequence[Tx
         steps -= 1
         applied = _applied(stored)
         spends = list(outpoints(_known(here.value(state.KNOWN, txid) or b"").spends))
-        said, affected = judge(here, rule, txid, applied.submission, spends, applied.admittance)
+        submission = rule.examined(txid, applied.submission)
+        said, affected = judge(here, rule, txid, submission, spends, applied.admittance)
         if said == applied.admittance:
             unchanged += len(stored)
             continue
@@ -106,6 +114,7 @@ def judge_again(here: Contextual, rule: Rule, operation: str, txids: Sequence[Tx
             state_root=here.head.state_root,
             admittance=said,
             manager=rule.name,
+            submission=submission,
         )
         here.put(state.TX, txid, applied)
         entries.append(here.journal("rejudge", operation, txid, manager=rule.name, origin=applied.origin))

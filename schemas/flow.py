@@ -63,11 +63,19 @@ class Verified(Struct, frozen=True, array_like=True):
     proven_height: int = -1  # block height when the subject carries its own proof
 
 
+class Examined(Struct, frozen=True, array_like=True):
+    """What a topic's manager made of a transaction without looking at state."""
+
+    version: str  # the manager's: facts of another are not looked at
+    facts: bytes
+
+
 class Apply(Struct, frozen=True, array_like=True, tag="apply"):
     """Judge this payload in the context that is the record's key."""
 
     id: str
     verified: Verified
+    examined: Examined | None = None  # None: the manager examines nothing, or is examined by whoever judges
 
 
 class Accept(Struct, frozen=True, array_like=True, tag="accept"):

@@ -3,7 +3,7 @@
 from msgspec import Struct
 
 from schemas.external import Admittance
-from schemas.flow import Origin
+from schemas.flow import Examined, Origin
 from schemas.types import Context, Outpoint, Txid
 from schemas.wire import Schema
 
@@ -21,6 +21,7 @@ class Submission(Struct, frozen=True, array_like=True):
     raw: bytes  # the transaction
     sources: tuple[bytes, ...]  # by input the output it spends, as it stands; empty where the payload did not hold it
     off_chain: bytes
+    examined: Examined | None = None  # what the manager made of these, where it examines
 
 
 class Applied(Struct, frozen=True, array_like=True):

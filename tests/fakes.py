@@ -18,7 +18,7 @@ from pipeline.codec.tx import Tx, read_tx
 from pipeline.contextual import Change
 from pipeline.member import member_of
 from pipeline.overlay.builtin.anytx import AnyTx
-from pipeline.overlay.manager import Subject, TopicManager
+from pipeline.overlay.manager import Subject, TopicManager, Transaction
 from pipeline.policy import Policy
 from pipeline.state import APPLIED_KEY, Layer, Memory, encode, head_key, head_of, seal
 from schemas.external import Admittance
@@ -238,6 +238,22 @@ class Picky:
         return Admittance(tuple(range(subject.output_count - count, subject.output_count)), subject.previous_coins[:1])
 
 
+class Weighs:
+    """Examines what outputs are worth; admits those worth a hundred for each coin of its own that is spent."""
+
+    version = "1"
+    contract = 3
+
+    def examine(self, transaction: Transaction) -> bytes:
+        return bytes(output.satoshis % 251 for output in transaction.outputs) + transaction.off_chain_values
+
+    def admit(self, subject: Subject) -> Admittance:
+        worth = subject.facts[: subject.output_count]
+        least = 100 * len(subject.previous_coins)
+        heavy = tuple(vout for vout, satoshis in enumerate(worth) if satoshis >= least)
+        return Admittance(heavy, subject.previous_coins if len(heavy) % 2 else ())
+
+
 class Odd:
     """Does what the off-chain values say: raises, or names outputs and inputs that are not there."""
 
@@ -260,7 +276,9 @@ class Odd:
         return said
 
 
-MANAGERS: dict[str, TopicManager] = {"tm_all": AnyTx(), "tm_keep": Keep(), "tm_odd": Odd(), "tm_picky": Picky()}
+MANAGERS: dict[str, TopicManager] = {
+    "tm_all": AnyTx(), "tm_keep": Keep(), "tm_odd": Odd(), "tm_picky": Picky(), "tm_weighs": Weighs(),
+}  # fmt: skip
 
 
 class Owner:

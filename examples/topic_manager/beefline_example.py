@@ -12,7 +12,7 @@ class Example:
     """A topic manager is a class with a version and one method. It has no clock, no network and no memory."""
 
     version = "1"  # change it with the rule: it is part of what a judgement depends on
-    contract = 2  # of beefline with managers, which this was written for
+    contract = 3  # of beefline with managers, which this was written for
 
     def admit(self, subject: Subject) -> Admittance:
         """Which outputs enter the overlay topic. Spent coins of it (`subject.coins`) are not retained."""

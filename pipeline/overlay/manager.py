@@ -8,18 +8,31 @@ from collections.abc import Sequence
 from functools import cached_property
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from pipeline.codec.reader import varint
 from pipeline.codec.tx import Tx, read_tx
 from schemas.external import Admittance
+from schemas.flow import Examined
+from schemas.state import Submission
 from schemas.types import Outpoint, Txid, is_topic_name
 
-CONTRACT = 2
+CONTRACT = 3
 """Version of this interface; a manager may state the one it was written for as `contract`. It is raised when a manager
-that was right before would break: version 1 offered a subject's ancestors, which a judgement may not depend on."""
+that was right before would break, or when one may need what an older beefline does not offer: version 1 offered a
+subject's ancestors, which a judgement may not depend on; version 3 asks `examine`."""
+
+TAKEN = (2, CONTRACT)
+"""Versions that managers may be written for."""
+
+EXAMINES = 3
+"""From this version on `examine` is a method of the contract. In a manager written for an older one, or that does not
+say, a method of that name is its own business."""
+
+FACTS_BYTES = 64 << 10
+"""Facts at most: they travel beside the payload and stay in the state, in the room that topics leave for names."""
 
 GROUP = "beefline.topic_managers"
 """Entry-point group: the name is the overlay topic's, the value a class or a function without arguments."""
@@ -41,30 +54,19 @@ class PreviousCoin(Struct, frozen=True):
     script: bytes  # locking script
 
 
-class Subject:
-    """The transaction a manager judges.
+class Transaction:
+    """The transaction a manager examines, before anything is known of coins.
 
     txid: 32 bytes, wire order.
     raw: the transaction's bytes.
-    previous_coins: input indices that spend coins admitted to this topic, ascending.
     off_chain_values: what the sender added for the managers, or nothing.
-
-    That is all a judgement may depend on, with what the inputs spend: one that is judged again gets the same.
     """
 
-    def __init__(
-        self,
-        txid: Txid,
-        raw: bytes,
-        sources: Sequence[bytes],
-        previous_coins: tuple[int, ...] = (),
-        off_chain_values: bytes = b"",
-    ) -> None:
+    def __init__(self, txid: Txid, raw: bytes, sources: Sequence[bytes], off_chain_values: bytes = b"") -> None:
         """sources: by input the output it spends, as it stands; empty where it is not known."""
         self.txid = txid
         self.raw = raw
         self._sources = sources
-        self.previous_coins = previous_coins
         self.off_chain_values = off_chain_values
 
     @cached_property
@@ -85,8 +87,32 @@ class Subject:
 
     @cached_property
     def spent(self) -> tuple[Output | None, ...]:
-        """What it spends, by input. Always known of previous coins; None where a proven one came without parents."""
+        """What it spends, by input; None where a proven transaction came without its parents."""
         return tuple(map(_output, self._sources))
+
+
+class Subject(Transaction):
+    """The transaction a manager judges.
+
+    previous_coins: input indices that spend coins admitted to this topic, ascending. What they spend is always known.
+    facts: what the manager's `examine` made of the transaction; nothing where it has none.
+
+    That is all a judgement may depend on, with what the inputs spend: one that is judged again gets the same.
+    """
+
+    def __init__(
+        self,
+        txid: Txid,
+        raw: bytes,
+        sources: Sequence[bytes],
+        previous_coins: tuple[int, ...] = (),
+        off_chain_values: bytes = b"",
+        facts: bytes = b"",
+    ) -> None:
+        """See `Transaction`."""
+        super().__init__(txid, raw, sources, off_chain_values)
+        self.previous_coins = previous_coins
+        self.facts = facts
 
     @cached_property
     def coins(self) -> tuple[PreviousCoin, ...]:
@@ -108,7 +134,11 @@ def _output(stored: bytes) -> Output | None:
 
 @runtime_checkable
 class TopicManager(Protocol):
-    """The rule of one overlay topic."""
+    """The rule of one overlay topic.
+
+    From contract 3 on it may have `examine(transaction: Transaction) -> bytes` beside: facts that follow from the
+    transaction alone. It is asked in the verify stage, on all cores; `admit` finds the facts in its subject.
+    """
 
     version: str
     """Part of what a judgement depends on; change it with the rule."""
@@ -121,20 +151,30 @@ class TopicManager(Protocol):
         ...
 
 
+class Examiner(Protocol):
+    """A manager that examines."""
+
+    version: str
+
+    def examine(self, transaction: Transaction) -> bytes:
+        """Facts for `admit`, FACTS_BYTES at most; empty where nothing is the topic's."""
+        ...
+
+
 class BadManager(Exception):  # noqa: N818 - what the plug-in is
     """A manager cannot be loaded, or answers what no manager may."""
 
 
-def load(names: tuple[str, ...]) -> dict[str, TopicManager]:
-    """Managers by overlay topic.
+def places(names: tuple[str, ...]) -> dict[str, str]:
+    """Where the managers of overlay topics are, as `package.module:Class`. Nothing is imported.
 
     names: `tm_x` (an installed entry point), or `tm_x=package.module:Class`.
 
     Raises:
-        BadManager: a name that BRC-87 does not allow, that nothing provides, or whose code does not load.
+        BadManager: a name that BRC-87 does not allow, or that nothing provides.
     """
     installed = {point.name: point for point in entry_points(group=GROUP)}
-    managers: dict[str, TopicManager] = {}
+    found: dict[str, str] = {}
     for spec in names:
         topic, _, path = spec.partition("=")
         if not is_topic_name(topic):
@@ -142,11 +182,27 @@ def load(names: tuple[str, ...]) -> dict[str, TopicManager]:
         if not path and topic not in installed:
             known = ", ".join(sorted(installed)) or "none"
             raise BadManager(f"no installed package provides {topic} (entry points: {known})")
-        managers[topic] = _make(topic, path or installed[topic].value)
-    return managers
+        found[topic] = path or installed[topic].value
+    return found
 
 
-def _make(topic: str, path: str) -> TopicManager:
+def load(names: tuple[str, ...]) -> dict[str, TopicManager]:
+    """Managers by overlay topic, in this process.
+
+    names: as for `places`.
+
+    Raises:
+        BadManager: as `places`, and for what does not load.
+    """
+    return {topic: make(topic, path) for topic, path in places(names).items()}
+
+
+def make(topic: str, path: str) -> TopicManager:
+    """A manager, made by calling what stands at `package.module:Class`.
+
+    Raises:
+        BadManager: it does not load, is no manager, or was written for a contract that is not taken.
+    """
     module, _, name = path.partition(":")
     try:
         made = getattr(import_module(module), name)()
@@ -154,9 +210,54 @@ def _make(topic: str, path: str) -> TopicManager:
         raise BadManager(f"{topic}: {path} does not load: {type(error).__name__}: {error}") from error
     if not isinstance(made, TopicManager):
         raise BadManager(f"{topic}: {path} is no topic manager: it lacks `version` or `admit`")
-    if getattr(made, "contract", CONTRACT) != CONTRACT:
-        raise BadManager(f"{topic}: {path} was written for another version of the interface; this is {CONTRACT}")
+    written_for = getattr(made, "contract", None)
+    if written_for is not None and written_for not in TAKEN:
+        taken = " and ".join(map(str, TAKEN))
+        raise BadManager(f"{topic}: {path} was written for another version of the interface; this takes {taken}")
+    if written_for is None and hasattr(made, "examine"):
+        raise BadManager(f"{topic}: {path} has `examine` and does not say whether it is the contract's: contract = 3")
     return made
+
+
+def examiner(manager: TopicManager) -> Examiner | None:
+    """The manager where it examines, else None."""
+    asked: Any = manager
+    written_for = getattr(asked, "contract", None) or 0
+    return asked if written_for >= EXAMINES and getattr(asked, "examine", None) is not None else None
+
+
+def examine(manager: Examiner, topic: str, transaction: Transaction) -> Examined:
+    """Ask a manager what `admit` is to know of a transaction, and hold it to its contract.
+
+    Raises:
+        BadManager: it answers something else than bytes, or too many.
+        Exception: whatever the manager raises.
+    """
+    facts = manager.examine(transaction)
+    if not isinstance(facts, bytes):
+        raise BadManager(f"{topic} examines and answers {type(facts).__name__}, not bytes")
+    if len(facts) > FACTS_BYTES:
+        raise BadManager(f"{topic} examines and answers {len(facts):,} bytes; {FACTS_BYTES:,} are taken")
+    return Examined(manager.version, facts)
+
+
+def up_to_date(manager: TopicManager, topic: str, txid: Txid, submission: Submission) -> Submission:
+    """A submission with the facts that this version of its manager makes of it. Raises as `examine`.
+
+    They follow from what the submission holds, so it does not matter who asks, and when: the verify stage before, or
+    whoever judges with a manager that is another by now (TOPIC-2).
+    """
+    asked = examiner(manager)
+    examined = submission.examined
+    if asked is None or (examined is not None and examined.version == asked.version):
+        return submission
+    transaction = Transaction(txid, submission.raw, submission.sources, submission.off_chain)
+    return structs.replace(submission, examined=examine(asked, topic, transaction))
+
+
+def facts_of(manager: TopicManager, submission: Submission) -> bytes:
+    """What `admit` is given of them."""
+    return submission.examined.facts if submission.examined is not None and examiner(manager) is not None else b""
 
 
 def admit(manager: TopicManager, topic: str, subject: Subject) -> Admittance:

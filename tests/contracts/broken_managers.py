@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 from time import time as now
 
-from pipeline.overlay.manager import CONTRACT, Subject
+from pipeline.overlay.manager import CONTRACT, TAKEN, Subject
 from schemas.external import Admittance
 
 
@@ -37,7 +37,7 @@ class NoVersion(Fine):
 
 
 class Older(Fine):
-    contract = CONTRACT - 1
+    contract = min(TAKEN) - 1
 
 
 class NeedsMore(Fine):

@@ -28,7 +28,7 @@ from tests import builders
 from tests.fakes import MANAGERS, NOW_MS, Owner, apply_of, coin_of_others, decide, made_tx, origin_at, verified
 from tests.profiles import CHEAP, much
 
-ALL, KEEP, ODD, PICKY = "topic:tm_all", "topic:tm_keep", "topic:tm_odd", "topic:tm_picky"
+ALL, KEEP, ODD, PICKY, WEIGHS = (f"topic:tm_{name}" for name in ("all", "keep", "odd", "picky", "weighs"))
 
 KINDS: dict[bytes, Any] = {
     state.TX: Applied, state.KNOWN: Known, state.TOMBSTONE: Tombstone, state.LOSER: Losers,
@@ -619,7 +619,7 @@ def known_after(owner: Owner, context: Context) -> tuple[dict[Txid, bytes], dict
 
 @pytest.mark.invariant("APPLY-3")
 @settings(CHEAP, max_examples=much(300, 20_000))
-@given(arrivals(), st.sampled_from([ALL, KEEP, PICKY]))
+@given(arrivals(), st.sampled_from([ALL, KEEP, PICKY, WEIGHS]))
 def test_every_order_of_arrival_gives_what_the_set_gives(
     made: tuple[list[Tx], list[tuple[str, int, int]], list[tuple[str, int, int]]], context: Context
 ) -> None:
