@@ -8,7 +8,7 @@ Reads come from the layers below, writes go into the layer given; the caller mer
 happened. Sources: BRC-22 and the reference overlay engine's semantics, without its faults.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 
 import msgspec
@@ -17,16 +17,16 @@ from pipeline import evict as leaving
 from pipeline import member, state, waiting
 from pipeline.contextual import Answer, Change, Contextual
 from pipeline.evict import come_back, evict, leave, note_loser
-from pipeline.judge import Rule, judge, judge_again
+from pipeline.judge import Rule, judge, judge_again, never
 from pipeline.outcome import Condition, Verdict
 from pipeline.overlay.manager import BadManager, TopicManager
-from pipeline.state import Layer, Live
+from pipeline.state import Layer, Live, View
 from schemas.external import Admittance
 from schemas.flow import Accept, Apply, Asked, Member, Readmit, Repaired, Verified
-from schemas.state import Applied, Known, Leave, Return, Submission, Tombstone
+from schemas.state import Applied, Known, Leave, Rejudge, Return, Submission, Tombstone
 from schemas.types import Context, Outpoint, Txid, display, outpoints
 
-__all__ = ["accept", "apply", "evict", "readmit", "repaired", "settle"]
+__all__ = ["accept", "apply", "asks_manager", "evict", "readmit", "repaired", "settle"]
 
 TOPIC = "topic:"
 
@@ -44,8 +44,11 @@ def apply(
     operation: Apply,
     managers: Mapping[str, TopicManager],
     now_ms: int,
+    enough: Callable[[], bool] = never,
 ) -> Change:
     """Judge a payload in a context.
+
+    enough: see `Rule`. The payload itself is judged all the same.
 
     Raises:
         BadManager: the manager's answer is none.
@@ -68,7 +71,7 @@ def apply(
     spends = [list(outpoints(member.spends(verified.beef, one))) for one in verified.members]
     if rivals := _rivals(here, verified, spends):
         return _contested(here, operation, rivals)
-    return _submit(here, operation, spends, Rule(topic, manager))
+    return _submit(here, operation, spends, Rule(topic, manager, enough))
 
 
 def _repeat(applied: Applied, asked: Asked) -> Answer | Verdict:
@@ -179,19 +182,41 @@ def repaired(layer: Layer, head: Live, context: Context, operation: Repaired, no
 
 
 def readmit(
-    layer: Layer, head: Live, context: Context, operation: Readmit, managers: Mapping[str, TopicManager], now_ms: int
+    layer: Layer,
+    head: Live,
+    context: Context,
+    operation: Readmit,
+    managers: Mapping[str, TopicManager],
+    now_ms: int,
+    enough: Callable[[], bool] = never,
 ) -> Change:
     """The network took after all what it had refused.
+
+    enough: see `Rule`. One is judged all the same.
 
     Raises:
         BadManager: the manager's answer is none, or the topic is no longer hosted.
         Exception: whatever the manager raises; nothing was written then but into `layer`.
     """
-    return leaving.readmit(Contextual(context, layer, head, now_ms), operation, _rule(context, managers))
+    return leaving.readmit(Contextual(context, layer, head, now_ms), operation, _rule(context, managers, enough))
 
 
-def settle(layer: Layer, head: Live, context: Context, managers: Mapping[str, TopicManager], now_ms: int) -> Change:
-    """The next piece of what a context's queue holds; nothing where it is empty.
+def asks_manager(view: View, context: Context) -> bool:
+    """Whether the next piece of what a context's queue holds is one of judgements."""
+    return isinstance(waiting.front(view, context), Rejudge | Return)
+
+
+def settle(
+    layer: Layer,
+    head: Live,
+    context: Context,
+    managers: Mapping[str, TopicManager],
+    now_ms: int,
+    enough: Callable[[], bool] = never,
+) -> Change:
+    """The next piece of what a context's queue holds, or the beginning of it; nothing where it is empty.
+
+    enough: see `Rule`. One is judged all the same.
 
     Raises:
         BadManager: the manager's answer is none, or the topic is no longer hosted.
@@ -205,15 +230,15 @@ def settle(layer: Layer, head: Live, context: Context, managers: Mapping[str, To
     if isinstance(work, Leave):
         change = leave(here, work)
     elif isinstance(work, Return):
-        change = come_back(here, work, _rule(context, managers))
+        change = come_back(here, work, _rule(context, managers, enough))
     else:
-        change = judge_again(here, _rule(context, managers), work.operation, work.txids)
+        change = judge_again(here, _rule(context, managers, enough), work.operation, work.txids)
     settling = here.value(state.QUEUE, b"") is not None
     return msgspec.structs.replace(change, entries=(opening, *change.entries), settling=settling)
 
 
-def _rule(context: Context, managers: Mapping[str, TopicManager]) -> Rule:
+def _rule(context: Context, managers: Mapping[str, TopicManager], enough: Callable[[], bool]) -> Rule:
     topic = context.removeprefix(TOPIC)
     if topic not in managers:
         raise BadManager(f"{topic} is not hosted here, and transactions of it are to be judged again")
-    return Rule(topic, managers[topic])
+    return Rule(topic, managers[topic], enough)

@@ -226,7 +226,8 @@ def readmit(here: Contextual, operation: Readmit, rule: Rule) -> Change:
 
 
 def come_back(here: Contextual, work: Return, rule: Rule) -> Change:
-    """A piece of those that come back; those that are too large for one transaction together wait (TXN-5).
+    """A piece of those that come back; what is too much for one transaction together waits (TXN-5), and what is left
+    when judging took long enough (`rule.enough`).
 
     Who spends what a rival holds by now stays out, and what descends from it; when the rival leaves, their payloads are
     heard again, like those of others that lost. Who lacks a parent that left with another stays with that one.
@@ -236,7 +237,7 @@ def come_back(here: Contextual, work: Return, rule: Rule) -> Change:
     affected: list[Txid] = []
     left = None
     for count, txid in enumerate(work.txids):
-        if count and here.written >= waiting.BYTES:
+        if count and (here.written >= waiting.BYTES or rule.enough()):
             left = msgspec.structs.replace(work, txids=work.txids[count:])
             entries.append(waiting.put_back(here, left))
             break

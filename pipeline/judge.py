@@ -1,7 +1,7 @@
 """What a topic's manager says of a transaction, and again when what it was asked about changes (APPLY-3)."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -18,11 +18,17 @@ _applied = msgspec.msgpack.Decoder(Applied).decode
 _known = msgspec.msgpack.Decoder(Known).decode
 
 
+def never() -> bool:
+    """Nobody looks at a clock."""
+    return False
+
+
 class Rule(Struct, frozen=True):
     """Who judges in a context."""
 
     topic: str
     manager: TopicManager
+    enough: Callable[[], bool] = never  # whether judging has taken so long that the rest goes into the queue
 
     @property
     def name(self) -> str:
@@ -85,6 +91,8 @@ def _with_coins(
 def judge_again(here: Contextual, rule: Rule, operation: str, txids: Sequence[Txid]) -> Change:
     """Judge these again, and whom that affects in turn; what one transaction cannot hold is queued (APPLY-3, TXN-5).
 
+    That is what comes after `STEPS` judgements, `BYTES`, or the first judgement that found `rule.enough`.
+
     One that is judged before another it depends on comes up once more: what is reached in the end does not depend on
     the order, since a transaction never descends from itself.
     """
@@ -99,7 +107,7 @@ def judge_again(here: Contextual, rule: Rule, operation: str, txids: Sequence[Tx
         listed.discard(txid)
         if (stored := here.value(state.TX, txid)) is None:
             continue  # known, and nobody submitted it
-        steps -= 1
+        steps = 0 if rule.enough() else steps - 1
         applied = _applied(stored)
         spends = list(outpoints(_known(here.value(state.KNOWN, txid) or b"").spends))
         submission = rule.examined(txid, applied.submission)

@@ -6,8 +6,9 @@ import msgspec
 
 from pipeline import state
 from pipeline.contextual import Contextual
+from pipeline.state import Layer, View
 from schemas.state import Queue, Waiting
-from schemas.types import Txid
+from schemas.types import Context, Txid
 
 STEPS = 1_000
 """Judgements and departures that one transaction of Kafka's takes: half a second of an ordinary manager's."""
@@ -49,6 +50,15 @@ def put_back(here: Contextual, left: Waiting) -> bytes:
     here.put(state.QUEUE, _name(queue.first - 1), left)
     here.put(state.QUEUE, b"", Queue(queue.first - 1, queue.next))
     return here.journal("wait", left.operation, left.txids[0])
+
+
+def front(view: View, context: Context) -> Waiting | None:
+    """The first piece, where it stands; None where the queue is empty."""
+    layer = Layer(view)
+    stored = layer.value(state.key(context, state.QUEUE, b""))
+    if stored is None:
+        return None
+    return _waiting(layer.value(state.key(context, state.QUEUE, _name(_queue(stored).first))) or b"")
 
 
 def take(here: Contextual) -> Waiting | None:

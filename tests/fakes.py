@@ -16,6 +16,7 @@ from pipeline import apply as rules
 from pipeline.codec.ef import write_ef
 from pipeline.codec.tx import Tx, read_tx
 from pipeline.contextual import Change
+from pipeline.judge import never
 from pipeline.member import member_of
 from pipeline.overlay.builtin.anytx import AnyTx
 from pipeline.overlay.manager import Subject, TopicManager, Transaction
@@ -289,17 +290,19 @@ class Owner:
         self.changelog: list[list[tuple[bytes, bytes | None]]] = []  # by batch
         self.journal: dict[Context, list[bytes]] = {}
         self.offset = -1
+        self.enough: Callable[[], bool] = never
 
     def do(self, context: Context, operation: Operation) -> Change:
         """One batch of one operation."""
         self.offset += 1
         layer = Layer(self.store)
-        return self._write(context, layer, decide(layer, context, operation))
+        return self._write(context, layer, decide(layer, context, operation, self.enough))
 
     def settle(self, context: Context) -> Change:
         """One batch of what waits."""
         layer = Layer(self.store)
-        return self._write(context, layer, rules.settle(layer, head_of(layer, context), context, MANAGERS, NOW_MS))
+        head = head_of(layer, context)
+        return self._write(context, layer, rules.settle(layer, head, context, MANAGERS, NOW_MS, self.enough))
 
     def _write(self, context: Context, layer: Layer, change: Change) -> Change:
         if change.entries:
@@ -311,17 +314,17 @@ class Owner:
         return change
 
 
-def decide(layer: Layer, context: Context, operation: Operation) -> Change:
+def decide(layer: Layer, context: Context, operation: Operation, enough: Callable[[], bool] = never) -> Change:
     """What an operation does to its context."""
     head = head_of(layer, context)
     match operation:
         case Repaired():
             return rules.repaired(layer, head, context, operation, NOW_MS)
         case Apply():
-            return rules.apply(layer, head, context, operation, MANAGERS, NOW_MS)
+            return rules.apply(layer, head, context, operation, MANAGERS, NOW_MS, enough)
         case Accept():
             return rules.accept(layer, head, context, operation, NOW_MS)
         case Evict():
             return rules.evict(layer, head, context, operation, NOW_MS)
         case Readmit():
-            return rules.readmit(layer, head, context, operation, MANAGERS, NOW_MS)
+            return rules.readmit(layer, head, context, operation, MANAGERS, NOW_MS, enough)

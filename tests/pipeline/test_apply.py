@@ -824,6 +824,41 @@ def test_a_judgement_that_changes_thousands_goes_through_in_pieces(monkeypatch: 
     replayed(owner.journal[KEEP])
 
 
+@pytest.mark.parametrize("context", [KEEP, PICKY, WEIGHS])
+def test_judging_that_takes_long_goes_through_in_pieces_too(context: Context) -> None:
+    """Whenever it is asked, it was long enough: one judgement a transaction, and all the same in the end."""
+    slow, quick = Owner(), Owner()
+    slow.enough = lambda: True
+    tree = [made_tx([coin_of_others(1)], 5, 0)]
+    for salt in range(1, 21):
+        tree.append(made_tx([outpoint(tree[(salt - 1) // 5].txid, (salt - 1) % 5)], 5, salt))
+    root = tree[0]
+    for owner in (slow, quick):
+        for number, tx in enumerate(reversed(tree)):  # every parent has its children judged again
+            worked_off(owner, context, owner.do(context, apply_of(verified(tx, offset=number))))
+        for _ in range(2):
+            gone = owner.do(context, Evict("evict", root.txid, "network.rejected", "no"))
+            assert worked_off(owner, context, gone) == 0  # no judging
+            back = owner.do(context, Readmit("readmit", root.txid))
+            pieces = worked_off(owner, context, back)
+            assert pieces >= len(tree) - 1 if owner is slow else pieces == 0
+    assert derive(*known_after(slow, context), "tm_x", MANAGERS[context[6:]]) == derive(
+        *known_after(quick, context), "tm_x", MANAGERS[context[6:]]
+    )
+    assert head_of(slow.store, context).state_root == head_of(quick.store, context).state_root
+    replayed(slow.journal[context])
+
+
+def worked_off(owner: Owner, context: Context, change: Change) -> int:
+    """Work off what waits; in how many pieces."""
+    pieces = 0
+    while change.settling:
+        change = owner.settle(context)
+        pieces += 1
+        assert len(change.revised) <= 2 or not owner.enough()  # one that comes back, one that is judged again for it
+    return pieces
+
+
 def head_settles(owner: Owner, context: Context) -> bool:
     return owner.store.get(state.key(context, state.QUEUE, b"")) is not None
 
