@@ -1,21 +1,33 @@
 """apply: a context's rules over its state; effects exactly once."""
 
-from collections.abc import Mapping
-from typing import Annotated
+from collections.abc import Callable, Mapping
 
-from msgspec import Struct
-
+from agents.runtime.desk import Teller
+from agents.runtime.hosting import FAILURES, ApplySettings, Hosted, Judge
 from agents.runtime.outcomes import result_out
 from agents.runtime.partition import Decided, Heads, Settled
-from agents.runtime.records import Decision, Defer, Emit, Fault, Inbound, Out, Refuse
+from agents.runtime.records import (
+    Decision,
+    Defer,
+    Emit,
+    Fault,
+    Held,
+    Hold,
+    Inbound,
+    ManagerFailed,
+    Out,
+    Refuse,
+)
+from agents.runtime.standing import RAISED, hold_for
 from pipeline import apply as rules
 from pipeline import results
 from pipeline.contextual import Answer, Change
+from pipeline.judge import never
 from pipeline.member import extended
 from pipeline.outcome import Condition, Verdict
-from pipeline.overlay.manager import TopicManager, load
+from pipeline.overlay.manager import BadManager
 from pipeline.results import About
-from pipeline.state import Layer, head_key
+from pipeline.state import Layer, Live, View, head_key
 from schemas import headers as h
 from schemas.flow import (
     BROADCAST_REQUEST,
@@ -25,6 +37,7 @@ from schemas.flow import (
     Apply,
     BroadcastRequest,
     Evict,
+    Operation,
     Origin,
     Pointer,
     Readmit,
@@ -32,7 +45,7 @@ from schemas.flow import (
     Unmined,
 )
 from schemas.state import Applied
-from schemas.types import Context, Txid, why
+from schemas.types import Context, Txid
 from schemas.wire import Undecodable
 from topics.registry import (
     BROADCAST,
@@ -48,17 +61,7 @@ from topics.registry import (
     Topic,
 )
 
-
-class ApplySettings(Struct, frozen=True):
-    """Which overlay topics are hosted."""
-
-    topics: Annotated[
-        tuple[str, ...],
-        why("Overlay topics hosted here: `tm_x` from an installed package, or `tm_x=package.module:Class`."),
-    ] = ("tm_anytx", "tm_helloworld", "tm_tokendemo", "tm_uhrp")
-    broadcast_always: Annotated[
-        tuple[str, ...], why("Overlay topics whose transactions go to the network even when nothing was admitted.")
-    ] = ()
+__all__ = ["ApplySettings", "ApplyStage"]
 
 
 class ApplyStage:
@@ -70,16 +73,43 @@ class ApplyStage:
     changelog = STATE
     went_well: tuple[str, ...] = ("applied", "repeat", "accept", "evict", "readmit", "repaired")
 
-    def __init__(self, settings: ApplySettings) -> None:
-        """Raises BadManager when a topic's manager cannot be loaded."""
-        self._managers: Mapping[str, TopicManager] = load(settings.topics)
+    def __init__(self, settings: ApplySettings, failures: int = FAILURES) -> None:
+        """Managers are loaded, and the processes of foreign ones run from here on; `stop` ends them.
+
+        failures: of a manager in a row, that suspend its context.
+
+        Raises:
+            BadManager: a topic's manager cannot be loaded.
+        """
+        self._hosted = Hosted(self.name, settings, failures)
+        self._judges: Mapping[str, Judge] = self._hosted.judges
         self._always = frozenset(f"topic:{name}" for name in settings.broadcast_always)
+
+    def tell_to(self, teller: Teller) -> None:
+        """Who writes events of this stage."""
+        self._hosted.tell_to(teller)
 
     async def start(self) -> None:
         """Nothing to open."""
 
     async def stop(self) -> None:
-        """Nothing to close."""
+        """End the managers' processes."""
+        self._hosted.close()
+
+    def lift(self) -> None:
+        """Let suspended contexts go on."""
+        self._hosted.lift()
+
+    def left(self, partition: int) -> None:
+        """A partition is another worker's: how its contexts stand is no longer known here."""
+        for judge in self._judges.values():
+            if judge.standing.partition == partition:
+                judge.standing.forget()
+
+    def hold(self, context: Context) -> Hold:
+        """What becomes of a record whose context is suspended."""
+        judge = self._judge(context)
+        return judge.standing.hold() if judge is not None else hold_for(f"{context} works off what waits in its state")
 
     def about(self, record: Inbound) -> About | None:
         """The request an operation came from, where it came from one."""
@@ -95,10 +125,29 @@ class ApplyStage:
         except Undecodable as error:
             return Decided(Fault(error.code, error.message))
         context = (record.key or b"").decode()
-        head = heads.of(context)
+        judge = self._judge(context)
+        if judge is None:
+            return self._decide(record, operation, context, layer, heads.of(context), now_ms, never)
+        judge.standing.partition = record.partition
+        try:
+            with judge.turn() as turn:
+                return self._decide(record, operation, context, layer, heads.of(context), now_ms, turn.enough)
+        except BadManager as error:
+            raise ManagerFailed(RAISED, str(error)) from error
+
+    def _decide(
+        self,
+        record: Inbound,
+        operation: Operation,
+        context: Context,
+        layer: Layer,
+        head: Live,
+        now_ms: int,
+        enough: Callable[[], bool],
+    ) -> Decided:
         match operation:
             case Apply():
-                change = rules.apply(layer, head, context, operation, self._managers, now_ms)
+                change = rules.apply(layer, head, context, operation, self._judges, now_ms, enough)
                 decision = self._answer(record, operation, context, change, now_ms)
             case Accept():
                 change = rules.accept(layer, head, context, operation, now_ms)
@@ -107,7 +156,7 @@ class ApplyStage:
                 change = rules.evict(layer, head, context, operation, now_ms)
                 decision = Emit(_told(change, context, record.partition, now_ms), "evict")
             case Readmit():
-                change = rules.readmit(layer, head, context, operation, self._managers, now_ms)
+                change = rules.readmit(layer, head, context, operation, self._judges, now_ms, enough)
                 decision = Emit(_told(change, context, record.partition, now_ms), "readmit")
             case Repaired():
                 change = rules.repaired(layer, head, context, operation, now_ms)
@@ -118,10 +167,34 @@ class ApplyStage:
         """The context hears of it, and its journal says so."""
         return Out(OPERATIONS, context.encode(), OPERATION.encode(Repaired(f"repair {what}")))
 
+    def waits_s(self, context: Context, view: View) -> float:
+        """Seconds until the next piece of what waits in a context's queue may be tried; 0: at once."""
+        judge = self._judge(context)
+        if judge is None or not judge.standing.suspended or not rules.asks_manager(view, context):
+            return 0.0
+        return judge.standing.waits_s()
+
     def settle(self, context: Context, partition: int, layer: Layer, heads: Heads, now_ms: int) -> Settled:
-        """The next piece of work that waits in a context's queue."""
-        change = rules.settle(layer, heads.of(context), context, self._managers, now_ms)
-        return Settled(_told(change, context, partition, now_ms), change.head, change.settling)
+        """The next piece of work that waits in a context's queue.
+
+        No record is to blame where its manager fails on it: the context is suspended with its queue (TOPIC-3).
+        """
+        judge = self._judge(context)
+        head = heads.of(context)
+        if judge is None:
+            return _settled(rules.settle(layer, head, context, self._judges, now_ms), context, partition, now_ms)
+        judge.standing.partition = partition
+        try:
+            with judge.turn() as turn:
+                change = rules.settle(layer, head, context, self._judges, now_ms, turn.enough)
+        except (BadManager, ManagerFailed) as error:
+            if not judge.standing.suspended:
+                judge.standing.suspend(f"on what waits in its state: {error}")
+            raise Held(judge.standing.hold()) from error
+        return _settled(change, context, partition, now_ms)
+
+    def _judge(self, context: Context) -> Judge | None:
+        return self._judges.get(context.removeprefix(rules.TOPIC))
 
     def _answer(self, record: Inbound, operation: Apply, context: Context, change: Change, now_ms: int) -> Decision:
         verified = operation.verified
@@ -145,6 +218,10 @@ class ApplyStage:
             )
             outs.append(Out(BROADCAST, verified.txid, BROADCAST_REQUEST.encode(request)))
         return Emit(outs, "repeat" if said.repeat or not said.fresh else "applied")
+
+
+def _settled(change: Change, context: Context, partition: int, now_ms: int) -> Settled:
+    return Settled(_told(change, context, partition, now_ms), change.head, change.settling)
 
 
 def _decided(decision: Decision, context: Context, change: Change) -> Decided:

@@ -166,6 +166,25 @@ STORES_SPOILED = _counter(
     "Of exactly-once stages. One by itself: a bit that flipped. Several on a machine: its disk or memory.",
 )
 
+JUDGING_SECONDS = _counter(
+    "judging_seconds",
+    "Time topic managers took, by overlay topic.",
+    ("topic",),
+    "Of apply, and of verify for managers that examine. Its rate is the share of a core a topic takes: near 1, its context is at its end.",
+)
+JUDGING_OVERRAN = _counter(
+    "judging_overran",
+    "Pieces of work in which a topic's manager took longer than `apply.judge_ms`.",
+    ("topic",),
+    "One by itself is the machine's; several in a row suspend the context.",
+)
+SUSPENDED = _gauge(
+    "context_suspended",
+    "1 while this worker holds a topic's context suspended.",
+    ("topic",),
+    "Page on it: the context's records wait until its manager is mended, or quick again.",
+)
+
 STATES = ("running", "paused", "halted", "restoring")
 
 

@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 from msgspec import Struct
 
-from agents.apply import ApplySettings
 from agents.parse import ParseSettings
 from agents.runtime.endpoints import BroadcastSettings
 from agents.runtime.headers import HeaderSettings
+from agents.runtime.hosting import ApplySettings
 from agents.runtime.http import HttpSettings
 from agents.runtime.sandbox import SandboxSettings
 from agents.runtime.settings import (

@@ -51,7 +51,7 @@ def make_stage(name: str, settings: Settings, cluster: Cluster) -> Any:
         case "apply":
             from agents.apply import ApplyStage
 
-            return ApplyStage(settings.apply)
+            return ApplyStage(settings.apply, settings.worker.fault_limit)
         case "broadcast":
             from agents.broadcast import Broadcast
 
@@ -133,6 +133,8 @@ def _driver(stage: Any, settings: Settings, cluster: Cluster) -> Callable[[Worke
     def make(worker: Worker) -> tuple[Runs, Any, Any]:
         router = Router(stage.name, settings.topics.prefix, int(settings.retry.give_up_after_s * 1000))
         tracer = Tracer(stage.name, settings.trace)
+        if hasattr(stage, "tell_to"):
+            stage.tell_to(worker.desk.tell)
         if hasattr(stage, "changelog"):
             atomic: AtomicStage = stage
             lanes = Lanes(
@@ -146,8 +148,6 @@ def _driver(stage: Any, settings: Settings, cluster: Cluster) -> Callable[[Worke
                 cluster.partitions,
             )
             return lanes, stage.start, _stopping(stage, tracer)
-        if hasattr(stage, "tell_to"):
-            stage.tell_to(worker.desk.tell)
         plain: Stage[Any] = stage
         runner = Runner(
             plain,

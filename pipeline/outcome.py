@@ -8,7 +8,7 @@ from typing import Literal
 from msgspec import Struct
 
 Kind = Literal["verdict", "condition", "fault"]
-Scope = Literal["record", "world"]
+Scope = Literal["record", "context", "world"]
 
 
 class Code(Struct, frozen=True):
@@ -19,7 +19,7 @@ class Code(Struct, frozen=True):
     meaning: str
     do: str
     arc: int | None = None  # the matching ARC error number, where there is one
-    scope: Scope = "record"  # of a condition: one record waits, or the stage pauses
+    scope: Scope = "record"  # of a condition: one record waits, a context's records wait, or the stage pauses
 
 
 class Verdict(Struct, frozen=True):
@@ -136,7 +136,11 @@ CODES: tuple[Code, ...] = (
     _condition("network.no-endpoint", "No endpoint is available.", _WAIT, None, "world"),
     # --- ours
     _condition("internal.no-broker", "A record is to be read where it stands, and no broker answers.", _WAIT, None, "world"),
+    _condition("internal.suspended", "The topic's manager takes too long or fails again and again: its context is suspended.", _WAIT, None, "context"),
     _fault("internal.fault", "A stage failed on this record."),
+    _fault("internal.manager-raised", "The topic's manager raised on this record, or answered what none may."),
+    _fault("internal.manager-overran", "The topic's manager was ended at its time limit on this record."),
+    _fault("internal.manager-ended", "The topic's manager ended its process on this record, or took more memory than it may have."),
     _fault("internal.killed", "This record ended the process of a stage, more than once."),
     _fault("internal.payload-gone", "A payload was to be heard again, and `ingest` no longer has it."),
     _fault("internal.too-large", "A record made from this one is larger than its topic takes."),

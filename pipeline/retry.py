@@ -1,4 +1,4 @@
-"""Where a record that met a condition waits, and for how long (RETRY-1)."""
+"""Where a record that met a condition waits, and for how long (RETRY-1, TOPIC-3)."""
 
 from msgspec import Struct
 
@@ -36,3 +36,14 @@ def after(attempt: int, first_failed: int | None, now: int, give_up_after_ms: in
     while tier and TIER_MS[tier] > left:
         tier -= 1
     return Wait(tier, attempt + 1, began, now + min(TIER_MS[tier], left))
+
+
+def held(attempt: int, first_failed: int | None, now: int, since: int) -> Wait:
+    """Where a record waits whose context takes nothing: about as long as that has lasted, and it counts for nothing.
+
+    since: when the context was suspended (Unix milliseconds). It is not the record that is waited for: its attempts
+    stay as they are, and what it may wait for conditions of its own begins that much later.
+    """
+    tier = max((tier for tier, delay in enumerate(TIER_MS) if delay <= now - since), default=0)
+    began = now if first_failed is None else first_failed
+    return Wait(tier, attempt, began + TIER_MS[tier], now + TIER_MS[tier])

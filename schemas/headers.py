@@ -53,7 +53,7 @@ class RetryHeaders(Struct, frozen=True, kw_only=True):
     origin_topic: str  # logical name, without prefix
     origin_partition: int  # where it was read there
     origin_offset: int  # where it was read there
-    attempt: int  # 1 for the first return
+    attempt: int  # 1 for the first return; waiting for a suspended context counts for nothing
     first_failed: int  # Unix milliseconds: `retry.give_up_after_s` counts from here
     not_before: int  # Unix milliseconds
     code: str  # the condition

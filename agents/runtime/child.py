@@ -18,22 +18,23 @@ from agents.runtime.confined import READ_BYTES, cut, frame
 GONE_LOOK_S = 0.001
 """How often it is looked whether a process that was killed is gone: it is, in a moment."""
 
+CLOSING_S = 0.5
+"""For a process to end by itself once it has closed its end, before it is ended."""
 
-class EndedError(Exception):
+
+class Ended(Exception):  # noqa: N818 - what became of the child
     """The child ended, or closed its end.
 
-    status: its exit status, negative for a signal's number; None where it is not known.
+    status: its exit status, negative for a signal's number.
     """
 
-    def __init__(self, status: int | None) -> None:
+    def __init__(self, status: int) -> None:
         self.status = status
         super().__init__(f"it ended {ending(status)}")
 
 
-def ending(status: int | None) -> str:
+def ending(status: int) -> str:
     """How a process ended, in words."""
-    if status is None:
-        return "without a status"
     if status >= 0:
         return f"with status {status}"
     try:
@@ -74,18 +75,18 @@ class Child:
         """Send a frame.
 
         Raises:
-            EndedError: the child is gone.
+            Ended: the child is gone.
         """
         try:
             await asyncio.get_running_loop().sock_sendall(self._ours, frame(body))
         except (BrokenPipeError, ConnectionResetError):
-            raise EndedError(await self.status()) from None
+            raise Ended(await self.status()) from None
 
     async def read(self) -> bytes:
         """The next frame.
 
         Raises:
-            EndedError: there is none, and will be none.
+            Ended: there is none, and will be none.
         """
         loop = asyncio.get_running_loop()
         while (found := self._cut()) is None:
@@ -94,21 +95,24 @@ class Child:
             except ConnectionResetError:  # it ended with something of ours unread
                 got = b""
             if not got or self._exceeds():
-                raise EndedError(await self.status())
+                raise Ended(await self.status())
             self._got += got
         return found
 
     async def status(self) -> int:
         """How it ends; waits until it has. One that only closed its end is ended."""
-        self.kill()
+        deadline = time.monotonic() + CLOSING_S
         while (status := self._process.poll()) is None:
+            if time.monotonic() > deadline:
+                self.kill()
             await asyncio.sleep(GONE_LOOK_S)
         return status
 
     async def end(self) -> None:
         """End it, whatever it does."""
-        self._ours.close()
-        await self.status()
+        self.let_go()
+        while not self.reaped():
+            await asyncio.sleep(GONE_LOOK_S)
 
     # --- holding everything up
 
@@ -116,7 +120,7 @@ class Child:
         """Send a frame and wait for the next one, the whole thread with it.
 
         Raises:
-            EndedError: the child is gone.
+            Ended: the child is gone.
             TimeoutError: `within_s` have passed; the child is of no use from here on.
         """
         deadline = time.monotonic() + within_s
@@ -127,7 +131,7 @@ class Child:
             except BlockingIOError:
                 self._wait(select.POLLOUT, deadline)
             except (BrokenPipeError, ConnectionResetError):
-                raise EndedError(self._status(deadline)) from None
+                raise Ended(self._status(deadline)) from None
         return self._next(deadline)
 
     def next(self, within_s: float) -> bytes:
@@ -144,7 +148,7 @@ class Child:
             except ConnectionResetError:
                 got = b""
             if not got or self._exceeds():
-                raise EndedError(self._status(deadline))
+                raise Ended(self._status(deadline))
             self._got += got
         return found
 
@@ -154,13 +158,13 @@ class Child:
         if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
             raise TimeoutError
 
-    def _status(self, deadline: float) -> int | None:
+    def _status(self, deadline: float) -> int:
         """A socket is closed a moment before its process can be waited for."""
-        self.kill()
         try:
-            return self._process.wait(max(0.01, deadline - time.monotonic()))
+            return self._process.wait(max(0.0, min(CLOSING_S, deadline - time.monotonic())))
         except subprocess.TimeoutExpired:
-            return None
+            self.kill()
+            return self._process.wait()
 
     # --- its end
 
@@ -168,14 +172,18 @@ class Child:
         """End it, and do not wait until it has."""
         self._process.kill()
 
+    def let_go(self) -> None:
+        """End it, ask it nothing more, and do not wait; `reaped` is to be asked until it is gone."""
+        self.kill()
+        self._ours.close()
+
     def reaped(self) -> bool:
         """Whether one that was killed is gone."""
         return self._process.poll() is not None
 
     def close(self) -> None:
         """End it and wait, the whole thread with it: some milliseconds, for the memory it held."""
-        self.kill()
-        self._ours.close()
+        self.let_go()
         self._process.wait()
 
     # --- frames

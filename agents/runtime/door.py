@@ -6,13 +6,16 @@ from typing import Any, Protocol
 from agents import metrics
 from agents.runtime.desk import Desk, Halt
 from agents.runtime.outbox import TooLarge
-from agents.runtime.records import Fault, Inbound
+from agents.runtime.records import Fault, Inbound, ManagerFailed
 from pipeline.results import About
 
 log = logging.getLogger(__name__)
 
 ABOUT_A_RECORD = frozenset({"internal.too-large", "internal.killed"})
 """Faults that any sender can bring about: they say nothing of us, and must not halt a stage."""
+
+ABOUT_A_MANAGER = frozenset({"internal.manager-raised", "internal.manager-overran", "internal.manager-ended"})
+"""Faults that are a topic's: in a row they suspend its context (`standing.py`), and halt nothing else."""
 
 
 class Tells(Protocol):
@@ -36,6 +39,9 @@ class Door:
 
     def raised(self, record: Inbound, error: Exception) -> Fault:
         """The record made the stage raise."""
+        if isinstance(error, ManagerFailed):
+            log.warning("a record's topic manager fails: %s", error, extra={**where(record), "code": error.code})
+            return Fault(error.code, str(error), self._about(record))
         log.error("a record makes the stage raise", exc_info=error, extra=where(record))
         return Fault("internal.fault", f"{type(error).__name__}: {error}", self._about(record))
 
@@ -50,7 +56,7 @@ class Door:
 
     def saw(self, kind: str, code: str) -> None:
         """A decision of this kind and code was made."""
-        if kind == "condition" or code in ABOUT_A_RECORD:
+        if kind == "condition" or code in ABOUT_A_RECORD | ABOUT_A_MANAGER:
             return
         self._in_a_row = self._in_a_row + 1 if kind == "fault" else 0
         if self._in_a_row >= self._limit and self._desk.halted is None:

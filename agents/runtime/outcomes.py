@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from agents.runtime.records import Decision, Defer, Emit, Fault, Inbound, Out, Refuse
+from agents.runtime.records import Decision, Defer, Emit, Fault, Hold, Inbound, Out, Refuse
 from pipeline import results, retry
 from pipeline.outcome import Condition, Verdict
 from pipeline.results import About
@@ -54,6 +54,9 @@ class Router:
                 return [*outs, result_out(result), letter]
             case Defer(condition, about, outs):
                 return [*outs, *self._wait(record, condition, about, now_ms)]
+            case Hold(condition, since_ms, outs):
+                step = retry.held(*_before(waiting(record)), now_ms, since_ms)
+                return [*outs, self._tier(record, step, condition.code)]
             case Fault(code, message, fault_about):
                 return self._fault(record, code, message, fault_about, now_ms)
 
@@ -64,22 +67,22 @@ class Router:
                 return ("ok", code)
             case Refuse(verdict):
                 return ("verdict", verdict.code)
-            case Defer(condition):
+            case Defer(condition) | Hold(condition):
                 return ("condition", condition.code)
             case Fault(code):
                 return ("fault", code)
 
     def _wait(self, record: Inbound, condition: Condition, about: About, now_ms: int) -> list[Out]:
-        waited = waiting(record)
-        step = retry.after(
-            waited.attempt if waited else 0, waited.first_failed if waited else None, now_ms, self._give_up_after_ms
-        )
+        step = retry.after(*_before(waiting(record)), now_ms, self._give_up_after_ms)
         if isinstance(step, retry.GiveUp):
             result = results.parked(about, condition, now_ms)
             return [
                 result_out(result),
                 self.dead_letter(record, "exhausted", condition.code, condition.message, now_ms),
             ]
+        return [self._tier(record, step, condition.code)]
+
+    def _tier(self, record: Inbound, step: retry.Wait, code: str) -> Out:
         kept = h.RetryHeaders(
             origin_topic=self._logical(record),
             origin_partition=record.partition,
@@ -87,10 +90,10 @@ class Router:
             attempt=step.attempt,
             first_failed=step.first_failed,
             not_before=step.not_before,
-            code=condition.code,
+            code=code,
         )
         headers = [*h.without(record.headers, _DROPPED), *h.to_pairs(kept)]
-        return [Out(TIERS[step.tier], record.key, record.value or b"", headers)]
+        return Out(TIERS[step.tier], record.key, record.value or b"", headers)
 
     def _fault(self, record: Inbound, code: str, message: str, about: About | None, now_ms: int) -> list[Out]:
         letter = self.dead_letter(record, "fault", code, message, now_ms)
@@ -124,6 +127,11 @@ class Router:
 
     def _logical(self, record: Inbound) -> str:
         return record.topic[self._cut :]
+
+
+def _before(waited: h.RetryHeaders | None) -> tuple[int, int | None]:
+    """Attempts made, and when the first one failed."""
+    return (0, None) if waited is None else (waited.attempt, waited.first_failed)
 
 
 def waiting(record: Inbound) -> h.RetryHeaders | None:

@@ -25,7 +25,7 @@ from agents.runtime.desk import Desk, Halt
 from agents.runtime.door import Door
 from agents.runtime.outbox import Outbox, TooLarge
 from agents.runtime.outcomes import Router
-from agents.runtime.records import Decision, Inbound, Out
+from agents.runtime.records import Decision, Held, Hold, Inbound, Out
 from agents.runtime.settings import KafkaSettings, TopicSettings, WorkerSettings
 from agents.runtime.shelf import Shelf
 from agents.runtime.standby import Standby
@@ -36,7 +36,7 @@ from agents.runtime.written import Written
 from pipeline import waiting
 from pipeline.follow import Follower
 from pipeline.results import About
-from pipeline.state import APPLIED_KEY, Corrupt, Layer, Live, Remembered, head_key, head_of, seal
+from pipeline.state import APPLIED_KEY, Corrupt, Layer, Live, Remembered, View, head_key, head_of, seal
 from pipeline.state import encode as pack
 from schemas.state import AppliedOffset
 from schemas.types import Context
@@ -46,6 +46,10 @@ log = logging.getLogger(__name__)
 
 HALTED_LOOK_S = 1.0
 """How often a partition whose changelog is at fault looks whether an operator resumed the stage."""
+
+COMPUTE_S = 0.2
+"""A batch is computed for so long; what is left is the next one's. A transaction costs a fortieth of it, and other
+partitions of the process have their turn between two."""
 
 CONCURRENT_RESTORES = 4
 """Partitions restored at once: the broker and the disk are shared."""
@@ -86,12 +90,36 @@ class AtomicStage(Protocol):
         """Close it."""
         ...
 
+    def lift(self) -> None:
+        """An operator lets suspended contexts go on."""
+        ...
+
+    def left(self, partition: int) -> None:
+        """A partition was given back."""
+        ...
+
     def compute(self, record: Inbound, layer: Layer, heads: "Heads", now_ms: int) -> Decided:
-        """The rule. What it writes into `layer` is dropped if it raises."""
+        """The rule. What it writes into `layer` is dropped if it raises.
+
+        Raises:
+            Held: the record's context takes nothing for now.
+        """
+        ...
+
+    def waits_s(self, context: Context, view: View) -> float:
+        """Seconds until the next piece of what waits in a context's state may be tried; 0: at once."""
         ...
 
     def settle(self, context: Context, partition: int, layer: Layer, heads: "Heads", now_ms: int) -> Settled:
-        """Go on with what one transaction could not hold. What it raises halts the stage: no record is to blame."""
+        """Go on with what one transaction could not hold. What it raises halts the stage: no record is to blame.
+
+        Raises:
+            Held: the context takes nothing for now, what waits in its state neither.
+        """
+        ...
+
+    def hold(self, context: Context) -> Hold:
+        """What becomes of a record whose context has work waiting that cannot go on."""
         ...
 
     def about(self, record: Inbound) -> About | None:
@@ -199,7 +227,8 @@ class Lanes:
         return False
 
     def resume(self) -> None:
-        """An operator lets a halted stage go on."""
+        """An operator lets a halted stage go on, and contexts that are suspended."""
+        self.stage.lift()
         self.door.resume()
         for lane in self.desk.board.lanes.values():
             lane.arrived.set()  # what waits in its state goes on, whether records have come or not
@@ -253,15 +282,16 @@ class Partition:
                 if (spoiled := lanes.spoiled.pop(self.number, None)) is not None:
                     store = await self._spoiled(spoiled)
                 held = lanes.desk.halted or lanes.desk.settling
-                if held or not (lane.queue or self.applied.settling):
-                    lane.arrived.clear()
-                    if not lane.gone:
-                        await lane.arrived.wait()
-                    continue
                 began = time.monotonic()
                 try:
-                    if self.applied.settling:
-                        await self._settle(store, producer, outbox)
+                    context, wait_s = self._settling(store)
+                    if held or not (lane.queue or wait_s == 0):
+                        lane.arrived.clear()
+                        if not lane.gone:
+                            await self._something(None if held else wait_s)
+                        continue
+                    if context is not None and wait_s == 0:
+                        await self._settle(context, store, producer, outbox)
                         continue
                     await self._batch(store, producer, outbox)
                 except Corrupt as error:
@@ -269,7 +299,22 @@ class Partition:
                 await self._pace(began)
         finally:
             lanes.shelf.give(self.number)
+            self.stage.left(self.number)
             await producer.stop()
+
+    def _settling(self, store: Store) -> tuple[Context | None, float | None]:
+        """The context whose waiting work goes on first, and in how many seconds; None where nothing waits."""
+        waits_s = {context: self.stage.waits_s(context, store) for context in self.applied.settling}
+        first = min(waits_s, key=waits_s.__getitem__, default=None)
+        return first, None if first is None else waits_s[first]
+
+    async def _something(self, within_s: float | None) -> None:
+        """Until something arrives, or the time has come for what waits."""
+        try:
+            async with asyncio.timeout(within_s):
+                await self.lane.arrived.wait()
+        except TimeoutError:
+            return
 
     async def _pace(self, began: float) -> None:
         """Let records gather while few wait: a transaction of ten costs 0.66 ms a record, one of a thousand 0.01."""
@@ -413,12 +458,17 @@ class Partition:
         router, door = self.lanes.router, self.lanes.door
         layer = Layer(Remembered(store))  # a rule reads a key, and the sums read it again
         computed = Computed(layer, Written(self.stage.name, self.lanes.tracer, begins_traces=False))
+        computed.settling = self.applied.settling
+        queued = {context.encode() for context in computed.settling}
+        began = time.perf_counter()
         size = 0
         for record in batch.records:
             own = Layer(layer)
             try:
                 if given_up:
                     decided = Decided(door.killed(record))
+                elif record.key in queued:  # work of its context comes before it (TXN-5), and cannot go on
+                    decided = Decided(self.stage.hold((record.key or b"").decode()))
                 else:
                     decided = self.stage.compute(record, own, computed.heads, now_ms)
                 outs = router.outs(record, decided.decision, now_ms)
@@ -426,6 +476,9 @@ class Partition:
                 outbox.check_entries(self.stage.changelog, own.writes.items())
             except Corrupt:
                 raise  # the store, not the record
+            except Held as held:
+                decided = Decided(held.hold)
+                outs = router.outs(record, held.hold, now_ms)
             except Exception as error:  # noqa: BLE001 - the fault door logs it, with where it was
                 fault = door.too_large(record, error) if isinstance(error, TooLarge) else door.raised(record, error)
                 decided = Decided(fault)
@@ -439,15 +492,21 @@ class Partition:
             computed.written.add(record, kind, outs)
             computed.records += 1
             if decided.settling is not None:
-                computed.settling = (decided.settling,)
+                computed.settling = (*computed.settling, decided.settling)
                 break  # what waits comes before the next record: it may be of the same context
-            if size >= waiting.BYTES:
+            if size >= waiting.BYTES or time.perf_counter() - began > COMPUTE_S:
                 break
         return computed
 
-    async def _settle(self, store: Store, producer: Any, outbox: Outbox) -> None:
+    async def _settle(self, context: Context, store: Store, producer: Any, outbox: Outbox) -> None:
         """One more transaction's worth of what waits in the state; no input is acknowledged by it (TXN-5)."""
-        context, *others = self.applied.settling
+        computed = self._settled(context, store, outbox)
+        if computed is not None:
+            applied = msgspec.structs.replace(self.applied, settling=computed.settling)
+            await self._commit(store, producer, outbox, computed, applied)
+
+    def _settled(self, context: Context, store: Store, outbox: Outbox) -> "Computed | None":
+        """That, before its transaction; None where it cannot go on."""
         layer = Layer(Remembered(store))
         computed = Computed(layer, Written(self.stage.name, self.lanes.tracer, begins_traces=False))
         try:
@@ -456,15 +515,18 @@ class Partition:
             outbox.check_entries(self.stage.changelog, layer.writes.items())
         except Corrupt:
             raise  # the store, not the rule
+        except Held:
+            return None  # it waits; what is of other contexts does not
         except Exception as error:
             log.error("what waits in a context cannot go on", exc_info=error, extra={"context": context})
             self.lanes.desk.halt(Halt("settling-failed", f"{context}: {type(error).__name__}: {error}"))
             metrics.state(self.stage.name, "halted")
-            return
+            return None
         computed.heads.live[head_key(context)] = done.head
         computed.written.outs += [(out, None) for out in done.outs]
-        settling = (context, *others) if done.more else tuple(others)
-        await self._commit(store, producer, outbox, computed, msgspec.structs.replace(self.applied, settling=settling))
+        others = tuple(each for each in self.applied.settling if each != context)
+        computed.settling = (*others, context) if done.more else others
+        return computed
 
     def _changelog(self, layer: Layer) -> list[Out]:
         topic = self.stage.changelog

@@ -59,6 +59,14 @@ class Defer(NamedTuple):
     outs: Sequence[Out] = ()
 
 
+class Hold(NamedTuple):
+    """The record's context takes nothing for now: the record waits in a retry tier as long as that lasts."""
+
+    condition: Condition
+    since_ms: int  # when the context was suspended (Unix milliseconds)
+    outs: Sequence[Out] = ()
+
+
 class Fault(NamedTuple):
     """Ours: the record goes to the dead letters, and its sender hears that it is parked."""
 
@@ -67,7 +75,26 @@ class Fault(NamedTuple):
     about: About | None = None
 
 
-Decision = Emit | Refuse | Defer | Fault
+Decision = Emit | Refuse | Defer | Hold | Fault
+
+
+class Held(Exception):  # noqa: N818 - the state of a context
+    """A context takes nothing for now: whatever was begun for a record of it never happened."""
+
+    def __init__(self, hold: Hold) -> None:
+        super().__init__(hold.condition.message)
+        self.hold = hold
+
+
+class ManagerFailed(Exception):  # noqa: N818 - what the plug-in did
+    """A topic's manager failed on what it was asked: the record's fault, not the stage's (TOPIC-1).
+
+    code: a row of CODES of kind fault.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class WorldCondition(Exception):  # noqa: N818 - the world's state, not an error of this program

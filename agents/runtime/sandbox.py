@@ -14,7 +14,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Struct
 
-from agents.runtime.child import Child, EndedError
+from agents.runtime.child import Child, Ended
 from agents.runtime.sandbox_child import Request
 from pipeline.policy import Policy
 from pipeline.script.engine import STEPS_PER_MS, ScriptJob, ScriptResult
@@ -161,7 +161,7 @@ class _Child:
         try:
             async with asyncio.timeout(_START_S):
                 await process.read()
-        except EndedError as error:
+        except Ended as error:
             await process.end()
             raise SandboxFault(f"a script child does not come up: {error}") from error
         except BaseException:
@@ -183,12 +183,12 @@ class _Child:
                     self.spent |= result.code == "policy.script-budget"
         except TimeoutError as error:
             raise BusyError(f"a script child got no time in {_WALL_MARGIN * cpu_s:.0f} s") from error
-        except EndedError as error:
+        except Ended as error:
             return self._explain(error, jobs, results)
         return results
 
     def _explain(
-        self, error: EndedError, jobs: Sequence[ScriptJob], results: dict[int, ScriptResult]
+        self, error: Ended, jobs: Sequence[ScriptJob], results: dict[int, ScriptResult]
     ) -> dict[int, ScriptResult]:
         """The child ended before it was done: by the kernel's clock, or by a fault."""
         self.spent = True

@@ -16,7 +16,7 @@ from ops.settings import Loaded
 )
 @settings_options
 def resume(stage: str, address: str | None, loaded: Loaded) -> None:
-    """Let a halted stage go on, once its cause is mended."""
+    """Let a halted stage go on, and contexts it holds suspended, once the cause is mended."""
     from agents.runtime.health import token
     from ops.running import running_workers
 

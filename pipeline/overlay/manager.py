@@ -7,7 +7,6 @@ about, and is never "nothing admitted" (TOPIC-1). The contract for authors is do
 from collections.abc import Sequence
 from functools import cached_property
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Any, Protocol, runtime_checkable
 
 from msgspec import Struct, structs
@@ -66,7 +65,7 @@ class Transaction:
         """sources: by input the output it spends, as it stands; empty where it is not known."""
         self.txid = txid
         self.raw = raw
-        self._sources = sources
+        self.sources = sources
         self.off_chain_values = off_chain_values
 
     @cached_property
@@ -88,7 +87,7 @@ class Transaction:
     @cached_property
     def spent(self) -> tuple[Output | None, ...]:
         """What it spends, by input; None where a proven transaction came without its parents."""
-        return tuple(map(_output, self._sources))
+        return tuple(map(_output, self.sources))
 
 
 class Subject(Transaction):
@@ -120,7 +119,7 @@ class Subject(Transaction):
         return tuple(map(self._coin, self.previous_coins))
 
     def _coin(self, vin: int) -> PreviousCoin:
-        output = _output(self._sources[vin])
+        output = _output(self.sources[vin])
         assert output is not None  # who makes a subject knows the coins of its topic
         return PreviousCoin(vin, self.tx.outpoint(vin), output.satoshis, output.script)
 
@@ -173,6 +172,8 @@ def places(names: tuple[str, ...]) -> dict[str, str]:
     Raises:
         BadManager: a name that BRC-87 does not allow, or that nothing provides.
     """
+    from importlib.metadata import entry_points  # half of what this module costs a process that needs none of it
+
     installed = {point.name: point for point in entry_points(group=GROUP)}
     found: dict[str, str] = {}
     for spec in names:

@@ -10,12 +10,12 @@ from typing import Any
 
 from agents.apply import ApplySettings, ApplyStage
 from agents.runtime.partition import Decided, Heads, Settled
-from agents.runtime.records import Decision, Defer, Emit, Inbound, Out, Refuse, WorldCondition
+from agents.runtime.records import Decision, Defer, Emit, Hold, Inbound, Out, Refuse, WorldCondition
 from pipeline import state
 from pipeline.contextual import Contextual
 from pipeline.outcome import Condition, Verdict
 from pipeline.results import About
-from pipeline.state import Layer, head_key
+from pipeline.state import Layer, View, head_key
 from schemas.flow import Origin
 from schemas.types import Context
 from topics.registry import (
@@ -148,6 +148,18 @@ class Counter:
     def about(self, record: Inbound) -> About:
         return about(record)
 
+    def lift(self) -> None:
+        pass
+
+    def left(self, partition: int) -> None:
+        pass
+
+    def waits_s(self, context: Context, view: View) -> float:
+        return 0.0
+
+    def hold(self, context: Context) -> Hold:
+        raise AssertionError("what waits here can always go on")
+
     def compute(self, record: Inbound, layer: Layer, heads: Heads, now_ms: int) -> Decided:
         value = record.value or b""
         context = (record.key or b"").decode()
@@ -203,7 +215,16 @@ class Counter:
 
 def apply_stage() -> ApplyStage:
     """The real one."""
-    return ApplyStage(ApplySettings(topics=("tm_all=tests.fakes:Keep", "tm_keep=tests.fakes:Keep")))
+    hosted = ("tm_all=tests.fakes:Keep", "tm_keep=tests.fakes:Keep")
+    return ApplyStage(ApplySettings(topics=hosted, trusted=("tm_all", "tm_keep")))
 
 
-STAGES: dict[str, Any] = {"odd": Odd, "both": Both, "counter": Counter, "apply": apply_stage}
+def hosting_stage(topics: str) -> ApplyStage:
+    """The real one, with these topics; patient, since what is slow is to be the manager and not a busy machine."""
+    hosted = tuple(topics.split(","))
+    return ApplyStage(ApplySettings(topics=hosted, judge_ms=300, judge_limit_ms=30_000, probe_after_s=1.0))
+
+
+STAGES: dict[str, Any] = {
+    "odd": Odd, "both": Both, "counter": Counter, "apply": apply_stage, "hosting": hosting_stage,
+}  # fmt: skip

@@ -11,11 +11,11 @@ from rocksdict import WriteBatch
 
 from agents.apply import ApplySettings, ApplyStage
 from agents.runtime.partition import Heads
-from agents.runtime.records import Emit
+from agents.runtime.records import Emit, ManagerFailed
 from agents.runtime.store import Store
 from pipeline import state
 from pipeline.contextual import Answer
-from pipeline.outcome import Condition, Verdict
+from pipeline.outcome import BY_CODE, Condition, Verdict
 from pipeline.state import Layer, Memory, head_key, head_of
 from schemas.flow import OPERATION, Accept, Evict
 from schemas.types import Context, outpoint
@@ -92,9 +92,12 @@ def test_the_store_failing_on_the_second_of_two_inserts(tmp_path: Path, monkeypa
 
 
 @pytest.mark.invariant("TOPIC-1")
-def test_one_of_two_managers_raising() -> None:
+@pytest.mark.setting("apply.trusted")
+@pytest.mark.parametrize("trusted", [(), ("tm_all", "tm_odd")], ids=["in processes of their own", "trusted"])
+async def test_one_of_two_managers_raising(trusted: tuple[str, ...]) -> None:
     """The other's context has all of it, that one's has nothing, and neither is told that nothing was admitted."""
-    stage = ApplyStage(ApplySettings(topics=("tm_all=tests.fakes:Keep", "tm_odd=tests.fakes:Odd")))
+    hosted = ("tm_all=tests.fakes:Keep", "tm_odd=tests.fakes:Odd")
+    stage = ApplyStage(ApplySettings(topics=hosted, trusted=trusted))
     contexts = (TOPIC, "topic:tm_odd")
     payload = verified(made_tx([coin_of_others(1)], 2, 1), off_chain=b"raise", contexts=contexts)
     value = OPERATION.encode(apply_of(payload))
@@ -109,8 +112,10 @@ def test_one_of_two_managers_raising() -> None:
     assert isinstance(decision, Emit)
     assert {out.topic for out in decision.outs} >= {JOURNAL, RESULTS}
     store.write(layer.writes)
-    with pytest.raises(RuntimeError, match="does not like it"):
+    with pytest.raises(ManagerFailed, match="does not like it") as raised:
         compute("topic:tm_odd")
+    assert BY_CODE[raised.value.code].kind == "fault"
     assert len(coins(store)) == 2
     assert head_of(store, "topic:tm_odd").sequence == 0
     assert not list(store.keys_with(b"topic:tm_odd"))
+    await stage.stop()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from agents.runtime.child import Child, EndedError, ending
+from agents.runtime.child import Child, Ended, ending
 from agents.runtime.confined import READY, cut, frame
 
 START_S = 30.0
@@ -74,7 +74,7 @@ async def test_how_it_ends_is_told(asked: bytes, status: int) -> None:
     for in_loop in (False, True):
         child = started()
         assert child.next(START_S) == READY
-        with pytest.raises(EndedError) as raised:
+        with pytest.raises(Ended) as raised:
             await ask(child, in_loop)
         assert raised.value.status == status
         assert child.reaped()
@@ -105,14 +105,14 @@ async def test_one_that_has_ended_says_so_when_it_is_asked_again() -> None:
     child.next(START_S)
     child.kill()
     await child.status()
-    with pytest.raises(EndedError, match="SIGKILL"):
+    with pytest.raises(Ended, match="SIGKILL"):
         child.ask(b"say x", START_S)
-    with pytest.raises(EndedError, match="SIGKILL"):
+    with pytest.raises(Ended, match="SIGKILL"):
         await child.send(b"say x")
     child.close()
 
 
 def test_endings_have_words() -> None:
-    assert [ending(status) for status in (None, 0, 3, -9, -14, -200)] == [
-        "without a status", "with status 0", "with status 3", "by SIGKILL", "by SIGALRM", "by signal 200",
+    assert [ending(status) for status in (0, 3, -9, -14, -200)] == [
+        "with status 0", "with status 3", "by SIGKILL", "by SIGALRM", "by signal 200",
     ]  # fmt: skip

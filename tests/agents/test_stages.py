@@ -25,7 +25,17 @@ from agents.runtime.http import HttpSettings
 from agents.runtime.outbox import Outbox
 from agents.runtime.outcomes import Router
 from agents.runtime.partition import Decided, Heads
-from agents.runtime.records import Decision, Defer, Emit, Fault, Inbound, Out, Refuse, WorldCondition
+from agents.runtime.records import (
+    Decision,
+    Defer,
+    Emit,
+    Fault,
+    Inbound,
+    ManagerFailed,
+    Out,
+    Refuse,
+    WorldCondition,
+)
 from agents.runtime.sandbox import SandboxSettings
 from agents.runtime.settings import TraceSettings
 from agents.runtime.stage import Runner
@@ -520,7 +530,8 @@ class Applying:
 
     def __init__(self, *always: str) -> None:
         managers = ("tm_anytx", f"tm_mine={HERE}:Keep", f"tm_odd={HERE}:Odd", "tm_helloworld")
-        self.stage = ApplyStage(ApplySettings(topics=managers, broadcast_always=always))
+        trusted = ("tm_mine", "tm_odd")
+        self.stage = ApplyStage(ApplySettings(topics=managers, broadcast_always=always, trusted=trusted))
         self.store = Memory()
         self.offset = -1
 
@@ -681,8 +692,9 @@ def test_a_record_that_raises_tells_whom_it_concerns() -> None:
     record = world.record(
         apply_of(verified(made_tx([coin_of_others(1)]), offset=3, off_chain=b"raise")), "topic:tm_odd"
     )
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ManagerFailed, match="does not like it") as raised:
         world.decided(record)
+    assert raised.value.code == "internal.manager-raised"
     assert world.store.entries == {}
     about = world.stage.about(record)
     assert about is not None

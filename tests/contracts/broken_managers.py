@@ -3,15 +3,17 @@
 import datetime
 import os
 import random
+import signal
 import socket
 import subprocess
+import sys
 import time
 import uuid
 from pathlib import Path
 from random import Random
 from time import time as now
 
-from pipeline.overlay.manager import CONTRACT, TAKEN, Subject
+from pipeline.overlay.manager import CONTRACT, TAKEN, Subject, Transaction
 from schemas.external import Admittance
 
 
@@ -268,3 +270,93 @@ class ReadsThirdByte(Fine):
             n for n, output in enumerate(subject.outputs) if output.script[:2] == b"\x51\x52" and output.script[2]
         )
         return Admittance(tuple(marked))
+
+
+# --- what ends a process, or would
+
+HARM = (b"raise", b"exit", b"leave", b"kill", b"hang", b"sleep", b"eat", b"nonsense", b"garble", b"promise", b"flood")
+"""What `Harmful` does when off-chain values say so: after `admit ` when it judges, `examine ` when it examines."""
+
+
+class Harmful:
+    """Admits all, retains nothing, and examines to how many outputs there are; but where it is told to do harm."""
+
+    version = "1"
+    contract = CONTRACT
+
+    def examine(self, transaction: Transaction) -> bytes:
+        when, _, what = transaction.off_chain_values.partition(b" ")
+        if when == b"examine":
+            self.harm(what)
+            return None  # type: ignore[return-value]
+        return bytes([transaction.output_count])
+
+    def admit(self, subject: Subject) -> Admittance:
+        when, _, what = subject.off_chain_values.partition(b" ")
+        if when == b"admit":
+            self.harm(what)
+            return Admittance((subject.output_count,))
+        return Admittance(tuple(range(subject.facts[0])))
+
+    def harm(self, what: bytes) -> None:
+        match what:
+            case b"raise":
+                raise ValueError("as told")
+            case b"exit":
+                sys.exit(3)
+            case b"leave":
+                os._exit(4)
+            case b"kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case b"hang":
+                while True:
+                    pass
+            case b"sleep":
+                time.sleep(600)
+            case b"eat":
+                eaten: list[bytes] = []
+                while True:
+                    eaten.append(bytes(16 << 20))
+            case b"garble":
+                answer(b"\x00\x00\x00\x01\xc1")
+            case b"promise":
+                answer(b"\xff\xff\xff\xff")
+                time.sleep(600)
+            case b"flood":
+                answer(b"\xff\xff\xff\xff" + bytes(64 << 20))
+
+
+def answer(raw: bytes) -> None:
+    """Whatever stands on the channel to the parent, in the manager's stead."""
+    for path in list(Path("/proc/self/fd").iterdir()):
+        if path.is_symlink() and str(path.readlink()).startswith("socket:"):
+            channel = socket.socket(fileno=os.dup(int(path.name)))
+            channel.setblocking(True)
+            channel.sendall(raw)
+            channel.close()
+
+
+class Leaving:
+    """Cannot be loaded, nor can its process."""
+
+    version = "1"
+
+    def __init__(self) -> None:
+        sys.exit(5)
+
+
+class Talkative(Fine):
+    """Writes where it may not, and reads what is not there."""
+
+    def admit(self, subject: Subject) -> Admittance:
+        print("hello", flush=True)
+        os.write(1, b"more")
+        assert sys.stdin.read() == ""
+        return super().admit(subject)
+
+
+class Curious(Fine):
+    """Looks what it can see of its surroundings."""
+
+    def admit(self, subject: Subject) -> Admittance:
+        raise RuntimeError(" ".join(sorted(os.environ)))
