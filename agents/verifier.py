@@ -12,8 +12,9 @@ from typing import Any, Literal, Protocol, Self, TypeVar
 
 from msgspec import Struct
 
+from agents.runtime.pool import BusyError
 from agents.runtime.remembered import Remembered
-from agents.runtime.sandbox import BusyError, Sandbox, SandboxSettings
+from agents.runtime.sandbox import Sandbox, SandboxSettings
 from pipeline.ancestors import resolved
 from pipeline.chain.answer import Answer, RootAt, Tip
 from pipeline.outcome import BY_CODE, Condition, Verdict

@@ -1,6 +1,7 @@
 """verify: a payload's own history against scripts, values and the chain."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 
@@ -12,20 +13,37 @@ from agents.runtime.ancestors import Ancestors
 from agents.runtime.aside import aside, is_long
 from agents.runtime.chain_news import ChainNews
 from agents.runtime.desk import Teller
+from agents.runtime.examining import Examiners
 from agents.runtime.headers import Follower, HeaderSettings, News, Reorganised
 from agents.runtime.http import HttpSettings, Transport
-from agents.runtime.records import Decision, Defer, Emit, Fault, Inbound, Out, Refuse, WorldCondition
-from agents.runtime.sandbox import BusyError, Sandbox, SandboxSettings
+from agents.runtime.outcomes import MESSAGE_CHARS, result_out
+from agents.runtime.pool import BusyError
+from agents.runtime.records import (
+    Decision,
+    Defer,
+    Emit,
+    Fault,
+    Hold,
+    Inbound,
+    ManagerFailed,
+    Out,
+    Refuse,
+    WorldCondition,
+)
+from agents.runtime.sandbox import Sandbox, SandboxSettings
 from agents.runtime.trackers import NoQuorum, Trackers, TrackerSettings
+from pipeline import member
 from pipeline.ancestors import resolved
 from pipeline.chain.answer import Answer, RootAt, Tip
 from pipeline.outcome import Condition, Verdict
+from pipeline.overlay.manager import Transaction
 from pipeline.parse import Payload, parse
 from pipeline.policy import Policy
-from pipeline.results import About, decision_id
+from pipeline.results import About, decision_id, parked
 from pipeline.verify import Plan, ScriptResults, Valid, plan, verify
-from schemas.flow import OPERATION, Apply, Parsed, Verified
+from schemas.flow import OPERATION, Apply, Examined, Parsed, Verified
 from schemas.flow import PARSED as SCHEMA
+from schemas.types import Context
 from schemas.wire import Undecodable
 from topics.registry import DEAD_LETTERS, OPERATIONS, PARSED, RESULTS, RETRY_1M, RETRY_10M, RETRY_10S, Topic
 
@@ -76,13 +94,16 @@ class Verify:
         headers: HeaderSettings | None = None,
         data_dir: str = ".",
         ancestors: Ancestors | None = None,
+        examiners: Examiners | None = None,
     ) -> None:
         """What the stage judges by, and what it asks.
 
         headers, data_dir: of the header follower, where `trackers.follower` wants one.
         ancestors: where named ones stand, where `policy.txid_only` is `resolve`.
+        examiners: the hosted topics' managers, as far as they examine; `stop` ends their processes.
         """
         self._ancestors = ancestors
+        self._examiners = examiners
         self._policy = policy
         self._settings = trackers
         self._headers = headers or HeaderSettings()
@@ -96,6 +117,13 @@ class Verify:
     def tell_to(self, teller: Teller) -> None:
         """Who writes events of this stage. Before `start`."""
         self._news = ChainNews(self.name, teller)
+        if self._examiners is not None:
+            self._examiners.tell_to(teller)
+
+    def lift(self) -> None:
+        """Let contexts go on that are suspended here."""
+        if self._examiners is not None:
+            self._examiners.lift()
 
     async def start(self) -> None:
         """Open connections, follow headers if that is wanted, and start the script children."""
@@ -115,6 +143,8 @@ class Verify:
         if self._follower is not None:
             await self._follower.start()
         await self._sandbox.start()
+        if self._examiners is not None:
+            await self._examiners.start()
         if self._ancestors is not None:
             await self._ancestors.start()
 
@@ -139,6 +169,8 @@ class Verify:
         if self._trackers is not None:
             await self._trackers.close()
         await self._sandbox.stop()
+        if self._examiners is not None:
+            await self._examiners.stop()
         await self._transport.__aexit__(None, None, None)
 
     async def probe(self) -> None:
@@ -165,14 +197,14 @@ class Verify:
                     if isinstance(one := looked[id(record)], Named):
                         running[asyncio.ensure_future(self._complete(record, one, tip))] = record
                 short = [record for record in short if id(record) in prepared]
-                plain = [record for record in short if not _takes_long(prepared[id(record)])]
+                plain = [record for record in short if not self._takes_long(prepared[id(record)])]
                 together = [one for one in prepared.values() if isinstance(one, Prepared) and not _has_many_roots(one)]
                 answers = await self._trackers.ask({root for one in together for root in one.plan.roots})
                 if plain:
                     yield plain, Gathered(prepared, answers, tip, {})
                 for record in short:
                     one = prepared[id(record)]
-                    if isinstance(one, Prepared) and _takes_long(one):
+                    if isinstance(one, Prepared) and self._takes_long(one):
                         running[asyncio.ensure_future(self._find_out(record, one, answers, tip))] = record
                 while running:
                     done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
@@ -194,6 +226,10 @@ class Verify:
         prepared = gathered.prepared[id(record)]
         if not isinstance(prepared, Prepared):
             return prepared
+        said = self._judged(prepared, gathered)
+        return Emit(_operations(said, said.asked.contexts, {})) if isinstance(said, Verified) else said
+
+    def _judged(self, prepared: Prepared, gathered: Gathered) -> Verified | Decision:
         parsed = prepared.parsed
         if isinstance(gathered.scripts, Condition):
             return Defer(gathered.scripts, _about(parsed))
@@ -202,7 +238,7 @@ class Verify:
             return Refuse(said, _about(parsed))
         if isinstance(said, Condition):
             return Defer(said, _about(parsed))
-        return Emit(tuple(_operations(parsed, said)))
+        return _verified(parsed, said)
 
     def _prepare(self, record: Inbound, tip: Tip) -> Prepared | Named | Decision:
         try:
@@ -271,11 +307,46 @@ class Verify:
             scripts = await self._sandbox.run(prepared.plan.jobs)
         except BusyError as error:
             scripts = Condition("script.busy", str(error))
-        return Gathered({id(record): prepared}, answers, tip, scripts)
+        gathered = Gathered({id(record): prepared}, answers, tip, scripts)
+        if not self._examined_in(prepared.parsed):
+            return gathered
+        said = await aside(self._judged, prepared, gathered) if is_long(record) else self._judged(prepared, gathered)
+        decision = await self._examine(said) if isinstance(said, Verified) else said
+        return Gathered({id(record): decision}, {}, tip, {})
 
+    def _takes_long(self, prepared: Prepared | Decision) -> bool:
+        if not isinstance(prepared, Prepared):
+            return False
+        return bool(prepared.plan.jobs) or _has_many_roots(prepared) or bool(self._examined_in(prepared.parsed))
 
-def _takes_long(prepared: Prepared | Decision) -> bool:
-    return isinstance(prepared, Prepared) and (bool(prepared.plan.jobs) or _has_many_roots(prepared))
+    def _examined_in(self, parsed: Parsed) -> Sequence[Context]:
+        """Contexts whose managers say something before coins are known."""
+        return self._examiners.of(parsed.asked.contexts) if self._examiners is not None else ()
+
+    async def _examine(self, verified: Verified) -> Decision:
+        """Ask them, and go on to the contexts whose manager said something, and to those that have none that does.
+
+        A manager that fails costs its context (TOPIC-1), and the payload is a dead letter for its sake. Where one
+        waits (TOPIC-3) the payload waits, and comes to all contexts again: they answer from what they hold.
+        """
+        assert self._examiners is not None
+        asked = verified.asked
+        found = await self._examiners.all_of(self._examiners.of(asked.contexts), _transaction(verified))
+        facts = {context: said for context, said in found.items() if isinstance(said, Examined)}
+        failed = {context: said for context, said in found.items() if isinstance(said, ManagerFailed)}
+        outs = _operations(verified, [each for each in asked.contexts if each in facts or each not in found], facts)
+        if hold := next((said for said in found.values() if isinstance(said, Hold)), None):
+            return hold._replace(outs=outs)
+        if not failed:
+            return Emit(outs)
+        now_ms = int(time.time() * 1000)
+        abouts = {context: About.of(asked, verified.txid, context) for context in failed}
+        first, *others = failed
+        outs += [
+            result_out(parked(abouts[each], Verdict(failed[each].code, str(failed[each])[:MESSAGE_CHARS]), now_ms))
+            for each in others
+        ]
+        return Fault(failed[first].code, str(failed[first]), abouts[first], outs)
 
 
 def _has_many_roots(prepared: Prepared) -> bool:
@@ -286,17 +357,31 @@ def _about(parsed: Parsed) -> About:
     return About.before_contexts(parsed.asked.origin, parsed.asked.request_id, parsed.txid)
 
 
-def _operations(parsed: Parsed, valid: Valid) -> list[Out]:
-    asked = parsed.asked
-    verified = Verified(
-        asked=asked,
+def _verified(parsed: Parsed, valid: Valid) -> Verified:
+    return Verified(
+        asked=parsed.asked,
         txid=parsed.txid,
         beef=parsed.beef,
         members=valid.members(),
         fee_sat=valid.fee_sat,
         proven_height=valid.proven_height,
     )
+
+
+def _transaction(verified: Verified) -> Transaction:
+    """What managers examine: as apply would show it to them (TOPIC-2)."""
+    beef, subject = verified.beef, verified.members[-1]
+    raw, sources = member.raw(beef, subject), member.sources(beef, subject)
+    return Transaction(verified.txid, raw, sources, verified.asked.off_chain)
+
+
+def _operations(verified: Verified, contexts: Sequence[Context], facts: Mapping[Context, Examined]) -> list[Out]:
+    origin = verified.asked.origin
     return [
-        Out(OPERATIONS, context.encode(), OPERATION.encode(Apply(decision_id(asked.origin, context), verified)))
-        for context in asked.contexts
+        Out(
+            OPERATIONS,
+            context.encode(),
+            OPERATION.encode(Apply(decision_id(origin, context), verified, facts.get(context))),
+        )
+        for context in contexts
     ]

@@ -32,6 +32,7 @@ def make_stage(name: str, settings: Settings, cluster: Cluster) -> Any:
             return Parse(settings.parse, settings.policy, cluster.id)
         case "verify":
             from agents.runtime.ancestors import Ancestors
+            from agents.runtime.examining import Examiners
             from agents.verify import Verify
 
             ancestors = None
@@ -47,6 +48,7 @@ def make_stage(name: str, settings: Settings, cluster: Cluster) -> Any:
                 settings.headers,
                 settings.worker.data_dir,
                 ancestors,
+                Examiners("verify", settings.apply, settings.sandbox.processes, settings.worker.fault_limit),
             )
         case "apply":
             from agents.apply import ApplyStage
@@ -158,6 +160,7 @@ def _driver(stage: Any, settings: Settings, cluster: Cluster) -> Callable[[Worke
             fault_limit=settings.worker.fault_limit,
             due=getattr(stage, "due", None),
             beside=getattr(stage, "beside", None),
+            lift=getattr(stage, "lift", None),
         )
         return runner, stage.start, _stopping(stage, tracer)
 

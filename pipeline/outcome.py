@@ -137,6 +137,7 @@ CODES: tuple[Code, ...] = (
     # --- ours
     _condition("internal.no-broker", "A record is to be read where it stands, and no broker answers.", _WAIT, None, "world"),
     _condition("internal.suspended", "The topic's manager takes too long or fails again and again: its context is suspended.", _WAIT, None, "context"),
+    _condition("internal.manager-busy", "As many payloads wait for a topic's manager to examine them as may.", _WAIT, None, "context"),
     _fault("internal.fault", "A stage failed on this record."),
     _fault("internal.manager-raised", "The topic's manager raised on this record, or answered what none may."),
     _fault("internal.manager-overran", "The topic's manager was ended at its time limit on this record."),

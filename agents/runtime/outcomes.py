@@ -57,8 +57,8 @@ class Router:
             case Hold(condition, since_ms, outs):
                 step = retry.held(*_before(waiting(record)), now_ms, since_ms)
                 return [*outs, self._tier(record, step, condition.code)]
-            case Fault(code, message, fault_about):
-                return self._fault(record, code, message, fault_about, now_ms)
+            case Fault(code, message, fault_about, outs):
+                return [*outs, *self._fault(record, code, message, fault_about, now_ms)]
 
     def kind(self, decision: Decision) -> tuple[str, str]:
         """Labels of the outcome metric."""

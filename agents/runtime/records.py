@@ -73,6 +73,7 @@ class Fault(NamedTuple):
     code: str
     message: str
     about: About | None = None
+    outs: Sequence[Out] = ()  # of its contexts that are not concerned
 
 
 Decision = Emit | Refuse | Defer | Hold | Fault

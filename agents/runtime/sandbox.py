@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from agents.runtime.child import Child, Ended
+from agents.runtime.pool import BusyError, Pool, cores_left
 from agents.runtime.sandbox_child import Request
 from pipeline.policy import Policy
 from pipeline.script.engine import STEPS_PER_MS, ScriptJob, ScriptResult
@@ -49,10 +50,6 @@ class SandboxSettings(Struct, frozen=True):
     ] = 600 << 20
 
 
-class BusyError(Exception):
-    """Too many wait for a child, or the machine gave it no time: the payload had better come back. No fault."""
-
-
 class SandboxFault(Exception):  # noqa: N818 - ours, and told apart by the stage
     """A child ended without a reason of the script's."""
 
@@ -63,12 +60,7 @@ class Sandbox:
     def __init__(self, policy: Policy, settings: SandboxSettings = SandboxSettings()) -> None:  # noqa: B008 - frozen
         self._budget_ms = policy.script_budget_ms
         self._settings = settings
-        # A place without a child is filled by whoever takes it, so that a child that does not come up is an error
-        # of the jobs that needed it and not a place lost for good.
-        self._places: asyncio.Queue[_Child | None] = asyncio.Queue()
-        self._children: set[_Child] = set()
-        self._waiting = 0
-        self._burials: set[asyncio.Task[None]] = set()
+        self._pool = Pool("a script child", self._child, settings.max_waiting, settings.patience_s)
 
     async def start(self) -> None:
         """Start the children, and wait until they stand.
@@ -76,18 +68,11 @@ class Sandbox:
         Raises:
             SandboxFault: a child does not come up.
         """
-        count = self._settings.processes or max(1, len(os.sched_getaffinity(0)) - 1)
-        started = await asyncio.gather(*(self._child() for _ in range(count)), return_exceptions=True)
-        for child in started:
-            if isinstance(child, BaseException):
-                await self.stop()
-                raise child
-            self._places.put_nowait(child)
+        await self._pool.start(self._settings.processes or cores_left())
 
     async def stop(self) -> None:
         """End the children, whatever they do."""
-        await asyncio.gather(*(child.end() for child in self._children), *self._burials)
-        self._children.clear()
+        await self._pool.stop()
 
     async def run(self, jobs: Sequence[ScriptJob], deadline_ms: int | None = None) -> dict[int, ScriptResult]:
         """Judge the jobs of one payload; a result for each, by its key.
@@ -102,38 +87,11 @@ class Sandbox:
         """
         if not jobs:
             return {}
-        patience = None if self._waiting < self._settings.max_waiting else self._settings.patience_s
-        self._waiting += 1
-        try:
-            async with asyncio.timeout(patience):
-                child = await self._places.get()
-        except TimeoutError:
-            raise BusyError(f"{self._waiting - 1} payloads wait for a script child") from None
-        finally:
-            self._waiting -= 1
-        try:
-            child = child or await self._child()
+        async with self._pool.child() as child:
             return await child.ask(jobs, deadline_ms or self._budget_ms)
-        except BaseException:  # cancelled, or a fault: either way nobody knows what the child is at
-            if child is not None:
-                child.spent = True
-            raise
-        finally:
-            if child is not None and child.spent:
-                self._bury(child)
-                child = None
-            self._places.put_nowait(child)
 
     async def _child(self) -> "_Child":
-        child = await _Child.start(self._settings.memory_bytes)
-        self._children.add(child)
-        return child
-
-    def _bury(self, child: "_Child") -> None:
-        self._children.discard(child)
-        task = asyncio.ensure_future(child.end())
-        self._burials.add(task)
-        task.add_done_callback(self._burials.discard)
+        return await _Child.start(self._settings.memory_bytes)
 
 
 _decode = msgspec.msgpack.Decoder(ScriptResult).decode

@@ -92,11 +92,13 @@ class Runner(Generic[G]):
         fault_limit: int,
         due: Callable[[Inbound], int] | None = None,
         beside: Callable[[], Awaitable[None]] | None = None,
+        lift: Callable[[], None] | None = None,
     ) -> None:
         """What the runner runs, and how.
 
         due: when a record may be taken (Unix milliseconds); a lane waits for its first.
         beside: what goes on beside the records for as long as the stage runs; an error it raises ends the process.
+        lift: what an operator lets go on besides a halted stage.
         """
         self.stage = stage
         self.desk = desk
@@ -109,6 +111,7 @@ class Runner(Generic[G]):
         self._door = Door(stage, desk, fault_limit)
         self._due = due
         self._beside = beside
+        self._lift = lift
         self._tasks: set[asyncio.Task[None]] = set()
         self._flushes = asyncio.Semaphore(CONCURRENT_FLUSHES)
         self._alone: set[Lane] = set()
@@ -313,7 +316,9 @@ class Runner(Generic[G]):
     # --- faults and pauses
 
     def resume(self) -> None:
-        """An operator lets a halted stage go on."""
+        """An operator lets a halted stage go on, and what else waits for one."""
+        if self._lift is not None:
+            self._lift()
         self._door.resume()
 
     def _pause(self, condition: WorldCondition) -> None:

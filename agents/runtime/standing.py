@@ -47,9 +47,9 @@ def _nobody(kind: str, severity: object, message: str, details: object) -> None:
     """Before somebody listens."""
 
 
-def hold_for(why: str, since_ms: int | None = None) -> Hold:
+def hold_for(why: str, since_ms: int | None = None, code: str = "internal.suspended") -> Hold:
     """A record waits; since_ms: Unix milliseconds, now unless given."""
-    return Hold(Condition("internal.suspended", why), int(time.time() * 1000) if since_ms is None else since_ms)
+    return Hold(Condition(code, why), int(time.time() * 1000) if since_ms is None else since_ms)
 
 
 class Standing:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from agents.runtime.sandbox import BusyError, Sandbox, SandboxFault, SandboxSettings
+from agents.runtime.pool import BusyError
+from agents.runtime.sandbox import Sandbox, SandboxFault, SandboxSettings
 from agents.runtime.sandbox_child import NICE
 from pipeline.policy import Policy
 from pipeline.script.engine import ScriptJob, SpentCoin

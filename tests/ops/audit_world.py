@@ -16,7 +16,7 @@ from agents.runtime.outcomes import Router
 from agents.runtime.partition import Heads
 from agents.runtime.partitioner import partition_for
 from agents.runtime.records import Decision, Defer, Emit, Out, Refuse
-from agents.verify import _about, _operations
+from agents.verify import _about, _operations, _verified
 from ops.instruments.audit.books import Books
 from pipeline.broadcast import Success
 from pipeline.chain.answer import Answer
@@ -135,7 +135,7 @@ class World:
         answers = dict.fromkeys(payload.roots, Answer.YES)
         valid = verify(payload, answers, {}, builders.TIP, self._policy)
         assert isinstance(valid, Valid)
-        return Emit(_operations(parsed, valid))
+        return Emit(_operations(_verified(parsed, valid), parsed.asked.contexts, {}))
 
     def _applied(self, record: Record) -> Decision:
         layer = Layer(self._state)
