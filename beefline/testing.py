@@ -18,6 +18,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -26,7 +27,18 @@ from msgspec import Struct
 
 from beefline.watch import Watch
 from pipeline.codec.reader import write_varint
-from pipeline.overlay.manager import CONTRACT, BadManager, Output, Subject, TopicManager, admit, load
+from pipeline.overlay.manager import (
+    CONTRACT,
+    BadManager,
+    Output,
+    Subject,
+    TopicManager,
+    Transaction,
+    admit,
+    examine,
+    examiner,
+    load,
+)
 from schemas.external import Admittance
 from schemas.types import Outpoint, Txid
 
@@ -36,6 +48,9 @@ TOPIC = "tm_under_test"
 
 ANSWERS_WITHIN_S = 120.0
 """A process that judges the cases: a start takes half a second."""
+
+MAY_TAKE_S = 0.05
+"""Of a processor, for an answer: an installation suspends a topic that takes longer (`apply.judge_ms`)."""
 
 T = TypeVar("T")
 
@@ -90,8 +105,13 @@ class Case(Struct, frozen=True):
         """What each input spends."""
         return tuple(each.outpoint or _made_up(vin) for vin, each in enumerate(self.spends))
 
+    def transaction(self) -> Transaction:
+        """What the manager examines; a new one each time."""
+        subject = self.subject()
+        return Transaction(subject.txid, subject.raw, subject.sources, self.off_chain_values)
+
     def subject(self) -> Subject:
-        """What the manager gets; a new one each time."""
+        """What the manager judges; a new one each time."""
         inputs = b"".join(point + b"\x14" + b"\x13" + bytes(19) + b"\xff\xff\xff\xff" for point in self.outpoints())
         outputs = b"".join(map(_written, self.outputs))
         raw = (
@@ -123,14 +143,33 @@ class ContractBroken(AssertionError):  # noqa: N818 - what became of the contrac
 
 
 def ask(manager: TopicManager, case: Case) -> Admittance | Raised:
-    """What a manager says of a case, held to its contract as in service."""
-    return _ask(manager, case.subject())
+    """What a manager says of a case, held to its contract as in service: it examines, where it does, and judges."""
+    return _judged(manager, case.subject(), _examined(manager, case))
 
 
-def _ask(manager: TopicManager, subject: Subject) -> Admittance | Raised:
+def _examined(manager: TopicManager, case: Case) -> bytes | Raised:
+    """Its facts; none where it does not examine."""
+    return _facts(manager, case.transaction())
+
+
+def _facts(manager: TopicManager, transaction: Transaction) -> bytes | Raised:
+    asked = examiner(manager)
+    if asked is None:
+        return b""
+    try:
+        return examine(asked, TOPIC, transaction).facts
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a manager may raise anything: that is what is asked
+        return Raised(f"examine: {type(error).__name__}: {error}")
+
+
+def _judged(manager: TopicManager, subject: Subject, facts: bytes | Raised) -> Admittance | Raised:
+    """What it says, given the facts."""
+    if isinstance(facts, Raised):
+        return facts
+    subject.facts = facts
     try:
         return admit(manager, TOPIC, subject)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - a manager may raise anything: that is what is asked
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - see `_facts`
         return Raised(f"{type(error).__name__}: {error}")
 
 
@@ -256,6 +295,66 @@ def _closed(manager: str, cases: Sequence[Case]) -> Iterator[str]:
         yield from (f"{case.name}: it asks {name}" for name in each.asked)
 
 
+def _same_facts(manager: str, cases: Sequence[Case]) -> Iterator[str]:
+    one, other = make(manager), make(manager)
+    if examiner(one) is None:
+        return
+    first = [_examined(one, case) for case in cases]
+    for case, before, after in zip(
+        cases[::-1], first[::-1], [_examined(one, case) for case in cases[::-1]], strict=True
+    ):
+        if before != after:
+            yield f"{case.name}: {_of(before)}, and after other transactions {_of(after)}"
+    apart = {"another object of it": [_examined(other, case) for case in cases]}
+    for place in PLACES:
+        told = _in_child(Task(manager, tuple(cases), depth=place.depth), place)
+        if isinstance(told, str):
+            yield f"{place.name}: {told}"
+            continue
+        apart[place.name] = [
+            each.facts if not each.raised.startswith("examine: ") else Raised(each.raised) for each in told
+        ]
+    for where, found in apart.items():
+        for case, before, there in zip(cases, first, found, strict=True):
+            if before != there:
+                yield f"{case.name}: {_of(before)}, and {where} {_of(there)}"
+
+
+def _apart(manager: str, cases: Sequence[Case]) -> Iterator[str]:
+    one = make(manager)
+    if examiner(one) is None:
+        return
+    for case in cases:
+        facts = _examined(one, case)
+        together = _judged(one, case.subject(), facts)
+        alone = _judged(make(manager), case.subject(), facts)
+        if together != alone:
+            yield f"{case.name}: {_text(together)}, and an object that did not examine it {_text(alone)}"
+
+
+def _in_time(manager: str, cases: Sequence[Case]) -> Iterator[str]:
+    made = make(manager)
+    for case in (*cases, *STRANGERS):
+        facts, took_s = _timed(lambda case=case: _examined(made, case))  # type: ignore[misc]
+        if took_s > MAY_TAKE_S:
+            yield f"{case.name}: to examine it takes {took_s * 1000:.0f} ms"
+        _, took_s = _timed(lambda case=case, facts=facts: _judged(made, case.subject(), facts))  # type: ignore[misc]
+        if took_s > MAY_TAKE_S:
+            yield f"{case.name}: to judge it takes {took_s * 1000:.0f} ms"
+
+
+def _timed(what: Callable[[], T]) -> tuple[T, float]:
+    """What it comes to, and the least processor time of three tries: the first may import what it needs."""
+    took = []
+    for _ in range(3):
+        began = time.process_time()
+        found = what()
+        took.append(time.process_time() - began)
+        if took[-1] <= MAY_TAKE_S:
+            break
+    return found, min(took)
+
+
 def _order(manager: str, cases: Sequence[Case]) -> Iterator[str]:
     made = make(manager)
     for case in cases:
@@ -315,19 +414,34 @@ def _compared(
 def _untouched(manager: str, cases: Sequence[Case]) -> Iterator[str]:
     made = make(manager)
     for case in cases:
+        transaction = case.transaction()
+        before = _image(transaction, *SHOWN)
+        facts = _facts(made, transaction)
+        after = _image(transaction, *SHOWN)
+        yield from (f"{case.name}: to examine it changes `{name}`" for name in after if before.get(name) != after[name])
         subject = case.subject()
-        before = _image(subject)
-        _ask(made, subject)
-        after = _image(subject)
+        subject.facts = b"" if isinstance(facts, Raised) else facts
+        before = _image(subject, *SHOWN, "coins")
+        _judged(made, subject, facts)
+        after = _image(subject, *SHOWN, "coins")
         yield from (f"{case.name}: it changes `{name}`" for name in after if before.get(name) != after[name])
 
 
-def _image(subject: Subject) -> dict[str, Any]:
-    """All that hangs on a subject, read anew where it was made of something."""
-    tx = subject.tx
-    seen = {"tx": (tx.txid, tx.raw, list(tx.ins), list(tx.outs), tx.start), "output_count": subject.output_count}
-    seen |= {name: getattr(subject, name) for name in ("outputs", "spent", "coins")}
-    return seen | {name: value for name, value in vars(subject).items() if name not in seen}
+SHOWN = ("outputs", "spent")
+
+
+def _image(shown: Transaction, *names: str) -> dict[str, Any]:
+    """All that hangs on what a manager is shown, read anew where it was made of something."""
+    tx = shown.tx
+    seen = {"tx": (tx.txid, tx.raw, list(tx.ins), list(tx.outs), tx.start), "output_count": shown.output_count}
+    seen |= {name: getattr(shown, name) for name in names}
+    return seen | {name: value for name, value in vars(shown).items() if name not in seen}
+
+
+def _of(facts: bytes | Raised) -> str:
+    if isinstance(facts, Raised):
+        return f"raises {facts.what}"
+    return f"examines to {facts[:40].hex() or 'nothing'}{'…' if len(facts) > 40 else ''}"
 
 
 def _text(answer: Admittance | Raised) -> str:
@@ -341,6 +455,9 @@ RULES: Mapping[str, Rule] = {
     "answers": Rule("It answers with outputs and coins that exist, and does not raise at strangers' either.", _answers),
     "repeats": Rule("The same subject gets the same answer, whatever was asked before.", _repeats),
     "elsewhere": Rule("So it does in other processes, whatever their hash seed, environment and folder.", _elsewhere),
+    "facts": Rule("What it examines follows from the transaction alone, whoever asks, and where.", _same_facts),
+    "apart": Rule("What it judges by is the facts, and nothing it kept when it examined.", _apart),
+    "in-time": Rule("An answer takes less than 50 ms of a processor.", _in_time),
     "closed": Rule("It asks no clock, no chance, no network, no file and no other process.", _closed),
     "order": Rule("In which order outputs and inputs stand does not matter.", _order),
     "bystanders": Rule("What else a transaction makes or spends does not matter.", _bystanders),
@@ -408,6 +525,7 @@ class Told(Struct, frozen=True):
     admittance: Admittance
     raised: str  # empty: it answered
     asked: tuple[str, ...] = ()  # what it may not ask
+    facts: bytes = b""
 
     @property
     def answer(self) -> Admittance | Raised:
@@ -447,15 +565,17 @@ def _serve() -> None:
 
 
 def _tell(manager: TopicManager, case: Case, task: Task, watch: Watch) -> Told:
-    subject = case.subject()
+    transaction, subject = case.transaction(), case.subject()
     watch.asked.clear()
     watch.armed = task.closed
-    answer = _deep(task.depth, lambda: _ask(manager, subject))
+    facts = _deep(task.depth, lambda: _facts(manager, transaction))
+    answer = _deep(task.depth, lambda: _judged(manager, subject, facts))
     watch.armed = False
     asked = tuple(dict.fromkeys(watch.asked))
+    known = b"" if isinstance(facts, Raised) else facts
     if isinstance(answer, Raised):
-        return Told(Admittance(), answer.what, asked)
-    return Told(answer, "", asked)
+        return Told(Admittance(), answer.what, asked, known)
+    return Told(answer, "", asked, known)
 
 
 def _deep(levels: int, what: Callable[[], T]) -> T:

@@ -272,6 +272,112 @@ class ReadsThirdByte(Fine):
         return Admittance(tuple(marked))
 
 
+# --- that examine
+
+
+class Sums:
+    """Examines to the sum of what outputs are worth, and admits those worth their share of it: nothing odd about it."""
+
+    version = "1"
+    contract = CONTRACT
+
+    def examine(self, transaction: Transaction) -> bytes:
+        return b"%d" % sum(output.satoshis for output in transaction.outputs)
+
+    def admit(self, subject: Subject) -> Admittance:
+        worth = int(subject.facts)
+        heavy = (n for n, output in enumerate(subject.outputs) if output.satoshis * subject.output_count >= worth > 0)
+        return Admittance(tuple(heavy), subject.previous_coins)
+
+
+class Unsaid(Sums):
+    """Does not say what it was written for."""
+
+    contract = None  # type: ignore[assignment]
+
+
+class Wordy(Sums):
+    def examine(self, transaction: Transaction) -> bytes:
+        return super().examine(transaction).decode()  # type: ignore[return-value]
+
+
+class Verbose(Sums):
+    def examine(self, transaction: Transaction) -> bytes:
+        return super().examine(transaction).zfill(70_000)
+
+
+class LooksForCoins(Sums):
+    def examine(self, transaction: Transaction) -> bytes:
+        return b"%d" % len(transaction.previous_coins)  # type: ignore[attr-defined]
+
+
+class ForgetsFacts(Sums):
+    """Facts that differ where the answer does not."""
+
+    def examine(self, transaction: Transaction) -> bytes:
+        worth = super().examine(transaction)
+        return worth.rjust(len(worth) + hash(str(transaction.outputs)) % 50_021)
+
+
+class CountsFacts(Sums):
+    def __init__(self) -> None:
+        self.examined = 0
+
+    def examine(self, transaction: Transaction) -> bytes:
+        self.examined += 1
+        return super().examine(transaction).rjust(30 + self.examined)
+
+
+class KeepsFacts(Sums):
+    """In service another process examined."""
+
+    def __init__(self) -> None:
+        self.kept: dict[bytes, bytes] = {}
+
+    def examine(self, transaction: Transaction) -> bytes:
+        self.kept[transaction.txid] = super().examine(transaction)
+        return b"0"
+
+    def admit(self, subject: Subject) -> Admittance:
+        subject.facts = self.kept.get(subject.txid, b"0")
+        found = super().admit(subject)
+        subject.facts = b"0"
+        return found
+
+
+class ExaminesTime(Sums):
+    def examine(self, transaction: Transaction) -> bytes:
+        time.time()
+        return super().examine(transaction)
+
+
+class ExaminesAndSorts(Sums):
+    def examine(self, transaction: Transaction) -> bytes:
+        transaction.tx.outs.reverse()  # type: ignore[attr-defined]
+        return super().examine(transaction)
+
+
+class Ponders(Fine):
+    """Longer than anybody has."""
+
+    def admit(self, subject: Subject) -> Admittance:
+        ponder()
+        return super().admit(subject)
+
+
+class ExaminesAtLength(Sums):
+    def examine(self, transaction: Transaction) -> bytes:
+        ponder()
+        return super().examine(transaction)
+
+
+def ponder() -> None:
+    """80 ms of a processor."""
+    until = time.process_time() + 0.08
+    while time.process_time() < until:
+        pass
+
+
 # --- what ends a process, or would
 
 HARM = (b"raise", b"exit", b"leave", b"kill", b"hang", b"sleep", b"eat", b"nonsense", b"garble", b"promise", b"flood")

@@ -90,6 +90,17 @@ BROKEN = [
     ("Environment", "elsewhere", "with hash seed 2, elsewhere admits"),
     ("Kills", "elsewhere", "its process ended with 9"),
     ("Recurses", "elsewhere", "with hash seed 2, elsewhere admits"),
+    ("Unsaid", "loads", "has `examine` and does not say"),
+    ("Wordy", "answers", "examine: BadManager: .* answers str"),
+    ("Verbose", "answers", "examine: BadManager: .* 70,000 bytes"),
+    ("LooksForCoins", "answers", "examine: AttributeError: .* no attribute 'previous_coins'"),
+    ("ForgetsFacts", "facts", "with hash seed 1 examines to"),
+    ("CountsFacts", "facts", "after other transactions examines to"),
+    ("KeepsFacts", "apart", "an object that did not examine it admits"),
+    ("ExaminesTime", "closed", "time.time"),
+    ("ExaminesAndSorts", "untouched", "to examine it changes `tx`"),
+    ("Ponders", "in-time", "to judge it takes [0-9]+ ms"),
+    ("ExaminesAtLength", "in-time", "to examine it takes [0-9]+ ms"),
     ("AsksTime", "closed", "time.time"),
     ("AsksTimeByName", "closed", "time.time"),
     ("AsksMonotonic", "closed", "time.monotonic_ns"),
@@ -128,9 +139,15 @@ def test_every_rule_is_broken_by_somebody() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_odd_means_are_no_breach(rule: str) -> None:
-    """Dates that are given, chance with a seed, late imports."""
-    check(rule, f"{HERE}:Fine", SOME)
+@pytest.mark.parametrize("name", ["Fine", "Sums"])
+def test_odd_means_are_no_breach(name: str, rule: str) -> None:
+    """Dates that are given, chance with a seed, late imports; and to examine."""
+    if (name, rule) not in NOT_CLAIMED:
+        check(rule, f"{HERE}:{name}", SOME)
+
+
+NOT_CLAIMED = {("Sums", "bystanders")}
+"""What a share is depends on who else is there."""
 
 
 @pytest.mark.invariant("TOPIC-1")
