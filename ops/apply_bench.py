@@ -11,51 +11,37 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.structs import TopicPartition
 from msgspec import Struct
 
 from agents.runtime.cluster import create
 from agents.runtime.connection import client_options
 from agents.runtime.store import Store
 from ops import broker as brokers
-from ops.bench import cpu_s
+from ops import growth_bench
+from ops.bench import Say, cpu_s, one_core
+from ops.growth_bench import Growth, Meter
 from ops.home import home
 from ops.instruments.chain import Chain
-from ops.instruments.generate import Generator
-from ops.instruments.payloads import Generated
-from ops.instruments.wire import varint
+from ops.instruments.operations import CONTEXTS, HOSTED, WIDE, Maker, Work, apply_all, managers
 from ops.running import broker_settings, run_dir
 from ops.settings import Settings
 from ops.settings import load as load_settings
-from pipeline import apply as rules
-from pipeline import member
-from pipeline.chain.answer import Tip
-from pipeline.codec.tx import read_tx
-from pipeline.overlay.manager import TopicManager, load
-from pipeline.parse import Payload, parse
-from pipeline.policy import Policy
-from pipeline.results import decision_id
-from pipeline.state import Layer, Live, Remembered, encode, head_key, head_of, seal
-from pipeline.verify import Plan, Valid, plan
-from schemas.flow import OPERATION, Apply, Asked, Origin, Verified
-from schemas.types import Context
-from topics.registry import OPERATIONS
-
-Say = Callable[[str], None]
-
-CONTEXTS = tuple(f"tm_bench_{letter}" for letter in "abcdefghijklmnop")
-"""Sixteen, over as many partitions as their names hash to."""
+from schemas.flow import OPERATION
+from topics.registry import OPERATIONS, STATE
 
 LIVE = (1_000, 100_000, 1_000_000)
 BATCHES = (10, 100, 1_000)
 """Live outputs in all contexts together, and records in a transaction."""
 
 OPERATIONS_EACH = 20_000
-WIDE = 1_000
-"""Outputs of a transaction that fills the state."""
+
+TARGET = 5_000
+"""Operations a second, of a worker on one core."""
 
 SETTLE_S = 2.0
 """For RocksDB to put in order what filled it."""
@@ -72,64 +58,14 @@ class Applied(Struct, frozen=True):
     cpu_us: float  # of the process, an operation
 
 
-class Report(Struct, frozen=True):
-    """All of it."""
+class Ran(Struct, frozen=True):
+    """What a worker did, on one core, its transactions among it."""
 
-    alone: tuple[Applied, ...]  # in process, with the disk, no Kafka
-    running: tuple[Applied, ...]  # a worker on one core, its transactions among it
+    runs: tuple[Applied, ...]
+    growth: Growth
     with_store_s: float  # from the process's start until it is ready, with LIVE[-1] live outputs
     without_store_s: float
-
-
-class Maker:
-    """Operations on signed payloads, as verify hands them on; their signatures are not looked at here."""
-
-    def __init__(self, chain: Chain) -> None:
-        self._generator = Generator(chain, seed=0, first=0)
-        self._tip = Tip(chain.tip, chain.median_time_past())
-        self._offset = 0
-
-    def ordinary(self, count: int, contexts: Sequence[Context]) -> Iterator[tuple[Context, Apply]]:
-        """Each payload goes to every context."""
-        for payload in self._generator.valid(count // len(contexts)):
-            for context in contexts:
-                yield context, self._apply(self._verified(payload), context)
-
-    def wide(self, outputs: int, contexts: Sequence[Context]) -> Iterator[tuple[Context, Apply]]:
-        """Transactions of WIDE outputs each, round the contexts."""
-        for number in range(outputs // WIDE):
-            raw = _wide_tx(number)
-            tx = read_tx(raw)
-            tx.parents = (None,)
-            # As a proven one nobody broadcasts it.
-            verified = Verified(self._asked(), tx.txid, raw, (member.member_of(tx),), -1, self._tip.height)
-            context = contexts[number % len(contexts)]
-            yield context, self._apply(verified, context)
-
-    def _verified(self, payload: Generated) -> Verified:
-        parsed = parse(payload.beef, Policy())
-        assert isinstance(parsed, Payload)
-        found = plan(parsed, Policy(), self._tip)
-        assert isinstance(found, Plan)
-        valid = Valid(parsed, found.work.coins, found.work.fee_sat)
-        return Verified(self._asked(), payload.txid, parsed.canonical(), valid.members(), valid.fee_sat)
-
-    def _asked(self) -> Asked:
-        self._offset += 1
-        origin = Origin("bench", "beef.ingest", 0, self._offset, 1_790_000_000_000)
-        return Asked(origin, f"request-{self._offset}", ("topic:tm_bench_a",))
-
-    def _apply(self, verified: Verified, context: Context) -> Apply:
-        return Apply(decision_id(verified.asked.origin, context), verified)
-
-
-def _wide_tx(number: int) -> bytes:
-    spent = number.to_bytes(32, "big") + bytes(4)
-    output = (1).to_bytes(8, "little") + b"\x01\x51"
-    return (
-        (1).to_bytes(4, "little") + b"\x01" + spent + b"\x00" + b"\xff" * 4
-        + varint(WIDE) + output * WIDE + bytes(4)
-    )  # fmt: skip
+    changelog: int  # records that are read then: what the broker has not compacted
 
 
 # --- in process
@@ -137,21 +73,23 @@ def _wide_tx(number: int) -> bytes:
 
 def alone(chain: Chain, say: Say) -> list[Applied]:
     """The rule and the disk, without Kafka: what one core does with the state as large as that."""
-    managers = load(tuple(f"{name}=pipeline.overlay.builtin.anytx:AnyTx" for name in CONTEXTS))
-    contexts = [f"topic:{name}" for name in CONTEXTS]
-    maker, found, live = Maker(chain), [], 0
-    folder = Path(tempfile.mkdtemp(prefix="beefline-bench-"))
+    hosted, maker, found, live = managers(), Maker(chain), [], 0
+    folder = Path(tempfile.mkdtemp(prefix="apply-bench-", dir=home()))
     store = Store(folder / "store")
+
+    def write(writes: Mapping[bytes, bytes | None]) -> None:
+        store.write(writes, 0)
+
     try:
         for wanted in LIVE:
-            _apply_all(store, list(maker.wide(wanted - live, contexts)), managers, 10)
+            apply_all(store, write, maker.wide(wanted - live), hosted, 10)
             live = wanted
             for batch in BATCHES:
-                todo = list(maker.ordinary(OPERATIONS_EACH, contexts))
+                todo = list(maker.ordinary(OPERATIONS_EACH))
                 gc.freeze()  # as a worker does: what was made before need not be looked through again and again
                 time.sleep(SETTLE_S)
                 began, used = time.perf_counter(), time.process_time()
-                _apply_all(store, todo, managers, batch)
+                apply_all(store, write, todo, hosted, batch)
                 took, used = time.perf_counter() - began, time.process_time() - used
                 found.append(Applied(live, batch, len(todo) / took, used / len(todo) * 1e6))
                 say(f"alone    {live:9,} live, batch {batch:5,}: {found[-1].operations_s:8,.0f} operations/s")
@@ -159,23 +97,6 @@ def alone(chain: Chain, say: Say) -> list[Applied]:
     finally:
         store.close()
         shutil.rmtree(folder)
-
-
-def _apply_all(
-    store: Store, todo: Sequence[tuple[Context, Apply]], managers: Mapping[str, TopicManager], batch: int
-) -> None:
-    for at in range(0, len(todo), batch):
-        layer = Layer(Remembered(store))
-        heads: dict[Context, Live] = {}
-        for context, operation in todo[at : at + batch]:
-            own = Layer(layer)
-            head = heads.get(context) or head_of(layer, context)
-            change = rules.apply(own, head, context, operation, managers, 1)
-            own.merge_into(layer)
-            heads[context] = change.head
-        for context, head in heads.items():
-            layer.writes[head_key(context)] = seal(encode(head.stored()))
-        store.write(layer.writes, at)
 
 
 # --- a worker, on a broker
@@ -235,47 +156,63 @@ class Running:
         self.process.wait(30)
 
 
-async def running(chain: Chain, say: Say) -> tuple[list[Applied], float, float]:
+async def running(chain: Chain, say: Say) -> Ran:
     """Operations that wait on the broker are worked off, by batch size, the state growing; then restarts."""
     broker = brokers.start(1, guarded=True, fresh=True)
     data = home() / "bench-data"
     shutil.rmtree(data, ignore_errors=True)
     try:
-        topics = ",".join(f"{name}=pipeline.overlay.builtin.anytx:AnyTx" for name in CONTEXTS)
-        flags = [*broker_settings(broker.bootstrap, 1), f"apply.topics={topics}"]
+        flags = [*broker_settings(broker.bootstrap, 1), f"apply.topics={','.join(HOSTED)}"]
         settings = load_settings(network="dev", flags=flags, environment={}).settings
         await create(settings.kafka, settings.topics)
-        contexts = [f"topic:{name}" for name in CONTEXTS]
         maker, found, live = Maker(chain), [], 0
+        meter = Meter(settings)
         for wanted in LIVE:
-            await send(settings, maker.wide(wanted - live, contexts))
+            await send(settings, maker.wide(wanted - live))
             await _work_off(flags, data, (wanted - live) // WIDE)
             live = wanted
             for batch in BATCHES:
-                todo = list(maker.ordinary(OPERATIONS_EACH, contexts))
-                await send(settings, iter(todo))
+                if (live, batch) == (LIVE[0], BATCHES[-1]):
+                    await meter.start()
+                await send(settings, maker.ordinary(OPERATIONS_EACH))
                 pace = ("worker.transaction_pace_ms=0", f"worker.batch_records={batch}")
-                rate, cpu_us = await _work_off([*flags, *pace], data, len(todo))
+                rate, cpu_us = await _work_off([*flags, *pace], data, OPERATIONS_EACH)
                 found.append(Applied(live, batch, rate, cpu_us))
                 say(f"running  {live:9,} live, batch {batch:5,}: {rate:8,.0f} operations/s, {cpu_us:5.0f} us each")
-        restarts = []
-        for kept in (True, False):
-            if not kept:
-                shutil.rmtree(data)
-            times = []
-            for _ in range(1 if not kept else 3):
-                worker = Running(flags, data)
-                times.append(await worker.ready())
-                worker.stop()
-            restarts.append(statistics.median(times))
-            say(f"ready {restarts[-1]:.1f} s after its start, {'with' if kept else 'without'} its store")
-        return found, restarts[0], restarts[1]
+                if (live, batch) == (LIVE[0], BATCHES[-1]):
+                    growth = await meter.read(OPERATIONS_EACH)
+        with_store = statistics.median([await _ready(flags, data) for _ in range(3)])
+        say(f"ready {with_store:.1f} s after its start, with its store")
+        shutil.rmtree(data)
+        without = await _ready(flags, data)
+        say(f"ready {without:.1f} s after its start, without its store")
+        return Ran(tuple(found), growth, with_store, without, await _changelog(settings))
     finally:
         broker.stop()
         shutil.rmtree(data, ignore_errors=True)
 
 
-async def send(settings: Settings, operations: Iterator[tuple[Context, Apply]]) -> None:
+async def _ready(flags: Sequence[str], data: Path) -> float:
+    worker = Running(flags, data)
+    try:
+        return await worker.ready()
+    finally:
+        worker.stop()
+
+
+async def _changelog(settings: Settings) -> int:
+    consumer = AIOKafkaConsumer(**client_options(settings.kafka))
+    await consumer.start()
+    try:
+        name = STATE.named(settings.topics.prefix)
+        partitions = [TopicPartition(name, number) for number in range(STATE.partitions)]
+        ends, begins = await consumer.end_offsets(partitions), await consumer.beginning_offsets(partitions)
+        return int(sum(ends.values()) - sum(begins.values()))
+    finally:
+        await consumer.stop()
+
+
+async def send(settings: Settings, operations: Iterable[Work]) -> None:
     """Write operations, and wait for the broker."""
     producer = AIOKafkaProducer(**client_options(settings.kafka), linger_ms=20, max_batch_size=1 << 20)
     await producer.start()
@@ -308,27 +245,31 @@ async def _work_off(flags: Sequence[str], data: Path, count: int) -> tuple[float
         worker.stop()
 
 
-def page(report: Report) -> str:
-    """The results."""
+def page(by_itself: Sequence[Applied], ran: Ran, store_bytes: float) -> str:
+    """The results. store_bytes: of the local store, an operation."""
     rows = "".join(
         f"| {one.live:,} | {one.batch:,} | {other.operations_s:,.0f} | {other.cpu_us:.0f} | {one.operations_s:,.0f} "
         f"| {one.cpu_us:.0f} |\n"
-        for one, other in zip(report.running, report.alone, strict=True)
+        for one, other in zip(ran.runs, by_itself, strict=True)
     )
     return (
         f"\n## Apply\n\n{OPERATIONS_EACH:,} operations of one un-mined P2PKH payment, over {len(CONTEXTS)} contexts "
-        "of `tm_anytx`'s rule. *In process*: the rule and the local store, no Kafka. *A worker*: a process on one core "
-        "that works off what waits on the broker, its transactions among it.\n\n"
+        "of `tm_anytx`'s rule, on one core. *In process*: the rule and the local store, no Kafka. *A worker*: works "
+        "off what waits on the broker, its transactions among it.\n\n"
         "| live outputs | batch | in process: operations/s | CPU us | a worker: operations/s | CPU us |\n"
         f"|---|---|---|---|---|---|\n{rows}\n"
-        f"Restart with {LIVE[-1]:,} live outputs: ready **{report.with_store_s:.1f} s** after its start with its store "
-        f"(target: 5), **{report.without_store_s:.1f} s** from the changelog alone, roots compared (target: 40).\n"
+        f"Target: {TARGET:,} a second on one core with batches of {BATCHES[-1]:,}.\n\n"
+        f"Restart with {LIVE[-1]:,} live outputs, and those of {len(ran.runs) * OPERATIONS_EACH:,} payments: ready "
+        f"**{ran.with_store_s:.1f} s** after its start with its store (target: 5), **{ran.without_store_s:.1f} s** "
+        f"from the changelog alone, {ran.changelog:,} records, roots compared (target: 40).\n"
+        + growth_bench.page(ran.growth, store_bytes)
     )
 
 
 def run(say: Say) -> str:
     """Measure; the page's part."""
     chain = Chain.open(home() / "simulate" / "chain")
-    by_itself = alone(chain, say)
-    found, with_store, without = asyncio.run(running(chain, say))
-    return page(Report(tuple(by_itself), tuple(found), with_store, without))
+    with one_core():
+        by_itself = alone(chain, say)
+    ran = asyncio.run(running(chain, say))
+    return page(by_itself, ran, growth_bench.store_bytes(Maker(chain).ordinary(OPERATIONS_EACH)))

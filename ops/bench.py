@@ -1,6 +1,7 @@
 """Benchmarks, as ratios within one run: machines are shared and noisy. They name the hardware and the versions."""
 
 import asyncio
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -8,7 +9,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -98,6 +99,17 @@ class PathReport(Struct, frozen=True):
     def bottleneck(self) -> str:
         """The stage that used most of a core while all were at work."""
         return max((name for name in self.cpu_us if name in HOPS), key=lambda name: self.cpu_us[name])
+
+
+@contextlib.contextmanager
+def one_core() -> Iterator[None]:
+    """What this process does meanwhile, and what it starts, stays on one core."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def cpu_s(pid: int) -> float:

@@ -7,9 +7,7 @@ turns, so that what slows the machine slows all of them; the median of the round
 import asyncio
 import gc
 import json
-import os
 import resource
-import shutil
 import statistics
 import subprocess
 import time
@@ -22,9 +20,11 @@ from bsv.chaintracker import ChainTracker
 from msgspec import Struct
 
 from agents.verifier import Verifier
-from ops.home import cache, home
+from ops.bench import Say, one_core
+from ops.home import home
 from ops.instruments.chain import CHECKPOINT, Chain
 from ops.instruments.generate import KINDS, SHAPES, Generator
+from ops.node import installed
 from pipeline.chain.answer import Answer, RootAt, Tip
 from pipeline.chain.table import RootTable
 from pipeline.outcome import Verdict
@@ -33,8 +33,6 @@ from pipeline.policy import Policy
 from pipeline.script.sighash import Digests
 from pipeline.verify import Plan, Signed, Valid, plan, verify
 from schemas.types import display
-
-Say = Callable[[str], None]
 
 ROUNDS = 60
 """Of some milliseconds each: short enough that most fall between two interruptions."""
@@ -87,10 +85,7 @@ class _Set(Struct):
 
 def kernel(say: Say) -> list[Timed]:
     """Measure every set, on one core."""
-    chosen = min(os.sched_getaffinity(0))
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {chosen})
-    try:
+    with one_core():
         chain = Chain.open(home() / "simulate" / "chain")
         tip = Tip(chain.tip, chain.median_time_past())
         sets = [_prepare(chain, tip, *each) for each in SETS]
@@ -101,8 +96,6 @@ def kernel(say: Say) -> list[Timed]:
             say(f"{timed.name}: {timed.whole:.1f} us, {timed.share:.2f} of the limit")
             found.append(timed)
         return found
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 def _prepare(chain: Chain, tip: Tip, name: str, shape: str, size: int) -> _Set:
@@ -226,26 +219,14 @@ def _python_sdk(each: _Set, tip: Tip) -> tuple[float, float]:
 
 def _typescript(chain: Chain, sets: list[_Set], say: Say) -> dict[str, tuple[float, float]]:
     """The TypeScript SDK's best round, by name of the set; nothing where it cannot be had."""
-    if shutil.which("node") is None or shutil.which("npm") is None or not PACKAGE.is_dir():
-        say("no Node here, or no checkout: the TypeScript SDK is left out")
-        return {}
-    folder = cache() / "node"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("package.json", "package-lock.json", ".npmrc"):
-        shutil.copy(PACKAGE / name, folder / name)
-    installed = subprocess.run(
-        ["npm", "ci", "--silent", "--no-audit", "--no-fund"], cwd=folder, capture_output=True, text=True, check=False
-    )
-    if installed.returncode:
-        say(f"npm cannot install the TypeScript SDK, which is left out: {installed.stderr.strip()}")
+    folder = installed(PACKAGE, NODE, "the TypeScript SDK", say)
+    if folder is None:
         return {}
     roots = {str(height): display(root) for each in sets for height, root in each.answers}
     asked = {"roots": roots, "tip": chain.tip, "rounds": ROUNDS // 2}
     question = folder / "question.json"
     question.write_text(json.dumps(asked | {"sets": {each.name: [b.hex() for b in each.beefs] for each in sets}}))
-    program = folder / NODE.name
-    shutil.copy(NODE, program)
-    ran = subprocess.run(["node", program.name, question.name], cwd=folder, capture_output=True, text=True, check=True)
+    ran = subprocess.run(["node", NODE.name, question.name], cwd=folder, capture_output=True, text=True, check=True)
     rows = [json.loads(line) for line in ran.stdout.splitlines()]
     return {row["name"]: (row["parse"], row["whole"]) for row in rows}
 

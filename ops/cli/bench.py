@@ -42,10 +42,10 @@ def bench(parts: tuple[str, ...], soak: int, pipeline: bool, rate: float, write:
     whole = asyncio.run(benchmarks.path(say)) if "path" in chosen else None
     applied = ""
     if "apply" in chosen:
-        from ops import apply_bench
+        from ops import apply_bench, engine_bench
 
         move_to(folder)
-        applied = apply_bench.run(say)
+        applied = apply_bench.run(say) + engine_bench.page(engine_bench.compare(say))
     taken_over = ""
     if "takeover" in chosen:
         from ops import takeover_bench
