@@ -137,7 +137,7 @@ class WorkerSettings(Struct, frozen=True):
         ),
     ] = 0.01
     crash_point: Annotated[
-        str, why("For fault tests: a named place where the process ends as by kill -9; empty in service.")
+        str, why("For fault tests: a named place where the process ends as by kill -9, or stops; empty in service.")
     ] = ""
     fault_limit: Annotated[
         int, why("Faults in a row after which it is us, not the records: the stage halts.", ge=1)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 
@@ -152,7 +153,32 @@ def test_the_nth_passage_of_a_named_place_ends_the_process(spec: str, code: int,
     assert (done.returncode, len(done.stdout.split())) == (code, passed)
 
 
-@pytest.mark.parametrize("spec", ["nowhere", "", ":1", f"{crash.BEFORE_COMMIT}:soon", f"{crash.BEFORE_COMMIT}:0"])
+@pytest.mark.setting("worker.crash_point")
+def test_a_process_that_stops_at_a_named_place_goes_on_from_there() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", CRASH, f"{crash.BEFORE_COMMIT}:2:stop"], stdout=subprocess.PIPE, env=dict(os.environ)
+    )
+    try:
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        process.send_signal(signal.SIGCONT)
+        out, _ = process.communicate(timeout=30)
+        assert (process.returncode, len(out.split())) == (0, 4)
+    finally:
+        process.kill()
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "nowhere",
+        "",
+        ":1",
+        f"{crash.BEFORE_COMMIT}:soon",
+        f"{crash.BEFORE_COMMIT}:0",
+        f"{crash.BEFORE_COMMIT}:1:rest",
+    ],
+)
 def test_a_place_that_does_not_exist_is_refused(spec: str) -> None:
     with pytest.raises(ValueError):
         crash.arm(spec)
