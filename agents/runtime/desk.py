@@ -49,7 +49,7 @@ class Desk:
         self.held: set[TopicPartition] = set()
         self.halted: Halt | None = None
         self.settling = False
-        self.stopping = False
+        self.abandoned = False
         self.joined = False  # the group has dealt us our part, which may be nothing
         self.teller: Teller | None = None
         self._assigned = asyncio.Event()
@@ -199,6 +199,8 @@ class Desk:
 
     async def commit(self) -> bool:
         """Send the positions that moved, or whose mark changed, since they were last sent."""
+        if self.abandoned:
+            return False  # the group may wait for this process, and a commit for the group: who ends must not
         async with self._committing:
             if self.group is None:
                 return False
@@ -213,12 +215,22 @@ class Desk:
             self._sent.update({tp: at for tp, at in moved.items() if tp in self.board.lanes})
             return True
 
+    def abandon(self) -> None:
+        """Whoever worked here has ended: what is in hand is read again by who comes next, and nothing is waited for."""
+        self.abandoned = True
+        for lane in self.board.lanes.values():
+            lane.gone = True
+            lane.arrived.set()
+        self.board.drained.set()
+
     async def settle(self) -> None:
         """Finish what is in hand, as far as `settle_s` allows, and commit it."""
         self.settling = True
         self.board.drop_queued()
         deadline = asyncio.get_running_loop().time() + self.settle_s
-        while self.board.in_flight and (left := deadline - asyncio.get_running_loop().time()) > 0:
+        while (
+            self.board.in_flight and not self.abandoned and (left := deadline - asyncio.get_running_loop().time()) > 0
+        ):
             self.board.drained.clear()
             try:
                 await asyncio.wait_for(self.board.drained.wait(), left)

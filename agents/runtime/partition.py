@@ -219,6 +219,7 @@ class Lanes:
         finally:
             for task in self._tasks.values():
                 task.cancel()
+            self.desk.abandon()  # a loop may miss its cancellation: closing aiokafka's client swallows one
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     @property

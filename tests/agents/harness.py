@@ -50,6 +50,11 @@ class Worker:
         assert self.process is not None
         return self.process.pid
 
+    @property
+    def stands_still(self) -> bool:
+        """Whether it was stopped, as by SIGSTOP."""
+        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
     def ended(self) -> int | None:
         """Its exit code, once it has one."""
         assert self.process is not None

@@ -262,6 +262,25 @@ async def test_a_stop_that_cannot_wait_longer_leaves_the_mark() -> None:
     assert group.committed == {P0: Position(0, "open=1")}
 
 
+@pytest.mark.invariant("TXN-4")
+async def test_who_was_abandoned_is_not_waited_for_and_tells_the_group_nothing() -> None:
+    """Also where a stop was waiting already: its batch will not be finished by anybody."""
+    desk, group, _ = desk_of()
+    desk.settle_s = 60.0
+    await desk.begin({P0: Start(0)}, 1)
+    desk.deliver(fetched(0, 0, 1))
+    desk.board.take(2)
+    settling = asyncio.ensure_future(desk.settle())
+    await asyncio.sleep(0)
+    its = lane(desk)
+    desk.abandon()
+    assert its.gone
+    assert its.arrived.is_set()
+    await asyncio.wait_for(settling, 1)
+    await asyncio.wait_for(desk.settle(), 1)
+    assert group.log == []
+
+
 async def test_halting_stops_the_fetch_until_an_operator_resumes() -> None:
     desk, _, told = desk_of()
     await desk.begin({P0: Start(0)}, 1)

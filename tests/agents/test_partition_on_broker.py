@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -322,6 +323,40 @@ async def test_a_zombie_is_fenced(bench: Bench) -> None:
     assert second.ended() is None
     await all_counted(bench, values)
     await check_journal(bench, len(values))
+
+
+ENDS_WITHIN_S = 5.0
+"""Less than the 6 s of a stop in which what is in hand is finished: nobody works on it any more."""
+
+
+@pytest.mark.invariant("TXN-3")
+@pytest.mark.invariant("TXN-4")
+@pytest.mark.setting("worker.crash_point")
+async def test_a_zombie_amid_a_transaction_is_seen_to_be_fenced_and_ends_at_once(bench: Bench) -> None:
+    """Stopped between produce and commit, with more in hand, and continued when another has its partitions."""
+    values = await feed(bench, 200)
+    first = bench.worker("counter", "worker.batch_records=5", f"worker.crash_point={crash.BEFORE_COMMIT}:4:stop")
+    await until(lambda: _stopped(first), "stop between produce and commit")
+    second = bench.worker("counter")
+    values += await feed(bench, 60, 200)
+    await all_counted(bench, values)
+    _signal(first, "CONT")
+    began = time.monotonic()
+
+    async def ended() -> bool:
+        return first.ended() is not None
+
+    await until(ended, "end of the zombie")
+    assert time.monotonic() - began < ENDS_WITHIN_S
+    assert first.ended() == 1
+    assert "ProducerFenced" in first.log.read_text()
+    assert second.ended() is None
+    await all_counted(bench, values)
+    await check_journal(bench, len(values))
+
+
+async def _stopped(worker: Worker) -> bool:
+    return worker.stands_still
 
 
 async def _some(bench: Bench) -> bool:
