@@ -27,7 +27,7 @@ from ops.bench import Say, cpu_s, one_core
 from ops.growth_bench import Growth, Meter
 from ops.home import home
 from ops.instruments.chain import Chain
-from ops.instruments.operations import CONTEXTS, HOSTED, WIDE, Maker, Work, apply_all, managers
+from ops.instruments.submissions import CONTEXTS, HOSTED, WIDE, Maker, Work, apply_all, managers
 from ops.running import broker_settings, run_dir
 from ops.settings import Settings
 from ops.settings import load as load_settings

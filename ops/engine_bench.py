@@ -22,7 +22,7 @@ from ops.bench import Say, one_core
 from ops.home import home
 from ops.instruments.chain import Chain
 from ops.instruments.generate import Generator
-from ops.instruments.operations import CONTEXTS, TOPICS, Work, apply_all, managers
+from ops.instruments.submissions import CONTEXTS, TOPICS, Work, apply_all, managers
 from ops.node import installed
 from pipeline.chain.answer import Answer, Tip
 from pipeline.overlay.manager import TopicManager

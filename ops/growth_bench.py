@@ -14,7 +14,7 @@ from rocksdict import DBCompressionType, Options, Rdict
 from agents.runtime.connection import client_options
 from agents.runtime.store import Store
 from ops.home import home
-from ops.instruments.operations import Work, apply_all, managers
+from ops.instruments.submissions import Work, apply_all, managers
 from ops.reading import OPTIONS, patience_s, read_to
 from ops.settings import Settings
 from pipeline.state import APPLIED_KEY, context_of

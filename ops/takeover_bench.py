@@ -19,7 +19,7 @@ from ops import broker as brokers
 from ops.apply_bench import LIVE, Running
 from ops.home import home
 from ops.instruments.chain import Chain
-from ops.instruments.operations import CONTEXTS, HOSTED, WIDE, Maker
+from ops.instruments.submissions import CONTEXTS, HOSTED, WIDE, Maker
 from ops.running import broker_settings
 from ops.settings import load as load_settings
 from topics.registry import OPERATIONS

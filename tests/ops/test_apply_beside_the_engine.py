@@ -9,7 +9,7 @@ from ops import engine_bench, growth_bench
 from ops.engine_bench import APPLY, NO_SPV, PARSED, SUBMIT, WHOLE, WHOLE_DISK, Report, Run, Side
 from ops.growth_bench import Growth, Meter, Written
 from ops.instruments.chain import Chain
-from ops.instruments.operations import CONTEXTS, Maker
+from ops.instruments.submissions import CONTEXTS, Maker
 from pipeline.state import APPLIED_KEY, COIN, head_key, key
 from tests.conftest import CACHE, Broker
 from tests.ops.audit_cluster import on_broker
