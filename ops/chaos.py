@@ -11,23 +11,22 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 
 from aiokafka import AIOKafkaProducer
-from msgspec import Struct
 
 from agents.runtime import crash
 from agents.runtime.connection import client_options
 from ops import broker as brokers
+from ops.apply_chaos import compaction, dead_writer, exactly_once, large, lost_answers
 from ops.home import home
 from ops.installation import Installation
-from ops.instruments.audit import Report, audit
+from ops.instruments.audit import audit
 from ops.instruments.chain import Chain
 from ops.instruments.generate import Generator
 from ops.instruments.payloads import Generated
+from ops.scenario import Asked, Outcome, Say, Scenario
 from ops.settings import flags_of
 from ops.stages import STAGES
 from ops.supervisor import worker_spec
 from topics.registry import INGEST
-
-Say = Callable[[str], None]
 
 MIX = {
     "p2pkh": 0.62,
@@ -48,27 +47,6 @@ MIX = {
 OUTAGE_S = 20.0
 
 SETTLED_WITHIN_S = 180.0
-
-
-class Scenario(Struct, frozen=True):
-    """A row of the table."""
-
-    says: str
-    run: Callable[["Field"], Awaitable[None]]
-    payloads: int  # of the long form
-    faults: int
-    rate: float  # payloads a second
-
-
-class Outcome(Struct, frozen=True):
-    """What a scenario came to."""
-
-    name: str
-    payloads: int
-    faults: int
-    restarts: int
-    seconds: float
-    report: Report
 
 
 class Field:
@@ -200,11 +178,48 @@ async def _freeze(field: Field) -> None:
         field.say(f"{stage} goes on")
 
 
+def _whole(break_it: Callable[["Field"], Awaitable[None]]) -> Callable[[str, Asked], Awaitable[Outcome]]:
+    """A scenario on a whole installation: payloads by way of `ingest`, and an audit at the end."""
+
+    async def run_it(name: str, asked: Asked) -> Outcome:
+        installation = Installation(flags=asked.flags, say=lambda what: asked.say(f"starting: {what}"))
+        began = time.monotonic()
+        try:
+            loaded = await installation.start()
+            field = Field(installation, asked.records, asked.faults, asked.rate, asked.seed, asked.say)
+            feeding = asyncio.ensure_future(field.feed())
+            breaking = asyncio.ensure_future(break_it(field))
+            await asyncio.gather(feeding, breaking)
+            asked.say(f"{field.sent} payloads sent; waiting until everything is decided")
+            await installation.until_ready(SETTLED_WITHIN_S)
+            assert installation.services is not None
+            arcs = installation.services.arcs
+            report = await audit(loaded.settings, arcs=arcs, wait_s=SETTLED_WITHIN_S, roots=True)
+            took = time.monotonic() - began
+            return Outcome(name, field.sent, field.faults, field.restarts(), took, report)
+        finally:
+            await installation.stop()
+
+    return run_it
+
+
+def _says(scenario: Callable[..., object]) -> str:
+    return (scenario.__doc__ or "").partition("\n")[0]
+
+
 SCENARIOS = {
-    "kills": Scenario(_kills.__doc__ or "", _kills, 20_000, 20, 250),
-    "broker-outage": Scenario(_broker_outage.__doc__ or "", _broker_outage, 10_000, 1, 200),
-    "freeze": Scenario(_freeze.__doc__ or "", _freeze, 8_000, 2, 150),
+    "kills": Scenario(_says(_kills), _whole(_kills), 20_000, 20, 250),
+    "broker-outage": Scenario(_says(_broker_outage), _whole(_broker_outage), 10_000, 1, 200),
+    "freeze": Scenario(_says(_freeze), _whole(_freeze), 8_000, 2, 150),
+    "exactly-once": Scenario(_says(exactly_once.run), exactly_once.run, 50_000, 24, 200),
+    "lost-answers": Scenario(_says(lost_answers.run), lost_answers.run, 5_000, 30, 150),
+    "dead-writer": Scenario(_says(dead_writer.run), dead_writer.run, 2_000, 3, 60),
+    "compaction": Scenario(_says(compaction.run), compaction.run, 5_000, 0, 250),
+    "wide": Scenario(_says(large.wide), large.wide, 200_000, 0, 0),
+    "leave": Scenario(_says(large.leave), large.leave, 50_000, 0, 0),
+    "judged-again": Scenario(_says(large.judged_again), large.judged_again, 50_000, 0, 0),
 }
+"""Those of a whole installation, and from `exactly-once` on those of apply alone, fed with ready-made operations."""
 
 
 async def run(
@@ -221,25 +236,10 @@ async def run(
 
     Raises:
         KeyError: no such scenario.
-        ops.installation.NotReady: the installation does not come up, before or after.
+        ops.installation.NotReady, ops.apply_chaos.rig.Late: something does not come up, or to an end.
     """
-    scenario = SCENARIOS[name]
-    installation = Installation(flags=flags, say=lambda what: say(f"starting: {what}"))
-    began = time.monotonic()
-    try:
-        loaded = await installation.start()
-        field = Field(
-            installation, payloads or scenario.payloads, scenario.faults if faults is None else faults,
-            rate or scenario.rate, seed, say,
-        )  # fmt: skip
-        feeding = asyncio.ensure_future(field.feed())
-        breaking = asyncio.ensure_future(scenario.run(field))
-        await asyncio.gather(feeding, breaking)
-        say(f"{field.sent} payloads sent; waiting until everything is decided")
-        await installation.until_ready(SETTLED_WITHIN_S)
-        assert installation.services is not None
-        report = await audit(loaded.settings, arcs=installation.services.arcs, wait_s=SETTLED_WITHIN_S, roots=True)
-        took = time.monotonic() - began
-        return Outcome(name, field.sent, field.faults, field.restarts(), took, report)
-    finally:
-        await installation.stop()
+    row = SCENARIOS[name]
+    asked = Asked(
+        payloads or row.payloads, row.faults if faults is None else faults, rate or row.rate, seed, flags, say
+    )
+    return await row.run(name, asked)

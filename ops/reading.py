@@ -4,9 +4,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import TopicPartition
 
+from agents.runtime.connection import client_options
 from ops.settings import Settings
+from topics.registry import Topic
 
 
 class NotReadable(Exception):  # noqa: N818 - what the cluster or an endpoint is
@@ -57,6 +60,40 @@ async def read_to(
         if await consumer.position(tp) > end:
             consumer.seek(tp, end)  # what came behind the end was not taken
     return left
+
+
+async def read_whole(
+    settings: Settings, counts: Mapping[str, int], topics: Iterable[Topic], take: Callable[[Topic, Any], None]
+) -> dict[TopicPartition, int]:
+    """Hand over all that is committed on topics by now, each partition from its beginning; gives back the ends.
+
+    counts: partitions by logical name.
+
+    Raises:
+        NotReadable: a transaction stays open.
+    """
+    named = {topic.named(settings.topics.prefix): topic for topic in topics}
+    every = [TopicPartition(name, number) for name, topic in named.items() for number in range(counts[topic.name])]
+    options = {**client_options(settings.kafka), **OPTIONS}
+    records = AIOKafkaConsumer(**options, isolation_level="read_committed")
+    end_of_all = AIOKafkaConsumer(**options, isolation_level="read_uncommitted")
+    await records.start()
+    try:
+        await end_of_all.start()
+        try:
+            for consumer in (records, end_of_all):
+                consumer.assign(every)
+            end_of_all.pause(*every)
+            ends: dict[TopicPartition, int] = await end_of_all.end_offsets(every)
+            for tp, first in (await end_of_all.beginning_offsets(every)).items():
+                records.seek(tp, first)
+        finally:
+            await end_of_all.stop()
+        if left := await read_to(records, ends, lambda record: take(named[record.topic], record), patience_s(settings)):
+            raise NotReadable(f"{left[0].topic}-{left[0].partition} has a transaction that stays open")
+        return ends
+    finally:
+        await records.stop()
 
 
 async def _unread(

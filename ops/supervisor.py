@@ -36,6 +36,7 @@ class Child:
         self.process: asyncio.subprocess.Process | None = None
         self.started = asyncio.Event()  # set at each start; for who waits for the next one
         self.restarts = 0
+        self.codes: list[int] = []  # how it ended, each time
         self.wanted = True
         self.may_run = asyncio.Event()  # set while it may run
         self.may_run.set()
@@ -70,6 +71,7 @@ class Child:
                     output.close()
             self.started.set()
             code = await self.process.wait()
+            self.codes.append(code)
             if not self.wanted:
                 return
             if not self.may_run.is_set():
