@@ -100,6 +100,11 @@ class ApplyStage:
         """Let suspended contexts go on."""
         self._hosted.lift()
 
+    @property
+    def suspended(self) -> list[Context]:
+        """Contexts that are, here."""
+        return [f"topic:{topic}" for topic, judge in self._judges.items() if judge.standing.suspended]
+
     def left(self, partition: int) -> None:
         """A partition is another worker's: how its contexts stand is no longer known here."""
         for judge in self._judges.values():

@@ -125,6 +125,11 @@ class Verify:
         if self._examiners is not None:
             self._examiners.lift()
 
+    @property
+    def suspended(self) -> list[Context]:
+        """Contexts that are, here."""
+        return self._examiners.suspended if self._examiners is not None else []
+
     async def start(self) -> None:
         """Open connections, follow headers if that is wanted, and start the script children."""
         await self._transport.__aenter__()

@@ -103,9 +103,11 @@ def alone(chain: Chain, say: Say) -> list[Applied]:
 
 
 class Running:
-    """An apply worker in a process of its own, on one core."""
+    """An apply worker in a process of its own, on one core unless it is told otherwise."""
 
-    def __init__(self, flags: Sequence[str], data: Path) -> None:
+    def __init__(
+        self, flags: Sequence[str], data: Path, *, one_core: bool = True, environment: Mapping[str, str] | None = None
+    ) -> None:
         argv = [
             sys.executable,
             "-m",
@@ -121,8 +123,9 @@ class Running:
             argv += ["--set", flag]
         self.began = time.monotonic()
         quiet = subprocess.DEVNULL
-        self.process = subprocess.Popen(argv, stdin=quiet, stdout=quiet, stderr=quiet)
-        os.sched_setaffinity(self.process.pid, {max(os.sched_getaffinity(0))})
+        self.process = subprocess.Popen(argv, stdin=quiet, stdout=quiet, stderr=quiet, env=environment)
+        if one_core:
+            os.sched_setaffinity(self.process.pid, {max(os.sched_getaffinity(0))})
         self._url = ""
 
     async def ready(self) -> float:

@@ -109,6 +109,11 @@ class Examiners:
         for standing in self._standings.values():
             standing.lift()
 
+    @property
+    def suspended(self) -> list[Context]:
+        """Contexts that are."""
+        return [f"{TOPIC}{topic}" for topic, standing in self._standings.items() if standing.suspended]
+
     def of(self, contexts: Sequence[Context]) -> list[Context]:
         """Those of the contexts whose managers examine."""
         return [context for context in contexts if context.removeprefix(TOPIC) in self._standings]

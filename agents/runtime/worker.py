@@ -269,10 +269,12 @@ class Worker:
         """Stuck or halted is not ready; paused is (waiting on purpose)."""
         halted, paused = self.desk.halted, self.runs.paused
         state = "halted" if halted else "paused" if paused else "restoring" if self.desk.held else "running"
+        suspended = getattr(getattr(self.runs, "stage", None), "suspended", ())
+        waits = f"suspended: {', '.join(suspended)}" if suspended else None
         about: dict[str, object] = {
             "stage": self.stage,
             "state": state,
-            "reason": halted.message if halted else str(paused) if paused else None,
+            "reason": halted.message if halted else str(paused) if paused else waits,
             "partitions": len(self.desk.board.lanes),
             "lag": self.watchdog.behind,
         }

@@ -6,16 +6,21 @@ from pathlib import Path
 import click
 
 
+PARTS = ("kernel", "runtime", "path", "apply", "takeover", "neighbours", "hostile")
+UNLESS_NAMED = ("kernel", "runtime", "path", "apply")
+
+
 @click.command()
-@click.argument("parts", nargs=-1, type=click.Choice(["kernel", "runtime", "path", "apply", "takeover", "hostile"]))
+@click.argument("parts", nargs=-1, type=click.Choice(PARTS))
 @click.option("--soak", default=0, metavar="PAYLOADS", type=click.IntRange(0), help="Verify so many, and watch memory.")
 @click.option("--pipeline", is_flag=True, help="With `hostile`: on a running installation too, beside honest traffic.")
 @click.option("--rate", default=50.0, show_default=True, type=click.FloatRange(1), help="Its payloads a second.")
 @click.option("--write", type=click.Path(path_type=Path, dir_okay=False), help="Write the page here too.")
 def bench(parts: tuple[str, ...], soak: int, pipeline: bool, rate: float, write: Path | None) -> None:
-    """Measure the verifier, the runtime, the whole path and apply; or takeovers, or what hostile payloads cost.
+    """Measure the verifier, the runtime, the whole path and apply. Prints a page.
 
-    Prints a page.
+    Or, where they are named: takeovers by copies, what a slow topic manager costs its neighbours, and what hostile
+    payloads cost.
 
     \b
     Exit code 1: a hostile payload passed its bounds, or got another answer than it must.
@@ -24,7 +29,7 @@ def bench(parts: tuple[str, ...], soak: int, pipeline: bool, rate: float, write:
     from ops import hostile_bench
     from ops.home import home, move_to
 
-    chosen = parts or ("kernel", "runtime", "path", "apply")
+    chosen = parts or UNLESS_NAMED
 
     def say(what: str) -> None:
         click.echo(what, err=True)
@@ -46,13 +51,17 @@ def bench(parts: tuple[str, ...], soak: int, pipeline: bool, rate: float, write:
 
         move_to(folder)
         applied = apply_bench.run(say) + engine_bench.page(engine_bench.compare(say))
-    taken_over = ""
     if "takeover" in chosen:
         from ops import takeover_bench
 
         move_to(folder)
-        taken_over = takeover_bench.run(say)
-    more = verifier + applied + taken_over
+        applied += takeover_bench.run(say)
+    if "neighbours" in chosen:
+        from ops import neighbours_bench
+
+        move_to(folder)
+        applied += neighbours_bench.run(say)
+    more = verifier + applied
     text = benchmarks.page(alone, whole, more) if alone or whole or more else ""
     good = True
     if "hostile" in chosen:

@@ -237,6 +237,7 @@ async def test_a_context_that_fails_again_and_again_waits_and_its_neighbours_do_
         assert isinstance(decision, Fault)
         assert decision.code == "internal.manager-overran"
     assert hasty.events == ["context-suspended"]
+    assert hasty.verify.suspended == [HARMFUL]
     assert metrics.SUSPENDED.labels("verify", "tm_harmful")._value.get() == 1
     both = payload(3, HARMFUL, PLAIN, HELD)
     (decision,) = await hasty.decide(both)
@@ -246,6 +247,7 @@ async def test_a_context_that_fails_again_and_again_waits_and_its_neighbours_do_
     outs = Router("verify", "", 1).outs(both, decision, NOW_MS)
     assert [out.topic for out in outs] == [OPERATIONS, OPERATIONS, RETRY_10S]
     hasty.verify.lift()
+    assert hasty.verify.suspended == []
     assert hasty.events == ["context-suspended", "context-resumed"]
     (decision,) = await hasty.decide(both)
     assert facts(decision) == {HARMFUL: Examined("1", b"\x02"), PLAIN: None, HELD: Examined("7", b"2 of 1")}

@@ -84,7 +84,8 @@ async def test_a_slow_context_is_suspended_and_loses_nothing(bench: Bench, tmp_p
     assert {dict(record.headers)["code"] for record in waiting} == {b"internal.suspended"}
     assert "context-suspended" in await kinds(bench)
     assert await bench.read(DEAD_LETTERS) == []
-    assert worker.readiness()["state"] == "running"
+    ready = worker.readiness()
+    assert (ready["ready"], ready["state"], ready["reason"]) == (True, "running", "suspended: topic:tm_slow")
     marker.unlink()
     await worker.resume()
     # What the retry stage does when they are due.
@@ -100,6 +101,7 @@ async def test_a_slow_context_is_suspended_and_loses_nothing(bench: Bench, tmp_p
 
     await until(all_of_it, "all applied")
     assert (await kinds(bench))[-1] == "context-resumed"
+    assert worker.readiness()["reason"] is None
 
 
 LAZY = """
