@@ -16,9 +16,10 @@ from agents.runtime.cluster import create
 from agents.runtime.connection import client_options
 from agents.runtime.partitioner import partition_for
 from ops import broker as brokers
-from ops.apply_bench import Maker, Running
+from ops.apply_bench import Running
 from ops.home import home
 from ops.instruments.chain import Chain
+from ops.instruments.submissions import Maker
 from ops.running import broker_settings
 from ops.settings import Settings
 from ops.settings import load as load_settings

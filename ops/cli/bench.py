@@ -5,7 +5,6 @@ from pathlib import Path
 
 import click
 
-
 PARTS = ("kernel", "runtime", "path", "apply", "takeover", "neighbours", "hostile")
 UNLESS_NAMED = ("kernel", "runtime", "path", "apply")
 

@@ -1,6 +1,6 @@
 """Operations on ordinary payloads, as verify hands them on, and applying them in process as a worker does."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 from ops.instruments.chain import Chain
@@ -43,10 +43,10 @@ class Maker:
         self._tip = Tip(chain.tip, chain.median_time_past())
         self._offset = 0
 
-    def ordinary(self, count: int) -> Iterator[Work]:
-        """Each payload goes to every context."""
-        for payload in self._generator.valid(count // len(CONTEXTS)):
-            for context in CONTEXTS:
+    def ordinary(self, count: int, contexts: Sequence[Context] = CONTEXTS) -> Iterator[Work]:
+        """Each payload goes to every one of these contexts."""
+        for payload in self._generator.valid(count // len(contexts)):
+            for context in contexts:
                 yield context, self._apply(self._verified(payload), context)
 
     def wide(self, outputs: int) -> Iterator[Work]:
