@@ -37,7 +37,7 @@ KINDS: Mapping[str, str] = {
     "torn-journal": "A journal, replayed from its first entry, is not what it must be.",
     "torn-state": "A new copy of the state is not what the operations give.",
     "torn-store": "A worker's store is not what the operations give.",
-    "no-store": "No worker that held a partition last has it as the changelog ends.",
+    "no-store": "Fewer workers than should have a partition as the changelog ends.",
     "torn-read": "A worker says something else over HTTP.",
 }
 """Findings."""
@@ -170,7 +170,7 @@ class Proof:
         self.counts["reads over HTTP"] = len(held)
 
     def stores(self, folders: Sequence[Path]) -> None:
-        """The stores of workers that have ended, after `state`. Who lost a partition may have stopped anywhere."""
+        """The stores of workers that have ended, after `state`: the owners', and as many copies as are wanted."""
         prefix = self.settings.topics.prefix.strip(".")
         whole: dict[int, int] = defaultdict(int)
         for folder in folders:
@@ -187,9 +187,10 @@ class Proof:
                 finally:
                     store.close()
         self.counts["stores compared"] = sum(whole.values())
+        copies = min(len(folders), self.settings.worker.replication)
         for partition in {self._partition(context.encode()) for context in self._expected.heads()}:
-            if not whole[partition]:
-                self._notes.add("no-store", f"partition {partition}")
+            if whole[partition] < copies:
+                self._notes.add("no-store", f"partition {partition}: {whole[partition]} of {copies}")
 
     def note(self, finding: str, what: str) -> None:
         """Something else that was found."""
