@@ -60,8 +60,8 @@ class Standby:
         return set(self.dealt.followed) - self._shelf.taken.keys()
 
     def kept(self) -> set[int]:
-        """Stores that are in use, or about to be."""
-        return {*self.dealt.followed, *self.owned}
+        """Stores that are in use, or about to be: all, until the group has dealt."""
+        return set(self._shelf.positions) if self.dealt is NOT_DEALT else {*self.dealt.followed, *self.owned}
 
     async def run(self, copies: Copies, rejoin: Callable[[], Awaitable[None]]) -> None:
         """Until cancelled. rejoin: has the group deal anew."""

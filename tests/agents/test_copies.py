@@ -208,7 +208,9 @@ def test_an_owner_takes_a_copy_where_it_stands_and_gives_it_back(shelf: Shelf) -
     assert shelf.readable[3] == (store, 9, True)
     assert shelf.positions == {3: 7}
     standby = Standby("apply", "here", 3, shelf, lambda *_: None)
+    assert standby.kept() == {3}, "nothing is put away before the group has dealt"
     standby.deal([], Dealt((3, 4)))
+    assert standby.kept() == {3, 4}
     assert standby.wanted() == {4}, "it is still in an owner's hands"
     shelf.give(3)
     assert standby.wanted() == {3, 4}
