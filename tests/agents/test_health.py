@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from agents import metrics
 from agents.runtime.health import NeedsToken, Port, token
 from agents.runtime.settings import WorkerSettings
+from agents.runtime.standing import Limits, Standing
 from ops.stages import STAGES
 from pipeline.outcome import CODES
 
@@ -177,6 +178,7 @@ def test_every_series_of_a_stage_begins_at_0() -> None:
         metrics.register(f"new-{stage}", ("results", "dead-letters"), codes)
     metrics.register_chain("new-verify", ("one", "follower"), ("one",))
     metrics.register_named("new-verify")
+    Standing("new-apply", "tm_x", Limits(1.0, 3, 3, 1.0))
     found = {family.name: family.samples for family in text_string_to_metric_families(metrics.exposition().decode())}
     expected = {name.removesuffix("_total") for name in metrics.READ}
     assert expected <= set(found)
@@ -187,9 +189,10 @@ def test_every_series_of_a_stage_begins_at_0() -> None:
         "beefline_named_ancestors",
         "beefline_named_ancestors_behind_records",
     }
+    of_topics = {"beefline_judging_seconds", "beefline_judging_overran", "beefline_context_suspended"}
     # A height that nobody has told yet is no height: that series begins when the follower has read its file.
     for name in expected - {"beefline_state", "beefline_follower_height"}:
-        for stage in ("verify",) if name in of_the_chain else STAGES:
+        for stage in ("verify",) if name in of_the_chain else ("apply",) if name in of_topics else STAGES:
             mine = [each for each in found[name] if each.labels["stage"] == f"new-{stage}"]
             assert mine, f"{name} has no series of {stage}"
             assert {each.value for each in mine if not each.name.endswith("_created")} == {0}
