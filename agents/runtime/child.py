@@ -5,6 +5,7 @@ loop, or hold everything up until it comes: the socket serves both, one at a tim
 """
 
 import asyncio
+import os
 import select
 import signal
 import socket
@@ -169,8 +170,9 @@ class Child:
     # --- its end
 
     def kill(self) -> None:
-        """End it, and do not wait until it has."""
-        self._process.kill()
+        """End it and what it started, and do not wait until it has."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)  # it leads a session
 
     def let_go(self) -> None:
         """End it, ask it nothing more, and do not wait; `reaped` is to be asked until it is gone."""

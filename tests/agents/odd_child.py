@@ -29,6 +29,10 @@ def main() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         if word == b"sleep":
             time.sleep(float(rest))
+        if word == b"fork":
+            rest = b"%d" % os.fork()
+            if rest == b"0":
+                time.sleep(600)
         if word == b"lie":
             channel.sendall(b"\xff\xff\xff\xff" + bytes(1 << 20))
         if word == b"close":

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -90,6 +91,16 @@ def test_who_waits_waits_no_longer_than_said(child: Child) -> None:
     with pytest.raises(TimeoutError):
         child.ask(bytes(8 << 20), 0.1)
     assert 0.2 <= time.monotonic() - began < 10
+
+
+def test_what_it_started_ends_with_it(child: Child) -> None:
+    other = int(child.ask(b"fork", START_S))
+    assert not gone(other)
+    child.close()
+    deadline = time.monotonic() + START_S
+    while not gone(other) and Path(f"/proc/{other}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_one_that_does_not_come_up_is_waited_for_no_longer_than_said() -> None:

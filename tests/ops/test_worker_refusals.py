@@ -88,24 +88,35 @@ def test_a_wide_port_without_a_token(broker: Broker, prefix: str, tmp_path: Path
 
 
 @pytest.mark.setting("apply.topics")
-def test_a_manager_that_nobody_provides(broker: Broker, prefix: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stage", ["apply", "verify"])
+@pytest.mark.parametrize(
+    ("hosted", "told"),
+    [
+        ("tm_nobody", "no installed package provides tm_nobody"),
+        ("tm_x=nowhere.at.all:X", "tm_x: nowhere.at.all:X does not load: ModuleNotFoundError"),
+    ],
+)
+def test_a_manager_that_nobody_provides(
+    hosted: str, told: str, stage: str, broker: Broker, prefix: str, tmp_path: Path
+) -> None:
+    """Or that does not load in its own process."""
     asyncio.run(
         create(KafkaSettings(bootstrap=broker.bootstrap), TopicSettings(prefix=prefix, replication=1, min_isr=1))
     )
     argv = [
         "--set",
-        "apply.topics=tm_nobody",
+        f"apply.topics={hosted}",
         "--set",
         f"kafka.bootstrap={broker.bootstrap}",
         "--set",
         f"topics.prefix={prefix}",
     ]
     said = subprocess.run(
-        [sys.executable, "-m", "ops.cli.main", "worker", "apply", "--network", "dev", *argv],
+        [sys.executable, "-m", "ops.cli.main", "worker", stage, "--network", "dev", *argv],
         env={**os.environ, "BEEFLINE_HOME": str(tmp_path)}, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert said.returncode == 1
-    assert "no installed package provides tm_nobody" in said.stderr
+    assert f"worker {stage}: {told}" in said.stderr
 
 
 async def test_topics_are_made_as_declared(broker: Broker, prefix: str) -> None:
