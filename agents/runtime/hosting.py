@@ -59,6 +59,14 @@ class ApplySettings(Struct, frozen=True):
     judge_memory_bytes: Annotated[
         int, why("Address space of a manager's process, its 100 MB at rest included.", ge=128 << 20)
     ] = 512 << 20
+    piece_ms: Annotated[
+        float,
+        why(
+            "Judging in one piece of work, as far as it can be cut: all other partitions of the process wait for it, "
+            "and it is much longer than a transaction of Kafka's costs.",
+            gt=0,
+        ),
+    ] = 200.0
     suspend_after: Annotated[
         int,
         why(
@@ -175,7 +183,9 @@ class Hosted:
 
 def limits_of(settings: ApplySettings, failures: int) -> Limits:
     """What managers are held to."""
-    return Limits(settings.judge_ms / 1000, settings.suspend_after, failures, settings.probe_after_s)
+    return Limits(
+        settings.judge_ms / 1000, settings.suspend_after, failures, settings.probe_after_s, settings.piece_ms / 1000
+    )
 
 
 def foreign_of(found: Mapping[str, str], settings: ApplySettings) -> dict[str, Place]:

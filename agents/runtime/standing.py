@@ -21,10 +21,6 @@ from agents.runtime.records import Held, Hold, ManagerFailed
 from pipeline.outcome import Condition
 from pipeline.overlay.manager import BadManager
 
-PIECE_S = 0.2
-"""Judging in one piece of work, as far as it can be cut: for so long at most all other partitions of the process wait,
-and it is much longer than a transaction of Kafka's costs."""
-
 LONGEST_PROBE_S = 600.0
 """Between two tries of a context that stays suspended: one that hangs costs its neighbours its limit once in that."""
 
@@ -41,6 +37,7 @@ class Limits(Struct, frozen=True):
     overruns: int  # in a row
     failures: int  # in a row: raised, or answered what none may
     probe_s: float  # from the suspension to the first try
+    piece_s: float = 0.2  # of judging, before the rest of a piece of work goes into the queue
 
 
 def _nobody(kind: str, severity: object, message: str, details: object) -> None:
@@ -61,7 +58,7 @@ class Standing:
         self.tell: Teller = _nobody
         self.partition = -1  # where its context was last asked about, in a stage that keeps contexts
         self.clock = clock
-        self._limits = limits
+        self.limits = limits
         self._overruns = 0  # in a row
         self._failures = 0
         self._suspended: _Suspension | None = None
@@ -101,7 +98,7 @@ class Standing:
             found.probe_s = min(2 * found.probe_s, LONGEST_PROBE_S)
             found.probe_at = now + found.probe_s
             return
-        self._suspended = _Suspension(why, int(time.time() * 1000), self._limits.probe_s, now + self._limits.probe_s)
+        self._suspended = _Suspension(why, int(time.time() * 1000), self.limits.probe_s, now + self.limits.probe_s)
         self._is_suspended.set(1)
         self.tell("context-suspended", "error", f"topic:{self.topic}: {why}", {"context": f"topic:{self.topic}"})
 
@@ -136,7 +133,7 @@ class Standing:
         """A piece of work is over. `finished`: it says something about the manager."""
         self._spent += turn.spent
         self._turns += 1
-        if self._suspended is None and finished and failed is None and turn.longest <= self._limits.budget_s:
+        if self._suspended is None and finished and failed is None and turn.longest <= self.limits.budget_s:
             if turn.asked:
                 self._overruns = self._failures = 0
             if self._turns >= TOLD_TOGETHER:
@@ -156,7 +153,7 @@ class Standing:
             self._suspended.trying = None
         if not turn.asked:
             return
-        late = turn.longest > self._limits.budget_s
+        late = turn.longest > self.limits.budget_s
         if late:
             self._overran.inc()
         if not finished or (self._suspended is not None and not trying):
@@ -170,7 +167,7 @@ class Standing:
             self.lift("a try was within its time")
 
     def _count(self, failed: ManagerFailed | BadManager | None, last: str, *, late: bool) -> None:
-        limits = self._limits
+        limits = self.limits
         raised = failed is not None and getattr(failed, "code", RAISED) == RAISED
         self._failures = self._failures + 1 if raised else 0
         self._overruns = self._overruns + 1 if late or (failed is not None and not raised) else 0
@@ -223,7 +220,7 @@ class Turn:
 
     def enough(self) -> bool:
         """Whether one piece has taken long enough: what is left of it goes into the queue."""
-        return self._standing.clock() - self._began >= PIECE_S
+        return self._standing.clock() - self._began >= self._standing.limits.piece_s
 
 
 class _Suspension(Struct):

@@ -33,6 +33,9 @@ RESTARTED = SupervisorSettings(backoff_s=0.2, backoff_max_s=1.0)
 
 LOOK_S = 0.1
 
+UNTIMED = ("apply.piece_ms=600000", "apply.judge_ms=600000")
+"""Where work is cut is for a clock to say: run again for the proof, it would be cut elsewhere, and be journaled so."""
+
 READY_WITHIN_S = 90.0
 DRAINED_WITHIN_S = 240.0
 
@@ -166,6 +169,7 @@ class Rig:
         flags = (
             *broker_settings(bootstrap, self._nodes),
             f"apply.topics={','.join(self.topics)}",
+            *UNTIMED,
             *self._flags,
         )
         self._settings = load(network="dev", flags=flags, environment={}).settings

@@ -6,11 +6,12 @@ from ops.cli.journal import contexts_of
 from ops.cli.options import fail, settings_options
 from ops.settings import Loaded
 
-STAGES = ("parse", "verify", "apply", "broadcast", "retry", "replica")
+STAGES = ("parse", "verify", "apply", "broadcast", "retry")
+REPLICA = "replica"
 
 
 @click.command()
-@click.argument("stage", type=click.Choice(STAGES))
+@click.argument("stage", type=click.Choice((*STAGES, REPLICA)))
 @click.option("--guarded", type=int, metavar="PID", help="End when this process, the parent, ends, however it ends.")
 @click.option(
     "--contexts",
@@ -36,7 +37,7 @@ def worker(stage: str, guarded: int | None, contexts: tuple[str, ...], loaded: L
         end_with_parent(guarded)
     logs.configure(stage, loaded.settings.log)
     names = contexts_of([name for part in contexts for name in part.split(",")])
-    if (stage == "replica") != bool(names):
+    if (stage == REPLICA) != bool(names):
         fail("--contexts names what a replica holds" if names else "a replica needs --contexts")
     try:
         ready = make_replica(names, loaded.settings) if names else make_worker(stage, loaded.settings)

@@ -256,7 +256,7 @@ async def test_a_context_that_fails_again_and_again_waits_and_its_neighbours_do_
 @pytest.mark.invariant("TOPIC-3")
 async def test_a_slow_one_in_this_process_is_suspended_too(here: Stage) -> None:
     standing = here.examiners._standings["tm_here"]
-    standing._limits = type(standing._limits)(0.0, 2, 10, 10.0)  # no time at all
+    standing.limits = type(standing.limits)(0.0, 2, 10, 10.0)  # no time at all
     decisions = [(await here.decide(payload(n, HELD)))[0] for n in range(3)]
     assert [type(each) for each in decisions] == [Emit, Emit, Hold]
     assert here.events == ["context-suspended"]

@@ -97,6 +97,7 @@ def test_who_cannot_be_hosted_stops_the_start_and_leaves_no_process(
 @pytest.mark.setting("apply.judge_ms")
 @pytest.mark.setting("apply.suspend_after")
 @pytest.mark.setting("apply.probe_after_s")
+@pytest.mark.setting("apply.piece_ms")
 def test_settings_are_what_managers_are_held_to() -> None:
     """By a clock that is moved: how slow, how often in a row, and for how long."""
     for judge_ms, suspend_after, probe_after_s in ((50.0, 3, 10.0), (5.0, 2, 60.0)):
@@ -118,6 +119,15 @@ def test_settings_are_what_managers_are_held_to() -> None:
             assert not judge.standing.suspended, number
             work(judge_ms / 1000 + 0.001)
         assert judge.standing.waits_s() == probe_after_s
+    for piece_ms in (200.0, 30.0):
+        judge = Hosted("apply", ApplySettings(topics=("tm_anytx",), piece_ms=piece_ms)).judges["tm_anytx"]
+        now = [0.0]
+        judge.standing.clock = lambda now=now: now[0]  # type: ignore[misc]
+        with judge.turn() as turn:
+            now[0] = piece_ms / 1000 - 0.001
+            assert not turn.enough()
+            now[0] = piece_ms / 1000 + 0.001
+            assert turn.enough()
 
 
 def test_while_its_process_does_not_come_up_no_record_is_to_blame(monkeypatch: pytest.MonkeyPatch) -> None:

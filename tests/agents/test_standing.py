@@ -7,7 +7,7 @@ import pytest
 
 from agents import metrics
 from agents.runtime.records import Held, ManagerFailed
-from agents.runtime.standing import LONGEST_PROBE_S, PIECE_S, TOLD_TOGETHER, Limits, Standing
+from agents.runtime.standing import LONGEST_PROBE_S, TOLD_TOGETHER, Limits, Standing
 from pipeline.overlay.manager import BadManager
 
 LIMITS = Limits(budget_s=0.05, overruns=3, failures=5, probe_s=10.0)
@@ -226,7 +226,7 @@ def test_a_piece_is_long_enough_after_a_fifth_of_a_second() -> None:
         for _ in range(4):
             enough: Callable[[], bool] = turn.enough
             seen.append(enough())
-            world.now += PIECE_S / 2
+            world.now += 0.1
     assert seen == [False, False, True, True]
 
 

@@ -301,7 +301,7 @@ def test_one_transaction_judges_no_longer_than_a_piece_may_take() -> None:
         return found
 
     world.partition._settled = counted  # type: ignore[method-assign, assignment]
-    world.standing._limits = type(world.standing._limits)(0.1, 3, 10, 10.0)  # it is not too slow
+    world.standing.limits = type(world.standing.limits)(0.1, 3, 10, 10.0)  # it is not too slow
     world.arrives()
     assert Slow.asked == 13
     assert pieces == [4, 4, 1]
