@@ -36,7 +36,7 @@ class ApplySettings(Struct, frozen=True):
     trusted: Annotated[
         tuple[str, ...],
         why(
-            "Overlay topics whose managers run in the worker's own process: a fifth of a millisecond less a record, "
+            "Overlay topics whose managers run in the worker's own process: a tenth of a millisecond less a record, "
             "and nothing ends one that hangs or takes the worker's memory. The product's own always do."
         ),
     ] = ()
