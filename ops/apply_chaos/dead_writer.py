@@ -8,6 +8,7 @@ from collections import defaultdict
 from typing import Any
 
 from agents.runtime.cluster import look
+from agents.runtime.partitioner import partition_for
 from ops.apply_chaos.exactly_once import HOSTED, TOPIC_NAMES
 from ops.apply_chaos.proof import prove
 from ops.apply_chaos.rig import Late, Rig
@@ -16,7 +17,7 @@ from ops.reading import read_whole
 from ops.scenario import Asked, Outcome
 from pipeline.journal import read
 from schemas.types import Context
-from topics.registry import JOURNAL, Topic
+from topics.registry import JOURNAL, OPERATIONS, Topic
 
 BOUND_S = 8.0
 """Of the gap: the transaction's time-out, 5 s, the broker's sweep, 1 s, and a fetch."""
@@ -24,7 +25,7 @@ BOUND_S = 8.0
 PRODUCED_WITHIN_S = 60.0
 BETWEEN_S = 4.0
 
-KINDS = {"gap": f"Apply did nothing in a context for longer than {BOUND_S:.0f} s."}
+KINDS = {"gap": f"Apply did nothing in a partition for longer than {BOUND_S:.0f} s."}
 """Findings of this scenario's own."""
 
 
@@ -38,12 +39,13 @@ async def run(name: str, wanted: Asked, bootstrap: str = "", bound_s: float = BO
         sent = await rig.feed_while(breaking, load, wanted.records, wanted.rate)
         gaps = await _gaps(rig)
         proof = await prove(rig, TOPIC_NAMES)
-        if gaps[context] > bound_s:
-            proof.note("gap", f"{context}: {gaps[context]:.1f} s")
-        others = max(gap for each, gap in gaps.items() if each != context)
+        partition = partition_for(context.encode(), OPERATIONS.partitions)
+        gap = gaps.pop(partition)
+        if gap > bound_s:
+            proof.note("gap", f"partition {partition}: {gap:.1f} s")
         figures = (
-            f"{wanted.faults} times; the longest gap in that context {gaps[context]:.1f} s",
-            f"in the others {others:.1f} s",
+            f"the longest gap in the partition {gap:.1f} s",
+            f"in {len(gaps)} others {max(gaps.values()):.1f} s",
         )
         took = time.monotonic() - began
         return Outcome(name, sent, wanted.faults, rig.restarts, took, proof.report(KINDS), figures)
@@ -69,16 +71,15 @@ async def _die(rig: Rig, context: Context, count: int) -> None:
         await asyncio.sleep(BOUND_S + BETWEEN_S)
 
 
-async def _gaps(rig: Rig) -> dict[Context, float]:
-    """By context the longest time between two entries of its journal, seconds."""
-    last: dict[Context, int] = {}
-    gaps: dict[Context, float] = defaultdict(float)
+async def _gaps(rig: Rig) -> dict[int, float]:
+    """By partition the longest time between two entries of its journals, seconds."""
+    last: dict[int, int] = {}
+    gaps: dict[int, float] = defaultdict(float)
 
     def take(_: Topic, record: Any) -> None:
-        entry = read(record.value)
-        before = last.get(entry.context, entry.time_ms)
-        gaps[entry.context] = max(gaps[entry.context], (entry.time_ms - before) / 1000)
-        last[entry.context] = entry.time_ms
+        at = read(record.value).time_ms
+        gaps[record.partition] = max(gaps[record.partition], (at - last.get(record.partition, at)) / 1000)
+        last[record.partition] = at
 
     cluster = await look(rig.settings.kafka, rig.settings.topics)
     await read_whole(rig.settings, cluster.partitions, [JOURNAL], take)

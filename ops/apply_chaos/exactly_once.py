@@ -29,11 +29,11 @@ HOSTED = tuple(f"{name}={ANY if at % 2 else LINKED}" for at, name in enumerate(T
 OUT_S = 8.0
 """How long a killed broker is away."""
 
-REACHED_WITHIN_S = 30.0
+REACHED_WITHIN_S = 60.0
 """For a worker that was armed last to come to its place."""
 
-FENCED_WITHIN_S = 30.0
-TAKEN_OVER_WITHIN_S = 60.0
+FENCED_WITHIN_S = 60.0
+TAKEN_OVER_WITHIN_S = 90.0
 IN_SYNC_WITHIN_S = 90.0
 
 KINDS = {
