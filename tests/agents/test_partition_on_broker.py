@@ -335,7 +335,8 @@ ENDS_WITHIN_S = 5.0
 async def test_a_zombie_amid_a_transaction_is_seen_to_be_fenced_and_ends_at_once(bench: Bench) -> None:
     """Stopped between produce and commit, with more in hand, and continued when another has its partitions."""
     values = await feed(bench, 200)
-    first = bench.worker("counter", "worker.batch_records=5", f"worker.crash_point={crash.BEFORE_COMMIT}:4:stop")
+    stops = f"worker.crash_point={crash.BEFORE_COMMIT}:4:stop"
+    first = bench.worker("counter", "worker.batch_records=5", stops, "log.client_lines_per_s=1000")  # leaves none out
     await until(lambda: _stopped(first), "stop between produce and commit")
     second = bench.worker("counter")
     values += await feed(bench, 60, 200)
