@@ -165,8 +165,8 @@ async def _asked(standing: Standing, asking: Coroutine[Any, Any, Facts]) -> Exam
             turn.ask()
             try:
                 said = await asking
-            except ManagerFailed:
-                turn.took(0.0)  # its code says whether that was long
+            except ManagerFailed as error:
+                turn.took(error.took_s)
                 raise
             turn.took(said.took_s)
     except Held as held:

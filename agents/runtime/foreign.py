@@ -75,7 +75,7 @@ class Place(Struct, frozen=True):
         """Why there is no answer."""
         limit = f"{self.limit_s * 1000:.0f} ms"
         if isinstance(error, TimeoutError) or error.status == -signal.SIGALRM:
-            return ManagerFailed("internal.manager-overran", f"{self.topic}: no answer within {limit}")
+            return ManagerFailed("internal.manager-overran", f"{self.topic}: no answer within {limit}", self.limit_s)
         if error.status == OUT_OF_MEMORY:
             ceiling = f"{self.memory_bytes >> 20} MiB"
             return ManagerFailed("internal.manager-ended", f"{self.topic}: its process needs more than {ceiling}")
@@ -94,7 +94,7 @@ class Place(Struct, frozen=True):
                 "internal.manager-ended", f"{self.topic}: its process answers what is none: {error}"
             ) from error
         if isinstance(said, Raised):
-            raise ManagerFailed("internal.manager-raised", f"{self.topic}: {said.what}")
+            raise ManagerFailed("internal.manager-raised", f"{self.topic}: {said.what}", said.took_s)
         return said
 
 
@@ -118,6 +118,9 @@ class Foreign:
         self._first: Up | None = None
         self._dying: list[Child] = []
         self.version = ""
+        self.took_s = (
+            0.0  # what was asked last, by the process's own clock: waiting for a busy machine is not its doing
+        )
         self.examine: Callable[[Transaction], bytes] | None = None
 
     def begin(self) -> None:
@@ -179,16 +182,21 @@ class Foreign:
 
     def _ask(self, asked: Ask) -> Judged | Facts:
         try:
-            body = self._child.ask(msgspec.msgpack.encode(asked), self._place.limit_s + GRACE_S)
-        except (Ended, TimeoutError) as error:
-            self._replace()
-            raise self._place.failed(error) from error
-        try:
-            return self._place.answer(body)
+            said = self._answered(asked)
         except ManagerFailed as error:
-            if error.code == "internal.manager-ended":
+            self.took_s = error.took_s
+            if error.code != "internal.manager-raised":
                 self._replace()
             raise
+        self.took_s = said.took_s
+        return said
+
+    def _answered(self, asked: Ask) -> Judged | Facts:
+        try:
+            body = self._child.ask(msgspec.msgpack.encode(asked), self._place.limit_s + GRACE_S)
+        except (Ended, TimeoutError) as error:
+            raise self._place.failed(error) from error
+        return self._place.answer(body)
 
     def _replace(self) -> None:
         self._child.let_go()

@@ -93,7 +93,7 @@ class Judge:
         self.contract = getattr(manager, "contract", None)
         self.examine = self._examine if examiner(manager) is not None else None
         self._manager = manager
-        self._come_up = manager.come_up if isinstance(manager, Foreign) else None
+        self._foreign = manager if isinstance(manager, Foreign) else None
         self._turn = Turn(standing)
 
     def turn(self) -> Turn:
@@ -118,9 +118,9 @@ class Judge:
     def _ask(self, method: Callable[[Q], A], about: Q) -> A:
         turn, clock = self._turn, self.standing.clock
         turn.ask()
-        if self._come_up is not None:
+        if self._foreign is not None:
             try:
-                self._come_up()
+                self._foreign.come_up()
             except NotUp as error:
                 self.standing.suspend(str(error))
                 raise Held(self.standing.hold()) from error
@@ -132,7 +132,7 @@ class Judge:
         except (Exception, SystemExit) as error:
             raise ManagerFailed(RAISED, f"{self.standing.topic}: {type(error).__name__}: {error}") from error
         finally:
-            turn.took(clock() - began)
+            turn.took(clock() - began if self._foreign is None else self._foreign.took_s)
 
 
 class Hosted:

@@ -91,11 +91,13 @@ class ManagerFailed(Exception):  # noqa: N818 - what the plug-in did
     """A topic's manager failed on what it was asked: the record's fault, not the stage's (TOPIC-1).
 
     code: a row of CODES of kind fault.
+    took_s: how long it was at it, as far as that is known and the code does not say it.
     """
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, took_s: float = 0.0) -> None:
         super().__init__(message)
         self.code = code
+        self.took_s = took_s
 
 
 class WorldCondition(Exception):  # noqa: N818 - the world's state, not an error of this program

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -144,6 +145,25 @@ def until_up(manager: Foreign) -> None:
             assert time.monotonic() < deadline
         else:
             return
+
+
+def test_its_own_clock_says_how_long_it_was_at_it(harmful: Foreign, hasty: Foreign) -> None:
+    """Not the asker's, who may have waited for a busy machine; and for one that was ended its limit."""
+    until_up(harmful)
+    os.kill(harmful._child.pid, signal.SIGSTOP)
+    waking = threading.Timer(0.3, os.kill, (harmful._child.pid, signal.SIGCONT))
+    waking.start()
+    began = time.monotonic()
+    said(harmful)
+    assert time.monotonic() - began > 0.25
+    assert 0 < harmful.took_s < 0.25
+    with pytest.raises(ManagerFailed):
+        said(harmful, b"admit raise")
+    assert 0 < harmful.took_s < 0.25
+    until_up(hasty)
+    with pytest.raises(ManagerFailed):
+        said(hasty, b"admit hang")
+    assert hasty.took_s == 0.5
 
 
 @pytest.mark.parametrize("what", [b"hang", b"sleep", b"promise"])

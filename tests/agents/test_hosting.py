@@ -140,7 +140,7 @@ def test_while_its_process_does_not_come_up_no_record_is_to_blame(monkeypatch: p
     def not_up() -> None:
         raise NotUp("its process takes long to come up")
 
-    monkeypatch.setattr(judge, "_come_up", not_up)
+    monkeypatch.setattr(judge._foreign, "come_up", not_up)
     with pytest.raises(Held, match="takes long to come up"), judge.turn():
         judge.admit(SUBJECT)
     assert judge.standing.suspended

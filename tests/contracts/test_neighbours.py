@@ -1,7 +1,6 @@
 """What a broken manager costs: its record, and neither the others of its context nor those of its partition."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -44,10 +43,9 @@ class Patient:
     def up(self) -> None:
         """Have the processes that were replaced up, however busy the machine is."""
         for judge in self.stage._judges.values():
-            come_up: Any = judge._come_up
-            while come_up is not None:
+            while judge._foreign is not None:
                 try:
-                    come_up()
+                    judge._foreign.come_up()
                     break
                 except NotUp:
                     continue
