@@ -10,7 +10,7 @@ What it changes, and why (figures: docs/decisions/runtime.md):
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import aiokafka
@@ -64,7 +64,7 @@ class Thread(driver.AIOKafkaConsumerThread):
             client_id=self.app.conf.broker_client_id,
             group_id=self.app.conf.id,
             group_instance_id=worker.instance or None,
-            partition_assignment_strategy=options.assignors,
+            partition_assignment_strategy=[options.assignor],
             isolation_level="read_committed",
             enable_auto_commit=False,
             auto_offset_reset="none",  # ACK-4: out of range is an error, never a jump
@@ -302,10 +302,10 @@ class Options:
     """What this transport needs to know, hung on the Faust app as `app.beefline`."""
 
     def __init__(
-        self, kafka: KafkaSettings, worker: WorkerSettings, desk: Desk, max_record: int, assignors: Sequence[Any]
+        self, kafka: KafkaSettings, worker: WorkerSettings, desk: Desk, max_record: int, assignor: Any
     ) -> None:
-        """assignors: of the group, the one wanted most first."""
-        self.assignors = assignors
+        """assignor: of the group's partitions."""
+        self.assignor = assignor
         self.kafka = kafka
         self.worker = worker
         self.desk = desk

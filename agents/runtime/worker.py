@@ -152,7 +152,7 @@ class Worker:
             processing_guarantee="at_least_once",
         )
         options = Options(
-            self.kafka, settings, self.desk, largest_record(self.topics.max_payload_bytes), self._assignors()
+            self.kafka, settings, self.desk, largest_record(self.topics.max_payload_bytes), self._assignor()
         )
         app.beefline = options
         app.transport = Transport(app.conf.broker_consumer, app)
@@ -204,14 +204,13 @@ class Worker:
                 await speaker.leave()
             self._run_file.unlink(missing_ok=True)
 
-    def _assignors(self) -> list[Any]:
-        """A group that is being moved to copies still agrees on the one below."""
+    def _assignor(self) -> Any:
+        """One alone: aiokafka joins once for each it is given, and each such join begins the group's round anew."""
         if not isinstance(self.runs, Lanes):
-            return [SameNumberAssignor]
+            return SameNumberAssignor
         standby = self.runs.standby
         settings = self.settings
-        placing = CopiesAssignor(standby.has, standby.deal, settings.replication, settings.fresh_records)
-        return [placing, SameNumberAssignor]
+        return CopiesAssignor(standby.has, standby.deal, settings.replication, settings.fresh_records)
 
     def _speaker(self, outbox: Outbox) -> Speaker:
         """Who holds state says so."""

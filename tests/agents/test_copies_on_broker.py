@@ -77,9 +77,7 @@ def roots(worker: Worker, topic: str) -> tuple[int, str, str]:
 @pytest.mark.invariant("COPY-2")
 async def test_of_three_workers_each_holds_everything_and_any_takes_over(bench: Bench) -> None:
     """All told the same folder, as on one machine. Copies agree with their owner; killed, it is replaced by them."""
-    workers = [bench.worker("apply")]
-    await ready(*workers)
-    workers += [bench.worker("apply") for _ in range(2)]
+    workers = [bench.worker("apply") for _ in range(3)]
     await ready(*workers)
     owners = await until_held(bench, workers, 2)
     assert set(Counter(owners.values()).values()) <= {10, 11}
