@@ -149,7 +149,8 @@ class Replica:
         self._kafka, self._topics, self._settings, self._cluster = kafka, topics, settings, cluster
         count = cluster.partitions[OPERATIONS.name]
         self.contexts = {context: partition_for(context.encode(), count) for context in contexts}
-        self.shelf = Shelf(Path(settings.data_dir, NAME, topics.prefix.strip(".")), 1)
+        folder = Path(settings.data_dir, NAME, topics.prefix.strip("."))
+        self.shelf = Shelf(folder, 1, settings.any_from_differing)
         wanted = set(self.contexts.values())
         self.copies = Copies(
             NAME,
@@ -162,7 +163,15 @@ class Replica:
             self._repaired,
         )
         self.comparison = Comparison(self.contexts, kafka, JOURNAL.named(topics.prefix), count)
-        self.reads = Reads(kafka, topics, cluster.partitions, token(settings), self.shelf.readable, self.copies.spoil)
+        self.reads = Reads(
+            kafka,
+            topics,
+            cluster.partitions,
+            token(settings),
+            self.shelf.readable,
+            self.copies.spoil,
+            self.shelf.differing,
+        )
         self.port = Port(self, settings, self.reads.add_to)
         self._run_file = run_dir / f"{NAME}-{os.getpid()}.json"
         self._started = time.time()

@@ -94,6 +94,7 @@ class ContextState(Struct, frozen=True, kw_only=True):
     state_root: str  # hexadecimal
     store_root: str
     settling: bool  # work waits that one transaction could not hold: more follows by itself
+    differs: bool = False  # read from a store that is not what was written, and is being made again
 
 
 class LiveOutput(Struct, frozen=True, kw_only=True):

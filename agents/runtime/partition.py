@@ -175,7 +175,7 @@ class Lanes:
         self.door = Door(stage, desk, settings.fault_limit)
         self.restores = asyncio.Semaphore(CONCURRENT_RESTORES)
         folder = Path(settings.data_dir, stage.name, topics.prefix.strip("."))
-        self.shelf = Shelf(folder, generation)
+        self.shelf = Shelf(folder, generation, settings.any_from_differing)
         self.standby = Standby(stage.name, settings.host, settings.replication, self.shelf, desk.tell)
         changelog = stage.changelog.named(topics.prefix)
         self.copies = Copies(

@@ -26,7 +26,7 @@ from agents.runtime.shelf import Readable
 from agents.runtime.store import Store
 from pipeline import journal, read
 from pipeline.state import Corrupt, head_of
-from schemas.external import ExportedEntry, JournalPage, Standing, TransactionStanding
+from schemas.external import ContextState, ExportedEntry, JournalPage, Outputs, Standing, TransactionStanding
 from schemas.members import Held
 from schemas.types import Context, Txid, display, from_display, is_context, is_topic_name
 from topics.registry import JOURNAL, MEMBERS, OPERATIONS, STATE
@@ -89,11 +89,13 @@ class Reads:
         token: str | None,
         stores: Stores,
         spoil: Callable[[int, Corrupt], None],
+        differing: Mapping[int, Store],
     ) -> None:
         """What to answer from.
 
         partitions: of topics, by their logical name; token: what other workers want to see; stores: those this worker
-        holds, as they come and go; spoil: told of a partition whose store is not what was written.
+        holds, as they come and go; spoil: told of a partition whose store is not what was written; differing: stores
+        found to be so, for `any` reads that nobody else answers.
         """
         prefix = topics.prefix
         # What a topic that is missing has does not matter: who needs it refuses to start, and says which.
@@ -101,6 +103,7 @@ class Reads:
         self._token = token
         self._stores = stores
         self._spoil = spoil
+        self._differing = differing
         self._directory = Directory(kafka, MEMBERS.named(prefix))
         self._changelog = _Lazy(Places(kafka, STATE.named(prefix), self._count))
         self._journal = _Lazy(Places(kafka, JOURNAL.named(prefix), self._count))
@@ -164,7 +167,13 @@ class Reads:
         strong, least = _consistency(request), _number(request, "min_sequence", 0)
         number = partition_for(context.encode(), self._count)
         if number not in self._stores:
-            return await self._forward(request, number)
+            if strong or number not in self._differing:
+                return await self._forward(request, number)
+            try:
+                reply = await self._forward(request, number)
+            except Refused:
+                return self._marked(number, answer)
+            return self._marked(number, answer) if reply.status == 503 else reply
         deadline = time.monotonic() + PATIENCE_S
         if strong:
             await self._as_committed(number, deadline)
@@ -240,6 +249,16 @@ class Reads:
                 return answer(self._store(number))
         except Corrupt as error:
             self._spoil(number, error)
+            raise Refused(503, "differs", f"the store of partition {number} is made again: {error}") from error
+
+    def _marked(self, number: int, answer: Callable[[Store], Any]) -> web.Response:
+        """From a store that differs, for who would rather have that than nothing."""
+        if (store := self._differing.get(number)) is None:
+            raise Refused(503, "moved", f"partition {number} of the state is being made again")
+        try:
+            with _readable(f"partition {number} of the state, which is being made again"):
+                return _json(_differs(answer(store)))
+        except Corrupt as error:
             raise Refused(503, "differs", f"the store of partition {number} is made again: {error}") from error
 
     async def _as_committed(self, number: int, deadline: float) -> None:
@@ -397,6 +416,12 @@ class _Lazy:
 
 
 _standing = msgspec.json.Decoder(TransactionStanding).decode
+
+
+def _differs(answer: ContextState | Outputs) -> ContextState | Outputs:
+    if isinstance(answer, ContextState):
+        return msgspec.structs.replace(answer, differs=True)
+    return msgspec.structs.replace(answer, state=msgspec.structs.replace(answer.state, differs=True))
 
 
 def _standings(store: Store, txid: Txid) -> list[Standing]:

@@ -127,6 +127,13 @@ class WorkerSettings(Struct, frozen=True):
     stop_within_s: Annotated[
         float, why("SIGTERM finishes what is decided within this time and drops the rest unacknowledged.", gt=0)
     ] = 10.0
+    any_from_differing: Annotated[
+        bool,
+        why(
+            "Whether an `any` read is answered, marked `differs`, from a store that was found not to be what was "
+            "written, while it is made again and no other worker answers. `strong` reads never are."
+        ),
+    ] = False
     scrub_share: Annotated[
         float,
         why(

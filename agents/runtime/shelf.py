@@ -14,6 +14,9 @@ from agents.runtime.store import Store, discard
 
 log = logging.getLogger(__name__)
 
+DIFFERING = "-differs"
+"""Behind the name of a store that is being made again."""
+
 KEPT_S = 3600.0
 """How long a store that nobody here has in hand stays on the disk: a rolling restart comes back to it."""
 
@@ -29,10 +32,16 @@ class Readable(NamedTuple):
 class Shelf:
     """Stores by partition. Owners take them and give them back; copies are followed where they stand."""
 
-    def __init__(self, folder: Path, generation: int) -> None:
-        """folder: of one stage and installation; generation: of the partitions, in the stores' names."""
+    def __init__(self, folder: Path, generation: int, keeps_differing: bool = False) -> None:
+        """Whose and where.
+
+        folder: of one stage and installation; generation: of the partitions, in the stores' names; keeps_differing:
+        a store that differs can still be looked into until it has been made again.
+        """
         self._wanted = folder
         self._generation = generation
+        self._keeps_differing = keeps_differing
+        self.differing: dict[int, Store] = {}  # what stood there before it was made again, which has not ended
         self.readable: dict[int, Readable] = {}
         self.positions: dict[int, int] = {}  # of all that are of use; the consumer's thread reads it too
         self.taken: dict[int, Store] = {}  # in owners' hands
@@ -60,6 +69,8 @@ class Shelf:
 
     def look(self) -> None:
         """Open what is there from before: how far it is, the group wants to know."""
+        for path in self._folder.glob(f"g{self._generation}-*{DIFFERING}"):
+            discard(path)
         for path in self._folder.glob(f"g{self._generation}-*"):
             number = int(path.name.rpartition("-")[2])
             self._open[number] = self._opened(number)
@@ -85,6 +96,20 @@ class Shelf:
         discard(self.path(number))
         return Store(self.path(number))
 
+    def _replaced(self, number: int, store: Store) -> Store:
+        self.readable.pop(number, None)
+        if self._keeps_differing and number not in self.differing:
+            store.close()
+            aside = self.path(number).with_name(self.path(number).name + DIFFERING)
+            self.path(number).rename(aside)
+            self.differing[number] = Store(aside)
+        return self._emptied(number, store)
+
+    def _made_again(self, number: int) -> None:
+        if (differing := self.differing.pop(number, None)) is not None:
+            differing.close()
+            discard(differing.path)
+
     # --- for owners
 
     def take(self, number: int) -> Store:
@@ -97,13 +122,13 @@ class Shelf:
 
     def anew(self, number: int) -> Store:
         """An empty one in the place of one that was taken."""
-        self.readable.pop(number, None)
-        store = self.taken[number] = self._emptied(number, self.taken[number])
+        store = self.taken[number] = self._replaced(number, self.taken[number])
         return store
 
     def serve(self, number: int, generation: int) -> None:
         """An owner's store is up to date, and answers reads."""
         store = self.taken[number]
+        self._made_again(number)
         self.positions[number] = store.position
         self.readable[number] = Readable(store, generation, owner=True)
 
@@ -128,12 +153,12 @@ class Shelf:
 
     def copy_anew(self, number: int) -> Store:
         """An empty one in its place."""
-        self.readable.pop(number, None)
-        store = self._open[number] = self._emptied(number, self._open[number])
+        store = self._open[number] = self._replaced(number, self._open[number])
         return store
 
     def serve_copy(self, number: int) -> None:
         """A copy is as far as its changelog, and answers reads."""
+        self._made_again(number)
         self.readable[number] = Readable(self._open[number], 0, owner=False)
 
     def serve_no_copy(self, number: int) -> None:
@@ -146,6 +171,7 @@ class Shelf:
         now = time.monotonic()
         for number in [number for number in self._open if number not in wanted]:
             self.readable.pop(number, None)
+            self._made_again(number)
             self._open.pop(number).close()
             self._unused[number] = now
         for number in [number for number, since in self._unused.items() if now - since > KEPT_S]:
@@ -156,6 +182,8 @@ class Shelf:
     def close(self) -> None:
         """All that no owner has in hand, and the folder is anybody's."""
         self.put_away(())
+        for number in list(self.differing):
+            self._made_again(number)
         if "_folder" in self.__dict__:
             os.close(self._lock)
             del self._folder

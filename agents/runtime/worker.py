@@ -117,6 +117,7 @@ class Worker:
             token(settings),
             self.runs.shelf.readable if isinstance(self.runs, Lanes) else {},
             self.runs.spoil if isinstance(self.runs, Lanes) else _nothing_spoils,
+            self.runs.shelf.differing if isinstance(self.runs, Lanes) else {},
         )
         self.port = Port(self, settings, self.reads.add_to)
         self._run_file = run_dir / f"{stage}-{os.getpid()}.json"

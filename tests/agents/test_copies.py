@@ -14,6 +14,7 @@ from agents.runtime.placement import Dealt
 from agents.runtime.settings import KafkaSettings
 from agents.runtime.shelf import Shelf
 from agents.runtime.standby import Standby
+from pipeline import state
 from pipeline.state import APPLIED_KEY, Corrupt, head_of
 from tests.fakes import Owner, apply_of, coin_of_others, made_tx, verified
 
@@ -233,6 +234,36 @@ def test_two_workers_of_one_folder_do_not_share_a_store(tmp_path: Path) -> None:
     assert third.positions == {5: 11}
     for shelf in (shelves[1], third):
         shelf.close()
+
+
+def test_a_store_that_differs_can_be_looked_into_until_it_has_been_made_again(tmp_path: Path) -> None:
+    """An owner's and a copy's, where it was asked for; what a process left behind is removed by the next."""
+    shelf = Shelf(tmp_path / "beef", 1, keeps_differing=True)
+    v, w = state.seal(b"v"), state.seal(b"w")
+    shelf.copy(3).write({b"k": v}, 5)
+    shelf.take(4).write({b"k": w}, 6)
+    assert shelf.copy_anew(3).get(b"k") is None
+    assert shelf.anew(4).get(b"k") is None
+    assert {number: store.get(b"k") for number, store in shelf.differing.items()} == {3: v, 4: w}
+    shelf.copy_anew(3).write({b"k": state.seal(b"half")}, 1)
+    assert shelf.differing[3].get(b"k") == v, "what was there first, not an attempt to make it again"
+    aside = [store.path for store in shelf.differing.values()]
+    shelf.serve_copy(3)
+    assert shelf.differing.keys() == {4}
+    shelf.serve(4, 1)
+    shelf.give(4)
+    assert shelf.differing == {}
+    assert not any(path.exists() for path in aside)
+    shelf.copy_anew(3)
+    left = shelf.differing[3]
+    left.close()
+    del shelf.differing[3]
+    shelf.close()
+    after = Shelf(tmp_path / "beef", 1)
+    after.look()
+    assert not left.path.exists()
+    assert after.differing == {}
+    after.close()
 
 
 def test_what_nobody_wanted_for_long_is_removed(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:

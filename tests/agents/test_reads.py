@@ -8,7 +8,7 @@ from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
 
 from agents.runtime.partitioner import partition_for
-from agents.runtime.reads import Reads
+from agents.runtime.reads import FORWARDED, Reads
 from agents.runtime.settings import KafkaSettings, TopicSettings
 from agents.runtime.shelf import Readable
 from pipeline import state
@@ -22,20 +22,23 @@ NUMBER = partition_for(ALL.encode(), OPERATIONS.partitions)
 
 
 @asynccontextmanager
-async def asked(store: Memory, spoiled: list[int]) -> AsyncIterator[Any]:
-    """What a worker that holds the store answers: status and JSON."""
+async def asked(store: Memory, spoiled: list[int], differing: bool = False) -> AsyncIterator[Any]:
+    """What a worker that holds the store answers: status and JSON. differing: it is being made again."""
 
     def spoil(number: int, error: Corrupt) -> None:
         spoiled.append(number)
 
-    stores: Any = {NUMBER: Readable(cast(Any, store), 1, owner=True)}
-    reads = Reads(KafkaSettings(), TopicSettings(), {}, None, stores, spoil)
+    held: Any = {NUMBER: Readable(cast(Any, store), 1, owner=True)}
+    made_again: Any = {NUMBER: store}
+    stores, others = ({}, made_again) if differing else (held, {})
+    reads = Reads(KafkaSettings(), TopicSettings(), {}, None, stores, spoil, others)
     app = web.Application()
     reads.add_to(app.router)
     async with TestServer(app, host="127.0.0.1") as server, ClientSession() as session:
 
-        async def get(path: str) -> tuple[int, Any]:
-            async with session.get(server.make_url(path), params={"consistency": "any"}) as response:
+        async def get(path: str, consistency: str = "any") -> tuple[int, Any]:
+            url, params = server.make_url(path), {"consistency": consistency}
+            async with session.get(url, params=params, headers={FORWARDED: "1"} if differing else {}) as response:
                 return response.status, await response.json()
 
         yield get
@@ -58,3 +61,19 @@ async def test_a_value_that_is_none_of_its_kind_is_told_as_broken() -> None:
         owner.store.entries[key] = bytes(32) + b"junk"
         assert (await get("/topics/tm_all/outputs"))[1]["error"] == "differs"
         assert spoiled == [NUMBER]
+
+
+async def test_a_store_that_differs_answers_any_reads_alone_and_says_so() -> None:
+    """Where nobody else answers: a forwarded question is not forwarded again."""
+    owner, tx = Owner(), made_tx([coin_of_others(1)], 1, 1)
+    owner.do(ALL, apply_of(verified(tx)))
+    async with asked(owner.store, [], differing=True) as get:
+        status, body = await get("/topics/tm_all/state")
+        assert (status, body["differs"], body["sequence"]) == (200, True, 1)
+        status, body = await get("/topics/tm_all/outputs")
+        assert (status, body["state"]["differs"], len(body["outputs"])) == (200, True, 1)
+        assert (await get("/topics/tm_all/state", "strong"))[0] == 503
+        owner.store.entries[state.key(ALL, state.TX, tx.txid)] = bytes(32) + b"junk"
+        assert (await get("/topics/tm_all/outputs"))[1]["error"] == "differs"
+    async with asked(owner.store, []) as get:
+        assert (await get("/topics/tm_all/state"))[1]["differs"] is False
