@@ -279,7 +279,11 @@ class Partition:
                 metrics.RESTORE_SECONDS.labels(self.stage.name).observe(time.monotonic() - began)
             if lane.gone or store is None:
                 return
-            await self._begin(store)
+            try:
+                await self._begin(store)
+            except Corrupt as error:
+                store = await self._spoiled(error)
+                await self._begin(store)
             lanes.shelf.serve(self.number, lane.generation)
             outbox = Outbox(producer, lanes.topics.prefix, lanes.counts, lanes.topics.max_payload_bytes)
             while not lane.gone:

@@ -177,7 +177,7 @@ class Reads:
         deadline = time.monotonic() + PATIENCE_S
         if strong:
             await self._as_committed(number, deadline)
-        while head_of(self._store(number), context).sequence < least:
+        while self._look(number, lambda store: head_of(store, context).sequence) < least:
             if time.monotonic() > deadline:
                 raise _behind(f"{context} stands before sequence {least}")
             await asyncio.sleep(LOOK_S)
@@ -266,7 +266,9 @@ class Reads:
         places = await self._changelog.get()
         end = await places.end(number)
         last: int | None = None  # the last record that the store lacked when it was looked for
-        while (position := self._store(number).position) < end - 1:  # the last offset is the transaction's marker
+        while (
+            position := self._look(number, lambda store: store.position)
+        ) < end - 1:  # the last offset is the transaction's marker
             if last is None:
                 last = position - 1
                 async with aclosing(places.scan(number, position, end)) as lacking:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from agents.runtime.store import Store, discard
+from pipeline.state import Corrupt
 
 log = logging.getLogger(__name__)
 
@@ -84,11 +85,14 @@ class Shelf:
             log.warning("a local store cannot be opened and is made again: %s", error, extra={"partition": number})
             discard(path)
             store = Store(path)
-        if store.partly or store.too_old:
+        try:
+            if not (store.failed or store.partly or store.too_old):
+                self.positions[number] = store.position
+                return store
             log.warning("a local store is of no use and made again", extra={"partition": number})
-            return self._emptied(number, store)
-        self.positions[number] = store.position
-        return store
+        except Corrupt as error:
+            log.error("a local store is of no use and made again: %s", error, extra={"partition": number})
+        return self._emptied(number, store)
 
     def _emptied(self, number: int, store: Store) -> Store:
         self.positions.pop(number, None)

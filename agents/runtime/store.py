@@ -1,22 +1,27 @@
 """The local store of one partition: RocksDB, a cache of the changelog (STORE-1, STORE-2)."""
 
+import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakSet
 
-from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, WriteBatch
+from rocksdict import BlockBasedOptions, Cache, DbClosedError, DBCompressionType, Options, Rdict, WriteBatch
 
 from pipeline import state
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 _POSITION = b"\0position"  # where the changelog is read on; of this store alone
 _WRITTEN = b"\0written"  # Unix seconds of the last write
 _PARTLY = b"\0partly"  # a long restore was under way: its entries are ahead of their position
+
+_FAILED = "FAILED"  # a file beside RocksDB's: it refused a write
 
 KEPT_DELETIONS_S = 6 * 86_400
 """A day less than the changelog keeps deletions: an older store may miss some."""
@@ -35,15 +40,26 @@ class Walk(Iterator[T]):
 
     It ends where the store is closed: RocksDB keeps what a walk stands on, and its lock on the store, as long as
     anybody holds the walk, be it the traceback of an error.
+
+    Raises (from every way to go on):
+        Corrupt: what comes next cannot be read.
     """
 
-    def __init__(self, items: Iterator[T]) -> None:
+    def __init__(self, items: Iterator[T], ended: Callable[[T | None], None]) -> None:
+        """ended: told of the last one when nothing more comes; raises Corrupt where more should."""
         self._items: Iterator[T] | None = items
+        self._ended = ended
+        self._last: T | None = None
 
     def __next__(self) -> T:
         if self._items is None:
             raise StopIteration
-        return next(self._items)
+        try:
+            self._last = next(self._items)
+        except StopIteration:
+            self._ended(self._last)
+            raise
+        return self._last
 
     @property
     def closed(self) -> bool:
@@ -90,19 +106,31 @@ class Store:
     @property
     def position(self) -> int:
         """Changelog offset to read on from."""
-        stored = self._db.get(_POSITION)
+        stored = self._own(_POSITION)
         return int.from_bytes(stored, "big") if stored is not None else 0
 
     @property
     def partly(self) -> bool:
         """Whether a long restore did not end: the entries belong to no position."""
-        return self._db.get(_PARTLY) is not None
+        return self._own(_PARTLY) is not None
+
+    @property
+    def failed(self) -> bool:
+        """Whether RocksDB refused a write: something it has written before is not right."""
+        return (self.path / _FAILED).exists()
 
     @property
     def too_old(self) -> bool:
         """Whether deletions may be missing: it was not written for longer than the changelog keeps them."""
-        stored = self._db.get(_WRITTEN)
+        stored = self._own(_WRITTEN)
         return stored is not None and time.time() - int.from_bytes(stored, "big") > KEPT_DELETIONS_S
+
+    def _own(self, key: bytes) -> bytes | None:
+        try:
+            found: bytes | None = self._db.get(key)
+        except Exception as error:
+            raise _unreadable(error, key) from error
+        return found
 
     def get(self, entry_key: bytes) -> bytes | None:
         """The stored value, checked against its hash.
@@ -110,12 +138,18 @@ class Store:
         Raises:
             pipeline.state.Corrupt: it does not match.
         """
-        stored = self._db.get(entry_key)
+        try:
+            stored = self._db.get(entry_key)
+        except Exception as error:
+            raise _unreadable(error, entry_key) from error
         return None if stored is None else state.check(stored, entry_key)
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """`get` of each, by one question to RocksDB."""
-        found: list[bytes | None] = self._db.get(list(keys))
+        try:
+            found: list[bytes | None] = self._db.get(list(keys))
+        except Exception as error:
+            raise _unreadable(error, keys[0]) from error
         return [None if stored is None else state.check(stored, key) for key, stored in zip(keys, found, strict=True)]
 
     def keys_with(self, prefix: bytes) -> Iterator[bytes]:
@@ -127,18 +161,34 @@ class Store:
 
     def keys_from(self, start: bytes) -> Iterator[bytes]:
         """See `pipeline.state.Ordered.keys_from`. This store's own keys, which begin with a zero byte, come too."""
-        return self._begun(Walk(self._db.keys(from_key=start)))
+        return self._begun(Walk(self._db.keys(from_key=start), lambda last: self._ended(start, last)))
 
     def walk(self, start: bytes) -> Walk[tuple[bytes, bytes]]:
         """All entries from a key on, of this moment."""
-        return self._begun(Walk(self._db.items(from_key=start)))
+        ended = lambda last: self._ended(start, None if last is None else last[0])  # noqa: E731 - beside its twin
+        return self._begun(Walk(self._db.items(from_key=start), ended))
+
+    def _ended(self, start: bytes, last: bytes | None) -> None:
+        """Whether nothing more came because there is nothing more: rocksdict does not ask RocksDB (STORE-2)."""
+        there = self._db.iter()
+        there.seek(start if last is None else last)
+        if last is not None and there.valid():
+            there.next()
+        try:
+            there.status()
+        except Exception as error:
+            raise _unreadable(error, last or start) from error
 
     def _begun(self, walk: Walk[T]) -> Walk[T]:
         self._walks.add(walk)
         return walk
 
     def write(self, writes: Mapping[bytes, bytes | None], position: int | None) -> None:
-        """A batch's entries and the position behind it, at once; no position within a long restore."""
+        """A batch's entries and the position behind it, at once; no position within a long restore.
+
+        Raises:
+            Exception: RocksDB refuses it. The store is of no use from then on (`failed`).
+        """
         batch = WriteBatch(raw_mode=True)
         if position is None:
             batch.put(_PARTLY, b"1")
@@ -151,15 +201,33 @@ class Store:
             else:
                 batch.put(entry_key, stored)
         batch.put(_WRITTEN, int(time.time()).to_bytes(8, "big"))
-        self._db.write(batch)
+        try:
+            self._db.write(batch)
+        except Exception:  # a file that it wants to merge with others cannot be read: it takes no more
+            self._fail()
+            raise
+
+    def _fail(self) -> None:
+        (self.path / _FAILED).touch()
 
     def close(self) -> None:
-        """Flush and close; a second time does nothing."""
+        """Flush and close; a second time does nothing. One that cannot be flushed is of no use from then on."""
         if self._open:
             self._open = False
             for walk in self._walks:
                 walk.close()
-            self._db.close()
+            try:
+                self._db.close()
+            except Exception as error:  # noqa: BLE001 - rocksdict raises nothing narrower
+                self._fail()
+                log.warning("%s is of no use: %s", self.path, error)
+
+
+def _unreadable(error: Exception, entry_key: bytes) -> Exception:
+    """What RocksDB says of its own files; a store that was closed meanwhile is another matter."""
+    if isinstance(error, DbClosedError):
+        raise error
+    return state.Corrupt(f"{entry_key!r} cannot be read: {error}", state.context_of(entry_key))
 
 
 def discard(path: Path) -> None:

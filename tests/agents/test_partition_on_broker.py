@@ -244,7 +244,7 @@ def _forget(store: Path) -> None:
 
 
 @pytest.mark.invariant("STORE-1")
-@pytest.mark.parametrize("damage", ["deleted", "truncated", "behind"])
+@pytest.mark.parametrize("damage", ["deleted", "truncated", "flipped", "behind"])
 async def test_a_damaged_store_is_made_again(bench: Bench, damage: str) -> None:
     import shutil
 
@@ -259,6 +259,11 @@ async def test_a_damaged_store_is_made_again(bench: Bench, damage: str) -> None:
         elif damage == "truncated":
             for table in [*store.glob("*.sst"), *store.glob("*.log"), *store.glob("MANIFEST-*")]:
                 table.write_bytes(table.read_bytes()[: table.stat().st_size // 2])
+        elif damage == "flipped":
+            for table in store.glob("*.sst"):
+                content = bytearray(table.read_bytes())
+                content[len(content) // 4] ^= 1  # among the entries, which come first
+                table.write_bytes(content)
         else:
             shutil.copytree(store, bench.home / "old" / store.name)
     if damage == "behind":
