@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaProducer
 from agents.runtime import crash
 from agents.runtime.connection import client_options
 from ops import broker as brokers
-from ops.apply_chaos import compaction, dead_writer, exactly_once, large, lost_answers
+from ops.apply_chaos import compaction, damage, dead_writer, exactly_once, large, lost_answers
 from ops.home import home
 from ops.installation import Installation
 from ops.instruments.audit import audit
@@ -215,6 +215,7 @@ SCENARIOS = {
     "lost-answers": Scenario(_says(lost_answers.run), lost_answers.run, 5_000, 30, 150),
     "dead-writer": Scenario(_says(dead_writer.run), dead_writer.run, 2_000, 3, 60),
     "compaction": Scenario(_says(compaction.run), compaction.run, 5_000, 0, 250),
+    "damage": Scenario(_says(damage.run), damage.run, 20_000, 0, 0),
     "wide": Scenario(_says(large.wide), large.wide, 200_000, 0, 0),
     "leave": Scenario(_says(large.leave), large.leave, 50_000, 0, 0),
     "judged-again": Scenario(_says(large.judged_again), large.judged_again, 50_000, 0, 0),

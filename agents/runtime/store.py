@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakSet
 
-from rocksdict import BlockBasedOptions, Cache, DbClosedError, DBCompressionType, Options, Rdict, WriteBatch
+from rocksdict import (
+    BlockBasedOptions,
+    Cache,
+    DbClosedError,
+    DBCompressionType,
+    Options,
+    Rdict,
+    ReadOptions,
+    WriteBatch,
+)
 
 from pipeline import state
 
@@ -100,6 +109,8 @@ class Store:
         table.set_bloom_filter(10, False)
         options.set_block_based_table_factory(table)
         self._db = Rdict(str(path), options)
+        self._uncached = ReadOptions()
+        self._uncached.fill_cache(False)
         self._open = True
         self._walks: WeakSet[Walk[Any]] = WeakSet()
 
@@ -164,9 +175,9 @@ class Store:
         return self._begun(Walk(self._db.keys(from_key=start), lambda last: self._ended(start, last)))
 
     def walk(self, start: bytes) -> Walk[tuple[bytes, bytes]]:
-        """All entries from a key on, of this moment."""
+        """All entries from a key on, of this moment; what is read on the way leaves the cache to others."""
         ended = lambda last: self._ended(start, None if last is None else last[0])  # noqa: E731 - beside its twin
-        return self._begun(Walk(self._db.items(from_key=start), ended))
+        return self._begun(Walk(self._db.items(from_key=start, read_opt=self._uncached), ended))
 
     def _ended(self, start: bytes, last: bytes | None) -> None:
         """Whether nothing more came because there is nothing more: rocksdict does not ask RocksDB (STORE-2)."""
@@ -178,6 +189,8 @@ class Store:
             there.status()
         except Exception as error:
             raise _unreadable(error, last or start) from error
+        finally:
+            del there  # else the error's traceback holds it, and it the lock
 
     def _begun(self, walk: Walk[T]) -> Walk[T]:
         self._walks.add(walk)

@@ -6,7 +6,7 @@ import json
 import re
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -312,8 +312,17 @@ async def until(true: Callable[[], bool], what: str, within_s: float) -> None:
     Raises:
         Late: it does not come true in time.
     """
+
+    async def look() -> bool:
+        return true()
+
+    await until_so(look, what, within_s)
+
+
+async def until_so(true: Callable[[], Awaitable[bool]], what: str, within_s: float) -> None:
+    """The same, of what takes asking somebody."""
     deadline = time.monotonic() + within_s
-    while not true():
+    while not await true():
         if time.monotonic() > deadline:
             raise Late(f"no {what} within {within_s:.0f} s")
         await asyncio.sleep(LOOK_S)

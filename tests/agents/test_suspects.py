@@ -36,6 +36,7 @@ MARKS: list[tuple[str, Suspicion]] = [
     ("open=17", Suspicion(17, 0)),
     ("hand=1", Suspicion(2, 1)),
     ("hand=2", Suspicion(2, 2)),
+    ("hand=3", Suspicion(2, 3)),
     # an operator's reset, or another program's words
     ("open", Suspicion()),
     ("open=", Suspicion()),
@@ -58,7 +59,8 @@ LIVES: list[tuple[str, bool, bool, str, str, str]] = [
     ("open=1", False, False, "open=1", "open=2", "hand=1"),
     ("open=2", True, False, "open=2", "open=3", "hand=1"),
     ("hand=1", True, False, "hand=1", "hand=1", "hand=2"),
-    ("hand=2", True, True, "hand=2", "hand=2", "hand=3"),
+    ("hand=2", True, False, "hand=2", "hand=2", "hand=3"),
+    ("hand=3", True, True, "hand=3", "hand=3", "hand=4"),
 ]
 
 
@@ -116,7 +118,7 @@ class Deadly:
     def decide(self, record: Inbound, gathered: None, now_ms: int) -> Decision:
         if not self.dead:
             self.seen.append((record.partition, record.offset))
-        if self.dead or record.value == b"poison":
+        if self.dead or (record.value or b"").startswith(b"poison"):
             self.dead = True
             self.die()
             raise Death
@@ -217,7 +219,7 @@ async def live(group: Group, logs: dict[int, list[bytes]], batch: int = 100) -> 
 
 
 async def test_a_record_that_kills_is_found_and_costs_itself_alone() -> None:
-    """Four processes end; the fifth gives it up. The partition beside it, in hand at each end, loses nothing."""
+    """Five processes end; the sixth gives it up. The partition beside it, in hand at each end, loses nothing."""
     group = Group()
     logs = {0: [b"a", b"poison", b"b"], 1: [b"c", b"d", b"e"]}
     lives: list[Life] = []
@@ -225,37 +227,40 @@ async def test_a_record_that_kills_is_found_and_costs_itself_alone() -> None:
         lives.append(await live(group, logs))
         if not lives[-1].died or lives[-1].idle:
             break
-    assert len(lives) == 5
-    assert [life.letters() for life in lives] == [[], [], [], [], [b"poison"]]
+    assert len(lives) == 6
+    assert [life.letters() for life in lives] == [[], [], [], [], [], [b"poison"]]
     headers = [header for log in lives[-1].producer.written.values() for record in log for header in record["headers"]]
     assert ("code", b"internal.killed") in headers
     passed = {value for life in lives for value in life.passed()}
     assert passed == {b"a", b"b", b"c", b"d", b"e"}
     assert group.committed == {P0: Position(3, ""), P1: Position(3, "")}
     # From the third on, what is touched is touched alone: the poison ends its process before its neighbours are seen.
-    assert all(life.stage.seen.count((0, 1)) == 1 for life in lives[:4])
-    assert lives[3].stage.seen[-1] == (0, 1)
+    assert all(life.stage.seen.count((0, 1)) == 1 for life in lives[:5])
+    assert lives[4].stage.seen[-1] == (0, 1)
 
 
-async def test_two_records_that_kill_are_both_found() -> None:
+async def test_records_that_kill_are_all_found() -> None:
+    """A letter may come twice: the next of them ends the process before the group hears of the one before."""
     group = Group()
-    logs = {0: [b"poison", b"a", b"poison"], 1: [b"b"], 2: [b"poison"]}
+    logs = {0: [b"poison 1", b"a", b"poison 2"], 1: [b"b"], 2: [b"poison 3"]}
     letters: list[bytes] = []
     passed: set[bytes] = set()
-    for _ in range(20):
+    for _ in range(30):
         life = await live(group, logs)
         letters += life.letters()
         passed |= set(life.passed())
         if not life.died:
             break
-    assert letters == [b"poison"] * 3
+    assert set(letters) == {b"poison 1", b"poison 2", b"poison 3"}
     assert passed == {b"a", b"b"}
+    assert {group.committed[tp] for tp in group.committed} == {Position(3, ""), Position(1, "")}
 
 
-async def test_one_end_while_alone_in_hand_gives_nobody_up() -> None:
-    """It could be somebody's kill -9."""
+@pytest.mark.parametrize("ends", [1, 2])
+async def test_two_ends_while_alone_in_hand_give_nobody_up(ends: int) -> None:
+    """They could be somebody's kill -9, and a restart that failed."""
     group = Group()
-    group.committed[P0] = Position(1, "hand=1")
+    group.committed[P0] = Position(1, f"hand={ends}")
     life = await live(group, {0: [b"a", b"b", b"c"]})
     assert (life.letters(), life.passed()) == ([], [b"b", b"c"])
     assert group.committed[P0] == Position(3, "")

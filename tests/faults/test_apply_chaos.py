@@ -12,7 +12,7 @@ from rocksdict import Options, Rdict
 from agents.runtime.cluster import admin, look
 from agents.runtime.partitioner import partition_for
 from agents.runtime.settings import KafkaSettings
-from ops.apply_chaos import compaction, dead_writer, exactly_once, large, lost_answers
+from ops.apply_chaos import compaction, damage, dead_writer, exactly_once, large, lost_answers
 from ops.apply_chaos.proof import Held, Proof, prove
 from ops.apply_chaos.rig import Rig
 from ops.instruments.audit.report import Report
@@ -93,6 +93,17 @@ async def test_a_compacted_changelog_gives_every_root_again_and_a_bad_head_is_fo
     outcome = await compaction.run("compaction", asked(600, 0, 150), broker.bootstrap)
     clean(outcome.report)
     assert outcome.report.counts["contexts"] == compaction.CONTEXTS
+
+
+@pytest.mark.invariant("STORE-1")
+@pytest.mark.invariant("STORE-2")
+@pytest.mark.invariant("STORE-3")
+@pytest.mark.invariant("COPY-2")
+async def test_every_damage_is_found_told_and_made_again(broker: Broker, asked: Callable[..., Asked]) -> None:
+    """Two workers; `make chaos` has three, and says how long each took."""
+    outcome = await damage.run("damage", asked(400, 0, 0), broker.bootstrap, workers=2)
+    clean(outcome.report)
+    assert len(outcome.figures) == 7
 
 
 @pytest.mark.invariant("TXN-5")
