@@ -185,7 +185,7 @@ class Field:
         if "made again" in said:
             how = "found when it is opened"
         elif path.exists() and not what.endswith("deletions"):
-            how = "it opens as it once was, and is caught up"  # what is behind is not wrong
+            how = "it opens with less, and is caught up"  # what is behind is not wrong
         else:
             how = "not found"
         return (
