@@ -68,6 +68,11 @@ async def test_a_replica_follows_what_an_apply_worker_does(bench: Bench) -> None
         assert (await reader.state(KEEP)).sequence == 3
         assert (await reader.state("tm_nobody")).sequence == 0
         assert len([output async for output in reader.outputs(ALL)]) == 30
+
+    async def has_said() -> bool:
+        return str(follower.address()) in await said(bench)
+
+    await until(has_said, "word of the replica on members")
     words = await said(bench)
     assert {each.owner for each in words[str(follower.address())].values()} == {False}
     assert follower.readiness()["contexts"] == ["topic:tm_all", "topic:tm_nobody"]
