@@ -1,9 +1,11 @@
 """apply: a context's rules over its state; effects exactly once."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
 
 from agents.runtime.desk import Teller
 from agents.runtime.hosting import FAILURES, ApplySettings, Hosted, Judge
+from agents.runtime.outbox import Outbox
 from agents.runtime.outcomes import result_out
 from agents.runtime.partition import Decided, Heads, Settled
 from agents.runtime.records import (
@@ -18,10 +20,12 @@ from agents.runtime.records import (
     Out,
     Refuse,
 )
+from agents.runtime.shelf import Readable
 from agents.runtime.standing import RAISED, hold_for
 from pipeline import apply as rules
 from pipeline import results
 from pipeline.contextual import Answer, Change
+from pipeline.follow import Contexts, Form
 from pipeline.judge import never
 from pipeline.member import extended
 from pipeline.outcome import Condition, Verdict
@@ -71,6 +75,7 @@ class ApplyStage:
     inputs: tuple[Topic, ...] = (OPERATIONS,)
     outputs: tuple[Topic, ...] = (JOURNAL, RESULTS, BROADCAST, OPERATIONS, DEAD_LETTERS, RETRY_10S, RETRY_1M, RETRY_10M)
     changelog = STATE
+    form: Form = Contexts()
     went_well: tuple[str, ...] = ("applied", "repeat", "accept", "evict", "readmit", "repaired")
 
     def __init__(self, settings: ApplySettings, failures: int = FAILURES) -> None:
@@ -95,6 +100,10 @@ class ApplyStage:
     async def stop(self) -> None:
         """End the managers' processes."""
         self._hosted.close()
+
+    def beside(self, stores: Mapping[int, Readable], outbox: Outbox) -> Sequence[Coroutine[Any, Any, None]]:
+        """Nothing."""
+        return ()
 
     def lift(self) -> None:
         """Let suspended contexts go on."""

@@ -5,21 +5,21 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from msgspec import Struct
 
-from agents.runtime.endpoints import BroadcastSettings, Endpoints, NoEndpoint, Outcome
+from agents.runtime.endpoints import BroadcastSettings, Endpoints, NoEndpoint, Outcome, word_of
 from agents.runtime.http import HttpSettings, Transport
-from agents.runtime.outcomes import result_out
-from agents.runtime.records import Decision, Defer, Emit, Fault, Inbound, Out, Refuse, WorldCondition
-from pipeline import results
+from agents.runtime.records import Decision, Defer, Emit, Fault, Inbound, Out, SetAside, WorldCondition
 from pipeline.broadcast import Refused, Success
+from pipeline.broadcasters import ANSWERS
 from pipeline.outcome import Condition
-from pipeline.results import About, network_id
-from schemas.flow import BROADCAST_REQUEST, OPERATION, Accept, BroadcastRequest, Evict
+from pipeline.results import About
+from schemas.flow import BROADCAST_REQUEST, BroadcastRequest
+from schemas.network import NEWS, Reported, Word
 from schemas.types import Txid
 from schemas.wire import Undecodable
 from topics.registry import (
     BROADCAST,
     DEAD_LETTERS,
-    OPERATIONS,
+    NETWORK_NEWS,
     RESULTS,
     RETRY_1M,
     RETRY_10M,
@@ -43,7 +43,7 @@ class Broadcast:
 
     name = "broadcast"
     inputs: tuple[Topic, ...] = (BROADCAST,)
-    outputs: tuple[Topic, ...] = (TRANSACTIONS, RESULTS, OPERATIONS, DEAD_LETTERS, RETRY_10S, RETRY_1M, RETRY_10M)
+    outputs: tuple[Topic, ...] = (TRANSACTIONS, NETWORK_NEWS, RESULTS, DEAD_LETTERS, RETRY_10S, RETRY_1M, RETRY_10M)
     begins_traces = False
     went_well: tuple[str, ...] = ("accepted",)
 
@@ -106,36 +106,47 @@ class Broadcast:
         return Asked({id(record): outcome for (record, _), outcome in zip(group, outcomes, strict=True)})
 
     def decide(self, record: Inbound, gathered: Asked, now_ms: int) -> Decision:
-        """The network's word, for the sender, for followers and for the contexts that hold the transaction."""
+        """What the endpoints said, as news of each transaction; and for followers each that one of them took."""
         outcome = gathered.outcomes[id(record)]
         if isinstance(outcome, Fault):
             return outcome
         request, step = outcome.request, outcome.step
-        about = _about(request)
+        taken = dict(step.accepted) if isinstance(step, Success) else {}
+        news = _news(outcome, taken, now_ms)
         if isinstance(step, Success):
-            return Emit(_accepted(request, step, about, now_ms), "accepted")
+            efs = [
+                Out(TRANSACTIONS, tx.txid, tx.ef, _headers(request, taken[tx.txid]))
+                for tx in request.unmined
+                if tx.txid in taken
+            ]
+            return Emit([*efs, *news], "accepted")
         if isinstance(step, Refused):
-            word = Evict(
-                f"evict:{network_id(request.txid)}",
-                request.txid,
-                step.verdict.code,
-                step.verdict.message,
-                step.competing,
-            )
-            operations = [Out(OPERATIONS, context.encode(), OPERATION.encode(word)) for context in request.contexts]
-            return Refuse(step.verdict, about, 0, step.competing, operations, step.endpoint)
-        return Defer(step.condition, about)
+            return SetAside(step.verdict, news)
+        return Defer(step.condition, _about(request), news)
 
 
-def _accepted(request: BroadcastRequest, step: Success, about: About, now_ms: int) -> list[Out]:
-    by: dict[Txid, str] = dict(step.accepted)
-    outs = [
-        Out(TRANSACTIONS, tx.txid, tx.ef, _headers(request, by[tx.txid])) for tx in request.unmined if tx.txid in by
-    ]
-    outs.append(result_out(results.accepted(about, by[request.txid], now_ms)))
-    word = OPERATION.encode(Accept(f"accept:{network_id(request.txid)}", tuple(by), by[request.txid]))
-    outs += [Out(OPERATIONS, context.encode(), word) for context in request.contexts]
-    return outs
+def _news(outcome: Outcome, taken: Mapping[Txid, str], now_ms: int) -> list[Out]:
+    """Of the subject in any case, for it says whom it concerns; of ancestors that somebody said something of."""
+    request, step = outcome.request, outcome.step
+    news = []
+    for member in request.unmined:
+        replies = outcome.replies.get(member.txid, ())
+        words = {name: word_of(name, reply, now_ms) for name, reply in replies if reply.kind in ANSWERS}
+        if (by := taken.get(member.txid)) is not None and by not in words:  # it was taken before, and not sent again
+            words[by] = Word(by, "accepted", "", "", "", False, now_ms)
+        own = member.txid == request.txid
+        if not (own or words):
+            continue
+        reported = Reported(
+            words=tuple(words.values()),
+            endpoints=outcome.endpoints,
+            stands=isinstance(step, Success),
+            contexts=request.contexts,
+            request_ids=request.request_ids if own else (),
+            origin=request.origin if own else None,
+        )
+        news.append(Out(NETWORK_NEWS, member.txid, NEWS.encode(reported)))
+    return news
 
 
 def _headers(request: BroadcastRequest, endpoint: str) -> list[tuple[str, bytes]]:

@@ -36,6 +36,7 @@ from agents.runtime.shelf import Shelf
 from agents.runtime.transport import FETCH_BYTES, PARTITION_BYTES, producer_options
 from agents.runtime.worker import say_where
 from pipeline import journal
+from pipeline.follow import Contexts
 from pipeline.journal import Chain
 from pipeline.state import Corrupt, Live, head_of
 from schemas.external import Severity
@@ -156,6 +157,7 @@ class Replica:
             NAME,
             kafka,
             STATE.named(topics.prefix),
+            Contexts(),
             self.shelf,
             lambda: wanted,
             lambda: wanted,

@@ -29,6 +29,7 @@ from agents.runtime.settings import (
     WorkerSettings,
 )
 from agents.runtime.trackers import TrackerSettings
+from agents.status import StatusSettings
 from pipeline.policy import Policy
 from schemas.types import why
 
@@ -65,6 +66,7 @@ class Settings(Struct, frozen=True):
     sandbox: SandboxSettings = SandboxSettings()
     apply: ApplySettings = ApplySettings()
     broadcast: BroadcastSettings = BroadcastSettings()
+    status: StatusSettings = StatusSettings()
     http: HttpSettings = HttpSettings()
     retry: RetrySettings = RetrySettings()
     trace: TraceSettings = TraceSettings()
@@ -84,7 +86,11 @@ PRESETS: dict[Network, dict[str, dict[str, Any]]] = {
     },
     # One broker on this machine, and a simulated chain from height 900,000 up: mainnet's rules at those heights, and
     # regtest's difficulty. Its checkpoint follows from its seed: the installation names it.
-    "dev": {"topics": {"replication": 1, "min_isr": 1}, "headers": {"checkpoint": "", "easiest_bits": "207fffff"}},
+    "dev": {
+        "topics": {"replication": 1, "min_isr": 1},
+        "headers": {"checkpoint": "", "easiest_bits": "207fffff"},
+        "status": {"settle_s": 2.0},  # what a simulated network says it says at once
+    },
 }
 """What differs by network: the heights of its upgrades (as ARC's configuration names them), where its headers begin
 (as the node's `chainparams.cpp` names it) and how easy they may be, and a local broker."""

@@ -19,7 +19,7 @@ from topics.registry import EVENTS, INGEST, JOURNAL, MEMBERS, OPERATIONS, STATE
 if TYPE_CHECKING:
     from agents.replica import Replica
 
-STAGES = ("parse", "verify", "apply", "broadcast", "retry")
+STAGES = ("parse", "verify", "apply", "broadcast", "status", "retry")
 """In the order a payload meets them."""
 
 
@@ -58,6 +58,10 @@ def make_stage(name: str, settings: Settings, cluster: Cluster) -> Any:
             from agents.broadcast import Broadcast
 
             return Broadcast(settings.broadcast, settings.http)
+        case "status":
+            from agents.status import Status
+
+            return Status(settings.status, settings.broadcast, settings.http)
         case "retry":
             from agents.parse import Parse
             from agents.retry import Retry
@@ -114,7 +118,12 @@ class Standalone:
 def worker_of(stage: Any, settings: Settings, cluster: Cluster) -> Worker:
     """The worker of a stage that is made already. Raises as `make_worker`."""
     changelog = getattr(stage, "changelog", None)
-    uses = (*stage.outputs, EVENTS, *((changelog, MEMBERS) if changelog else ()))
+    uses = (
+        *stage.outputs,
+        EVENTS,
+        *((changelog,) if changelog else ()),
+        *((MEMBERS,) if changelog and stage.form.shared else ()),
+    )
     return Worker(
         stage.name,
         stage.inputs,

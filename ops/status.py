@@ -17,6 +17,7 @@ from ops.stages import STAGES
 from topics.registry import (
     BROADCAST,
     INGEST,
+    NETWORK_NEWS,
     OPERATIONS,
     PARSED,
     RETRY_1M,
@@ -33,6 +34,7 @@ INPUTS: dict[str, tuple[Topic, ...]] = {
     "verify": (PARSED,),
     "apply": (OPERATIONS,),
     "broadcast": (BROADCAST,),
+    "status": (NETWORK_NEWS,),
     "retry": (RETRY_10S, RETRY_1M, RETRY_10M),
 }
 

@@ -18,7 +18,7 @@ A request is whole: its un-mined ancestors first, then the subject (CAST-1). The
 """
 
 from collections.abc import Iterable, Mapping, Sequence, Set
-from typing import TypeAlias
+from typing import Protocol, TypeAlias, TypeVar
 
 from msgspec import Struct
 
@@ -101,8 +101,8 @@ def decide(
         return AskAgain(calls)
     words = [(name, reply) for name in endpoints if (reply := replies.get(name, {}).get(request.txid)) is not None]
     competing = tuple(dict.fromkeys(rival for _, reply in words for rival in reply.competing))
-    if refusal := _refusal(words, len(endpoints)):
-        name, reply = refusal
+    if refused := refusal(words, len(endpoints)):
+        name, reply = refused
         return Refused(Verdict(reply.code, _said(name, reply)), name, competing)
     return Waits(_condition(request, {txid for txid, _ in accepted}, words, endpoints, replies), competing)
 
@@ -144,7 +144,28 @@ def _unanswered(
     )
 
 
-def _refusal(words: Sequence[tuple[str, Reply]], configured: int) -> tuple[str, Reply] | None:
+class Said(Protocol):
+    """An endpoint's last word: a reply to a call, or as it was kept."""
+
+    @property
+    def kind(self) -> str:
+        """See `pipeline.broadcasters.Kind`."""
+        ...
+
+    @property
+    def network(self) -> bool:
+        """Whether it is the network's own."""
+        ...
+
+
+S = TypeVar("S", bound=Said)
+
+
+def refusal(words: Sequence[tuple[str, S]], configured: int) -> tuple[str, S] | None:
+    """The word that refuses a transaction by the rule above, and whose it is; None where nobody's does.
+
+    words: the last of each endpoint that gave one; configured: how many endpoints count.
+    """
     final = [(name, reply) for name, reply in words if reply.kind == "refused"]
     by_node = [(name, reply) for name, reply in final if reply.network]
     undecided = any(reply.kind in ("pending", "condition", "accepted") for _, reply in words)

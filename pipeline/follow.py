@@ -1,6 +1,7 @@
 """Bringing a copy of the state up to date from its changelog (STORE-1)."""
 
 from collections.abc import Iterable
+from typing import Protocol
 
 import msgspec
 
@@ -26,6 +27,100 @@ def _admits(txid: bytes, stored: bytes | None) -> set[Outpoint]:
     if stored is None:
         return set()
     return {outpoint(txid, vout) for vout in _judged(stored[32:]).admittance.outputs_to_admit}
+
+
+class Follows(Protocol):
+    """What brings a copy up to date."""
+
+    def take_all(self, records: Iterable[tuple[bytes, bytes | None]]) -> None:
+        """Records of the changelog, in their order, key and value.
+
+        Raises:
+            Corrupt: one does not fit to the copy.
+        """
+        ...
+
+    def __len__(self) -> int:
+        """Records that `writes` would give."""
+        ...
+
+    def writes(self) -> dict[bytes, bytes | None]:
+        """What was taken since the last call, for the copy, which must hold it before the next `take_all`."""
+        ...
+
+    def compare(self) -> None:
+        """At the end of the changelog, with all of it in the copy or in hand.
+
+        Raises:
+            Corrupt: the copy is not what it should be.
+        """
+        ...
+
+
+class Form(Protocol):
+    """How the state of an exactly-once stage looks, in its store and on its changelog."""
+
+    shared: bool
+    """Whether other workers hold copies, and reads are answered from it."""
+
+    def follower(self, copy: View) -> Follows:
+        """Brings a copy up to date."""
+        ...
+
+    def records(self, layer: Layer) -> Iterable[tuple[bytes, bytes | None]]:
+        """What a batch wrote, as its changelog has it; the applied offset last."""
+        ...
+
+
+class Contexts:
+    """Entries of contexts with their hashes, heads and roots: what apply keeps."""
+
+    shared = True
+
+    def follower(self, copy: View) -> Follows:
+        """See `Form`."""
+        return Follower(copy)
+
+    def records(self, layer: Layer) -> Iterable[tuple[bytes, bytes | None]]:
+        """See `Form`."""
+        return layer.to_follow()
+
+
+class Keyed:
+    """A value for each key, which anybody may read on the changelog: hashes stand in the store alone."""
+
+    shared = False
+
+    def follower(self, copy: View) -> Follows:
+        """See `Form`."""
+        return KeyedFollower()
+
+    def records(self, layer: Layer) -> Iterable[tuple[bytes, bytes | None]]:
+        """See `Form`."""
+        return ((key, None if stored is None else state.unseal(stored)) for key, stored in layer.writes.items())
+
+
+class KeyedFollower:
+    """Takes them as they come: nothing is stated that they could be compared with."""
+
+    def __init__(self) -> None:
+        self._writes: dict[bytes, bytes | None] = {}
+
+    def take_all(self, records: Iterable[tuple[bytes, bytes | None]]) -> None:
+        """See `Follows`."""
+        self._writes.update((key, None if value is None else state.seal(value)) for key, value in records)
+
+    def __len__(self) -> int:
+        """See `Follows`."""
+        return len(self._writes)
+
+    def writes(self) -> dict[bytes, bytes | None]:
+        """See `Follows`."""
+        found, self._writes = self._writes, {}
+        return found
+
+    def compare(self) -> None:
+        """See `Follows`."""
 
 
 class Follower:

@@ -53,6 +53,8 @@ INVARIANTS: tuple[Invariant, ...] = (
     Invariant("QUORUM-2", "Unknown is never no, and is never cached.", "pipeline/chain/quorum.py"),
     Invariant("CAST-1", "Ancestors are sent before their descendants.", "pipeline/broadcast.py"),
     Invariant("CAST-2", "One endpoint's acceptance is success; a fault of ours never fails a transaction.", "pipeline/broadcast.py"),
+    Invariant("STATUS-1", "One acceptance by the network is success, whatever else is said and in whichever order it is heard.", "pipeline/network.py"),
+    Invariant("STATUS-2", "A transaction is refused when nobody who counts thinks otherwise, and a second look finds no acceptance.", "pipeline/network.py"),
     Invariant("PROC-1", "Children end when their parent does, however it ends.", "ops/supervisor.py"),
 )  # fmt: skip
 

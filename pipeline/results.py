@@ -11,9 +11,6 @@ from schemas.external import Admittance, Outcome, Result, ResultOrigin
 from schemas.flow import Asked, Origin
 from schemas.types import Context, Txid, display
 
-AFTER_PARKED = 1
-"""Revision of the network's answer: it stands in place of `parked` under the same id, when a parked one is replayed."""
-
 
 class About(Struct, frozen=True):
     """What a decision concerns."""
@@ -107,17 +104,19 @@ def parked(about: About, cause: Condition | Verdict, now_ms: int) -> Result:
     return _result(name, "parked", about, now_ms, code=cause.code, message=cause.message, at=cause.at)
 
 
-def accepted(about: About, endpoint: str, now_ms: int) -> Result:
-    """The network took the transaction."""
+def accepted(about: About, endpoint: str, now_ms: int, revision: int) -> Result:
+    """The network took the transaction. revision: of its status, 1 for the first."""
     assert about.txid is not None
-    return _result(network_id(about.txid), "accepted", about, now_ms, revision=AFTER_PARKED, endpoint=endpoint)
+    return _result(network_id(about.txid), "accepted", about, now_ms, revision=revision, endpoint=endpoint)
 
 
-def refused(about: About, verdict: Verdict, endpoint: str, now_ms: int, competing: tuple[Txid, ...] = ()) -> Result:
-    """The network refused the transaction."""
+def refused(
+    about: About, verdict: Verdict, endpoint: str, now_ms: int, revision: int, competing: tuple[Txid, ...] = ()
+) -> Result:
+    """The network refused the transaction. revision: as in `accepted`."""
     assert about.txid is not None
     return _result(
-        network_id(about.txid), "refused", about, now_ms, revision=AFTER_PARKED,
+        network_id(about.txid), "refused", about, now_ms, revision=revision,
         code=verdict.code, message=verdict.message, endpoint=endpoint, competing=competing,
     )  # fmt: skip
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from schemas import external, flow, journal, members, state
+from schemas import external, flow, journal, members, network, state
 from schemas.wire import Schema
 
 SET_A = 32
@@ -109,7 +109,7 @@ OPERATIONS = Topic(
     partitions_why="Set A: one number a context for input, journal and state.",
     growth=4.0,
     growth_why="The payload, the subject alone, and Extended Format of its un-mined transactions (at most 2.1 payloads).",
-    writers=("verify", "apply", "broadcast", "retry"),
+    writers=("verify", "apply", "status", "retry"),
     readers=("apply",),
 )
 JOURNAL = Topic(
@@ -189,6 +189,40 @@ TRANSACTIONS = Topic(
     readers=("anyone",),
     external=True,
 )
+NETWORK_NEWS = Topic(
+    name="network-news",
+    says="What endpoints said about a transaction, and whom it concerns.",
+    key="txid, wire order",
+    schema=network.NEWS,
+    partitions=FLOW,
+    partitions_why="As many as status workers may ever share; equal to its changelog's.",
+    growth=0.0,
+    growth_why="Holds no payload.",
+    writers=("broadcast", "status"),
+    readers=("status",),
+)
+NETWORK_STATUS = Topic(
+    name="network-status",
+    says="Where each transaction stands with the network; the changelog of status. A batch ends with its applied offset, "
+    "under a key that is no txid.",
+    key="txid, wire order",
+    schema=network.NETWORK_STATUS,
+    partitions=FLOW,
+    partitions_why="As NETWORK_NEWS, from which it is written.",
+    cleanup="compact",
+    retention_h=None,
+    retention_why="Compacted: where a transaction stands now stays.",
+    growth=0.0,
+    growth_why="Holds no payload.",
+    writers=("status",),
+    readers=("status", "anyone"),
+    segment_bytes=64 << 20,
+    config=(
+        ("delete.retention.ms", str(WEEK * 3_600_000)),
+        ("segment.ms", "3600000"),
+        ("min.cleanable.dirty.ratio", "0.1"),
+    ),
+)
 RESULTS = Topic(
     name="results",
     says="What became of each request.",
@@ -198,7 +232,7 @@ RESULTS = Topic(
     partitions_why="One reader can follow all of them, and what concerns one txid keeps its order.",
     growth=1.0,
     growth_why="An admittance may name every output of a payload.",
-    writers=("parse", "verify", "apply", "broadcast", "retry"),
+    writers=("parse", "verify", "apply", "broadcast", "status", "retry"),
     readers=("anyone",),
     external=True,
 )
@@ -251,7 +285,8 @@ DEAD_LETTERS = Topic(
 )
 
 TOPICS: tuple[Topic, ...] = (
-    INGEST, PARSED, OPERATIONS, JOURNAL, STATE, MEMBERS, BROADCAST, TRANSACTIONS, RESULTS, EVENTS,
+    INGEST, PARSED, OPERATIONS, JOURNAL, STATE, MEMBERS, BROADCAST, TRANSACTIONS, NETWORK_NEWS, NETWORK_STATUS, RESULTS,
+    EVENTS,
     RETRY_10S, RETRY_1M, RETRY_10M, DEAD_LETTERS,
 )  # fmt: skip
 

@@ -22,7 +22,7 @@ from agents.runtime.settings import KafkaSettings
 from agents.runtime.shelf import Shelf
 from agents.runtime.store import Store
 from agents.runtime.transport import FETCH_BYTES, PARTITION_BYTES
-from pipeline.follow import Follower
+from pipeline.follow import Form
 from pipeline.state import APPLIED_KEY, Corrupt
 from schemas.external import Severity
 
@@ -47,10 +47,11 @@ REFUSED_S = 60.0
 class Copy:
     """One under way."""
 
-    def __init__(self, store: Store, differed: Corrupt | None = None) -> None:
+    def __init__(self, store: Store, form: Form, differed: Corrupt | None = None) -> None:
         """differed: why it was made again."""
         self.store = store
-        self.follower = Follower(store)
+        self.form = form
+        self.follower = form.follower(store)
         self.position = store.position
         self.sought = False  # the consumer fetches from there on
         self.whole = True  # what was taken last ended a batch
@@ -67,6 +68,7 @@ class Copies:
         stage: str,
         kafka: KafkaSettings,
         topic: str,
+        form: Form,
         shelf: Shelf,
         wanted: Callable[[], set[int]],
         kept: Callable[[], set[int]],
@@ -81,6 +83,7 @@ class Copies:
         self._stage = stage
         self._kafka = kafka
         self._topic = topic
+        self._form = form
         self._shelf = shelf
         self._wanted_now = wanted
         self._kept = kept
@@ -177,7 +180,7 @@ class Copies:
         if same and all(copy.sought for copy in self._copies.values()):
             return
         for number in sorted(wanted - set(self._copies)):
-            self._copies[number] = Copy(self._shelf.copy(number))
+            self._copies[number] = Copy(self._shelf.copy(number), self._form)
         tps = [aiokafka.TopicPartition(self._topic, number) for number in sorted(wanted)]
         ends = await consumer.end_offsets(tps)
         consumer.assign(tps)
@@ -233,7 +236,7 @@ class Copies:
                 self._from(consumer, tp)
             return
         copy.store.write(copy.follower.writes(), copy.position)
-        copy.follower = Follower(copy.store)
+        copy.follower = copy.form.follower(copy.store)
         self._shelf.stands(tp.partition, copy.position)
         if not copy.fresh:
             copy.fresh = True
@@ -258,7 +261,7 @@ class Copies:
         metrics.STORES_SPOILED.labels(self._stage).inc()
         self._tell("copy-differs", "error", message, {"partition": number})
         goal = self._copies[number].goal
-        self._copies[number] = Copy(self._shelf.copy_anew(number), error)
+        self._copies[number] = Copy(self._shelf.copy_anew(number), self._form, error)
         self._copies[number].goal = goal
 
 

@@ -6,6 +6,7 @@ The rule is `pipeline/broadcast.py`'s; here is who is called when, and what is k
 import asyncio
 import logging
 import random
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
@@ -18,6 +19,7 @@ from pipeline.broadcasters import ANSWERS, Batch, Kind, Policy, Reply
 from pipeline.broadcasters.arc import DIALECTS
 from pipeline.http import HttpReply, Unreadable
 from schemas.flow import BroadcastRequest
+from schemas.network import Word
 from schemas.types import Txid, why
 
 log = logging.getLogger(__name__)
@@ -59,6 +61,14 @@ class BroadcastSettings(Struct, frozen=True):
     max_wait_s: Annotated[
         int, why("How long an endpoint may hold a reply for `wait_for`; below `timeout_s`.", ge=1, le=30)
     ] = 5
+    down_limit_s: Annotated[
+        float,
+        why(
+            "An endpoint that has answered nothing for so long does not count where others refuse: what one of two "
+            "refuses, and the other would be asked about for ever, is decided.",
+            gt=0,
+        ),
+    ] = 600.0
     remembered: Annotated[
         int, why("Accepted transactions that are not sent again: ancestors shared by a family; 20 MB.", ge=0)
     ] = 100_000
@@ -75,7 +85,9 @@ class Outcome(Struct, frozen=True):
 
     request: BroadcastRequest
     step: Success | Refused | Waits
-    replies: tuple[tuple[str, Reply], ...]  # endpoint and its last word on the subject, in the order of the setting
+    replies: Mapping[Txid, Sequence[tuple[str, Reply]]]
+    """Of each transaction of its family: endpoint and last word, in the order of the setting."""
+    endpoints: tuple[str, ...]  # see `Endpoints.counting`
 
 
 class _Endpoint:
@@ -86,6 +98,14 @@ class _Endpoint:
         self.name = remote.name
         self.dialect = DIALECTS[remote.dialect]
         self.slots = asyncio.Semaphore(settings.concurrency)
+        self.silent_since: float | None = None  # monotonic seconds; None: its last call was answered
+
+    def heard(self, answered: bool) -> None:
+        """A call came to its end."""
+        if answered:
+            self.silent_since = None
+        elif self.silent_since is None:
+            self.silent_since = time.monotonic()
 
 
 class _Work:
@@ -292,6 +312,7 @@ class Endpoints:
         finally:
             endpoint.slots.release()
         batch = came if isinstance(came, Batch) else _unsent(txids, came)
+        endpoint.heard(any(reply.kind in ANSWERS for reply in batch.replies.values()) or bool(batch.narrow))
         if ours := next((reply for reply in batch.replies.values() if reply.kind == "config"), None):
             self._transport.pause(endpoint.remote, ours.message)
         for reply in batch.replies.values():
@@ -304,8 +325,46 @@ class Endpoints:
         if isinstance(step, Waits) and step.condition.code == "network.orphan":
             for member in request.unmined:  # who accepted them may have lost them: send them again next time
                 self._accepted.pop(member.txid, None)
-        words = tuple((name, said[request.txid]) for name, said in work.replies.items() if request.txid in said)
-        return Outcome(request, step, words)
+        words = {
+            member.txid: [(name, said[member.txid]) for name, said in work.replies.items() if member.txid in said]
+            for member in request.unmined
+        }
+        return Outcome(request, step, words, self.counting())
+
+    def counting(self) -> tuple[str, ...]:
+        """Endpoints whose silence counts: all but those that have not been reached for long; at least one."""
+        since = time.monotonic() - self._settings.down_limit_s
+        up = tuple(e.name for e in self._endpoints if e.silent_since is None or e.silent_since > since)
+        return up or tuple(endpoint.name for endpoint in self._endpoints)
+
+    async def look_up(self, txid: Txid) -> list[Word] | None:
+        """Where a transaction stands with every endpoint that knows it; None where none answers."""
+        replies = await asyncio.gather(*(self._look_up(endpoint, txid) for endpoint in self._endpoints))
+        if all(reply is None for reply in replies):
+            return None
+        now_ms = int(time.time() * 1000)
+        return [
+            word_of(endpoint.name, reply, now_ms)
+            for endpoint, reply in zip(self._endpoints, replies, strict=True)
+            if reply is not None and reply.status != "UNKNOWN"
+        ]
+
+    async def _look_up(self, endpoint: _Endpoint, txid: Txid) -> Reply | None:
+        """An endpoint's answer; None where it gives none."""
+
+        def read(reply: HttpReply) -> tuple[Reply, str]:
+            found = endpoint.dialect.read_status(txid, reply.status, reply.body)
+            return found, found.message if found.kind == "transport" else ""
+
+        came = await self._transport.send(
+            endpoint.remote,
+            endpoint.dialect.look_up(txid),
+            read,
+            self._settings.timeout_s,
+            endpoint.dialect.authorization,
+        )
+        endpoint.heard(isinstance(came, Reply) and came.kind in ANSWERS)
+        return came if isinstance(came, Reply) and came.kind in ANSWERS else None
 
     def _remember(self, work: _Work) -> None:
         for request in work.requests:
@@ -331,3 +390,18 @@ class Endpoints:
 def _unsent(txids: Collection[Txid], failure: Failure) -> Batch:
     kind: Kind = "unavailable" if isinstance(failure, BreakerOpen) else "transport"
     return Batch({txid: Reply(txid, kind, message=failure.detail) for txid in txids})
+
+
+def word_of(endpoint: str, reply: Reply, now_ms: int) -> Word:
+    """A reply that is an answer, as it is reported.
+
+    Raises:
+        ValueError: it is none.
+    """
+    match reply.kind:
+        case "accepted" | "pending" | "condition" | "refused":
+            return Word(
+                endpoint, reply.kind, reply.status, reply.code, reply.message, reply.network, now_ms, reply.competing
+            )
+        case _:
+            raise ValueError(f"{reply.kind} is no answer")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from agents.runtime.records import Decision, Defer, Emit, Fault, Hold, Inbound, Out, Refuse
+from agents.runtime.records import Decision, Defer, Emit, Fault, Hold, Inbound, Out, Refuse, SetAside
 from pipeline import results, retry
 from pipeline.outcome import Condition, Verdict
 from pipeline.results import About
@@ -45,13 +45,12 @@ class Router:
         match decision:
             case Emit(outs):
                 return outs
-            case Refuse(verdict, about, revision, competing, outs, endpoint):
-                if endpoint is None:
-                    result = results.rejected(about, verdict, now_ms, revision=revision, competing=competing)
-                else:
-                    result = results.refused(about, verdict, endpoint, now_ms, competing)
+            case Refuse(verdict, about, revision, competing, outs):
+                result = results.rejected(about, verdict, now_ms, revision=revision, competing=competing)
                 letter = self.dead_letter(record, "verdict", verdict.code, verdict.message, now_ms)
                 return [*outs, result_out(result), letter]
+            case SetAside(verdict, outs):
+                return [*outs, self.dead_letter(record, "verdict", verdict.code, verdict.message, now_ms)]
             case Defer(condition, about, outs):
                 return [*outs, *self._wait(record, condition, about, now_ms)]
             case Hold(condition, since_ms, outs):
@@ -65,7 +64,7 @@ class Router:
         match decision:
             case Emit(_, code):
                 return ("ok", code)
-            case Refuse(verdict):
+            case Refuse(verdict) | SetAside(verdict):
                 return ("verdict", verdict.code)
             case Defer(condition) | Hold(condition):
                 return ("condition", condition.code)

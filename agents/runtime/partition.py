@@ -8,7 +8,7 @@ all it emits, the changelog with the applied offset last; after the commit the l
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,14 +27,14 @@ from agents.runtime.outbox import Outbox, TooLarge
 from agents.runtime.outcomes import Router
 from agents.runtime.records import Decision, Held, Hold, Inbound, Out
 from agents.runtime.settings import KafkaSettings, TopicSettings, WorkerSettings
-from agents.runtime.shelf import Shelf
+from agents.runtime.shelf import Readable, Shelf
 from agents.runtime.standby import Standby
 from agents.runtime.store import Store
 from agents.runtime.trace import Tracer
 from agents.runtime.transport import FETCH_BYTES, PARTITION_BYTES, producer_options
 from agents.runtime.written import Written
 from pipeline import waiting
-from pipeline.follow import Follower
+from pipeline.follow import Form
 from pipeline.results import About
 from pipeline.state import APPLIED_KEY, Corrupt, Layer, Live, Remembered, View, head_key, head_of, seal
 from pipeline.state import encode as pack
@@ -83,6 +83,7 @@ class AtomicStage(Protocol):
     inputs: tuple[Topic, ...]
     outputs: tuple[Topic, ...]
     changelog: Topic
+    form: Form
     went_well: tuple[str, ...]  # codes of what is neither verdict, condition nor fault, for the metrics
 
     async def start(self) -> None:
@@ -91,6 +92,13 @@ class AtomicStage(Protocol):
 
     async def stop(self) -> None:
         """Close it."""
+        ...
+
+    def beside(self, stores: Mapping[int, Readable], outbox: Outbox) -> Sequence[Coroutine[Any, Any, None]]:
+        """What runs as long as the stage does; none ends before it is cancelled.
+
+        stores: of the partitions that are owned, as they come and go; outbox: for what belongs to no transaction.
+        """
         ...
 
     def lift(self) -> None:
@@ -176,10 +184,19 @@ class Lanes:
         self.restores = asyncio.Semaphore(CONCURRENT_RESTORES)
         folder = Path(settings.data_dir, stage.name, topics.prefix.strip("."))
         self.shelf = Shelf(folder, generation, settings.any_from_differing)
-        self.standby = Standby(stage.name, settings.host, settings.replication, self.shelf, desk.tell)
+        replication = settings.replication if stage.form.shared else 1
+        self.standby = Standby(stage.name, settings.host, replication, self.shelf, desk.tell)
         changelog = stage.changelog.named(topics.prefix)
         self.copies = Copies(
-            stage.name, kafka, changelog, self.shelf, self.standby.wanted, self.standby.kept, desk.tell, self.repaired
+            stage.name,
+            kafka,
+            changelog,
+            stage.form,
+            self.shelf,
+            self.standby.wanted,
+            self.standby.kept,
+            desk.tell,
+            self.repaired,
         )
         self.spoiled: dict[int, Corrupt] = {}  # by partition: what a reader found
         self._tasks: dict[TopicPartition, asyncio.Task[None]] = {}
@@ -408,7 +425,7 @@ class Partition:
             if position > end:
                 raise Corrupt(f"the store stands at {position}, behind the end of its changelog at {end}")
             consumer.seek(self.changelog, position)
-            follower = Follower(store)
+            follower = self.stage.form.follower(store)
             while (position := await consumer.position(self.changelog)) < end:
                 fetched = await consumer.getmany(self.changelog, timeout_ms=200, max_records=RESTORE_LIST)
                 follower.take_all([(record.key, record.value) for record in fetched.get(self.changelog, ())])
@@ -538,7 +555,7 @@ class Partition:
 
     def _changelog(self, layer: Layer) -> list[Out]:
         topic = self.stage.changelog
-        return [Out(topic, key, stored, (), self.number) for key, stored in layer.to_follow()]
+        return [Out(topic, key, value, (), self.number) for key, value in self.stage.form.records(layer)]
 
     async def _commit(
         self, store: Store, producer: Any, outbox: Outbox, computed: "Computed", applied: AppliedOffset

@@ -48,7 +48,13 @@ class Refuse(NamedTuple):
     revision: int = 0
     competing: tuple[Txid, ...] = ()
     outs: Sequence[Out] = ()
-    endpoint: str | None = None  # it is the network's, in the words of this endpoint
+
+
+class SetAside(NamedTuple):
+    """The record goes to the dead letters, since nobody takes it; what its sender hears is for another to decide."""
+
+    verdict: Verdict
+    outs: Sequence[Out] = ()
 
 
 class Defer(NamedTuple):
@@ -76,7 +82,7 @@ class Fault(NamedTuple):
     outs: Sequence[Out] = ()  # of its contexts that are not concerned
 
 
-Decision = Emit | Refuse | Defer | Hold | Fault
+Decision = Emit | Refuse | SetAside | Defer | Hold | Fault
 
 
 class Held(Exception):  # noqa: N818 - the state of a context

@@ -30,6 +30,7 @@ from agents.runtime.partition import Lanes
 from agents.runtime.reads import Reads
 from agents.runtime.scrubber import Scrubber
 from agents.runtime.settings import KafkaSettings, TopicSettings, WorkerSettings
+from agents.runtime.shelf import Shelf
 from agents.runtime.transport import Options, Transport
 from agents.runtime.watchdog import Watchdog
 from pipeline.state import Corrupt
@@ -115,9 +116,9 @@ class Worker:
             topics,
             cluster.partitions,
             token(settings),
-            self.runs.shelf.readable if isinstance(self.runs, Lanes) else {},
+            shelf.readable if (shelf := self._shared()) else {},
             self.runs.spoil if isinstance(self.runs, Lanes) else _nothing_spoils,
-            self.runs.shelf.differing if isinstance(self.runs, Lanes) else {},
+            shelf.differing if shelf else {},
         )
         self.port = Port(self, settings, self.reads.add_to)
         self._run_file = run_dir / f"{stage}-{os.getpid()}.json"
@@ -183,10 +184,12 @@ class Worker:
         speaker: Speaker | None = None
         if isinstance(self.runs, Lanes):
             lanes = self.runs
-            speaker = self._speaker(outbox)
-            scrubber = Scrubber(self.stage, lanes.shelf.readable, lanes.spoil, self.settings.scrub_share)
-            works += [speaker.run(), scrubber.run(), lanes.copies.run()]
-            works.append(lanes.standby.run(lanes.copies, self.app.consumer.rejoin))
+            if self._shared():
+                speaker = self._speaker(outbox)
+                scrubber = Scrubber(self.stage, lanes.shelf.readable, lanes.spoil, self.settings.scrub_share)
+                works += [speaker.run(), scrubber.run()]
+            works += lanes.stage.beside(lanes.shelf.readable, outbox)
+            works += [lanes.copies.run(), lanes.standby.run(lanes.copies, self.app.consumer.rejoin)]
         tasks = [asyncio.ensure_future(work) for work in works]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -205,13 +208,17 @@ class Worker:
                 await speaker.leave()
             self._run_file.unlink(missing_ok=True)
 
+    def _shared(self) -> Shelf | None:
+        """The stores, where others hold copies of them and reads are answered from them."""
+        return self.runs.shelf if isinstance(self.runs, Lanes) and self.runs.stage.form.shared else None
+
     def _assignor(self) -> Any:
         """One alone: aiokafka joins once for each it is given, and each such join begins the group's round anew."""
         if not isinstance(self.runs, Lanes):
             return SameNumberAssignor
         standby = self.runs.standby
         settings = self.settings
-        return CopiesAssignor(standby.has, standby.deal, settings.replication, settings.fresh_records)
+        return CopiesAssignor(standby.has, standby.deal, standby.replication, settings.fresh_records)
 
     def _speaker(self, outbox: Outbox) -> Speaker:
         """Who holds state says so."""

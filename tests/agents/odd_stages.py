@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from agents.apply import ApplySettings, ApplyStage
+from agents.runtime.endpoints import BroadcastSettings
+from agents.runtime.http import HttpSettings
 from agents.runtime.partition import Decided, Heads, Settled
 from agents.runtime.records import Decision, Defer, Emit, Hold, Inbound, Out, Refuse, WorldCondition
+from agents.status import Status, StatusSettings
 from pipeline import state
 from pipeline.contextual import Contextual
+from pipeline.follow import Contexts, Form
 from pipeline.outcome import Condition, Verdict
 from pipeline.results import About
 from pipeline.state import Layer, View, head_key
@@ -134,6 +138,7 @@ class Counter:
     inputs: tuple[Topic, ...] = (OPERATIONS,)
     outputs: tuple[Topic, ...] = (BROADCAST, JOURNAL, *WAITING)
     changelog = STATE
+    form: Form = Contexts()
     went_well: tuple[str, ...] = ("",)
 
     def __init__(self, stuck: str = "") -> None:
@@ -147,6 +152,9 @@ class Counter:
 
     def about(self, record: Inbound) -> About:
         return about(record)
+
+    def beside(self, stores: Any, outbox: Any) -> Sequence[Any]:
+        return ()
 
     def lift(self) -> None:
         pass
@@ -225,6 +233,13 @@ def hosting_stage(topics: str) -> ApplyStage:
     return ApplyStage(ApplySettings(topics=hosted, judge_ms=300, judge_limit_ms=30_000, probe_after_s=1.0))
 
 
+def status_stage(endpoints: str) -> Status:
+    """The real one, quick to look a second time."""
+    settings = StatusSettings(settle_s=1.5, unseen_s=1.0)
+    return Status(settings, BroadcastSettings(endpoints=tuple(endpoints.split(","))), HttpSettings())
+
+
 STAGES: dict[str, Any] = {
     "odd": Odd, "both": Both, "counter": Counter, "apply": apply_stage, "hosting": hosting_stage,
+    "status": status_stage,
 }  # fmt: skip

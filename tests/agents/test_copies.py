@@ -15,6 +15,7 @@ from agents.runtime.settings import KafkaSettings
 from agents.runtime.shelf import Shelf
 from agents.runtime.standby import Standby
 from pipeline import state
+from pipeline.follow import Contexts
 from pipeline.state import APPLIED_KEY, Corrupt, head_of
 from tests.fakes import Owner, apply_of, coin_of_others, made_tx, verified
 
@@ -67,7 +68,7 @@ class Following:
         self.repaired: list[str] = []
         self.log = log
         self.copies = Copies(
-            "apply", KafkaSettings(), TP.topic, shelf, lambda: {3}, set,
+            "apply", KafkaSettings(), TP.topic, Contexts(), shelf, lambda: {3}, set,
             lambda kind, *_: self.told.append(kind), self._repaired,
         )  # fmt: skip
 

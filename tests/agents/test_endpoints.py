@@ -53,6 +53,7 @@ class Arc:
         self.refuses: Callable[[list[int]], int] = lambda numbers: 0  # the call as a whole, with this code
         self.on_submit: Handler | None = None
         self.on_policy: Handler | None = None
+        self.on_look_up: Callable[[web.Request], web.Response] | None = None
         self.calls: list[list[int]] = []
         self.headers: list[dict[str, str]] = []
         self.probes = 0
@@ -61,6 +62,8 @@ class Arc:
         if request.path == "/v1/policy":
             self.probes += 1
             return await self.on_policy(request) if self.on_policy else web.json_response(POLICY)
+        if self.on_look_up and request.path.startswith("/v1/tx/"):
+            return self.on_look_up(request)
         assert (request.method, request.path) == ("POST", "/v1/txs")
         numbers = numbers_of(await request.read())
         self.calls.append(numbers)
@@ -317,7 +320,7 @@ async def test_what_two_endpoints_come_to(world: World, words: tuple[str | int, 
 async def test_an_outcome_holds_every_word_that_was_said(world: World) -> None:
     world.arcs[0].default, world.arcs[1].default = 465, 461
     (outcome,) = await world.endpoints().broadcast([request(1)])
-    assert [(name, reply.code) for name, reply in outcome.replies] == [
+    assert [(name, reply.code) for name, reply in outcome.replies[outcome.request.txid]] == [
         (f"arc@{world.urls[0][7:]}", "network.fee"),
         (f"arc@{world.urls[1][7:]}", "network.script"),
     ]
@@ -601,3 +604,34 @@ async def test_cancelling_a_broadcast_leaves_no_task_behind(world: World) -> Non
 def test_settings_that_cannot_be_meant(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         Endpoints(BroadcastSettings(**settings), Transport(HttpSettings()))
+
+
+@pytest.mark.setting("broadcast.down_limit_s")
+@pytest.mark.parametrize(("limit_s", "counts"), [(0.05, 1), (60.0, 2)])
+async def test_an_endpoint_that_is_silent_for_long_does_not_count(world: World, limit_s: float, counts: int) -> None:
+    world.arcs[1].on_submit = reset
+    endpoints = world.endpoints(down_limit_s=limit_s)
+    (outcome,) = await endpoints.broadcast([request(1)])
+    assert len(outcome.endpoints) == 2, "it has only just fallen silent"
+    await asyncio.sleep(0.1)
+    (outcome,) = await endpoints.broadcast([request(2)])
+    assert len(outcome.endpoints) == counts
+    world.arcs[1].on_submit = None
+    await endpoints.close()
+
+
+async def test_where_a_transaction_stands_is_said_by_those_that_know_it(world: World) -> None:
+    """404 is no word; who gives no answer at all says nothing either; nobody's answer is told apart."""
+    known = {"txid": display(txid_of(1)), "txStatus": "SEEN_ON_NETWORK", "status": 200}
+    world.arcs[0].on_look_up = lambda _: web.json_response(known)
+    world.arcs[1].on_look_up = lambda _: web.json_response({"status": 404, "title": "Not found"}, status=404)
+    endpoints = world.endpoints()
+    words = await endpoints.look_up(txid_of(1))
+    assert words is not None
+    assert [(word.endpoint, word.kind, word.network) for word in words] == [
+        (f"arc@{world.urls[0][7:]}", "accepted", True)
+    ]
+    for arc in world.arcs:
+        arc.on_look_up = lambda _: web.Response(status=503)
+    assert await endpoints.look_up(txid_of(1)) is None
+    await endpoints.close()

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from agents.runtime.outbox import Outbox
 from agents.runtime.outcomes import TIERS, Router, result_key, result_out, waiting
-from agents.runtime.records import Decision, Defer, Emit, Fault, Out, Refuse
+from agents.runtime.records import Decision, Defer, Emit, Fault, Out, Refuse, SetAside
 from pipeline import results
 from pipeline.outcome import CODES, Condition, Verdict
 from pipeline.results import About
@@ -72,10 +72,11 @@ def test_a_verdict_is_a_result_and_a_dead_letter() -> None:
     }  # fmt: skip
 
 
-def test_the_networks_verdict_is_its_own_result() -> None:
-    result, letter = outs(Refuse(VERDICT, ABOUT, competing=(RIVAL,), endpoint="arc@a"))
-    assert result_of(result) == results.refused(ABOUT, VERDICT, "arc@a", NOW_MS, (RIVAL,))
-    assert letter_of(letter)["class"] == "verdict"
+def test_what_is_set_aside_is_kept_and_another_tells_its_sender() -> None:
+    more, letter = outs(SetAside(VERDICT, (MORE,)))
+    assert more is MORE
+    assert (letter_of(letter)["class"], letter_of(letter)["code"]) == ("verdict", "script.false")
+    assert (letter.key, letter.value) == (b"key", b"value")
 
 
 @pytest.mark.invariant("RETRY-1")

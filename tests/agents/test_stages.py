@@ -34,6 +34,7 @@ from agents.runtime.records import (
     ManagerFailed,
     Out,
     Refuse,
+    SetAside,
     WorldCondition,
 )
 from agents.runtime.sandbox import SandboxSettings
@@ -45,6 +46,7 @@ from agents.runtime.trackers import TrackerSettings
 from agents.verify import FEW_ROOTS, Gathered, Named, Prepared, Verify
 from pipeline import member, results, state
 from pipeline.broadcast import Refused, Success, Waits
+from pipeline.broadcasters import Reply
 from pipeline.chain.answer import Answer, RootAt, Tip
 from pipeline.codec.beef import write_beef_v2
 from pipeline.outcome import BY_CODE, Condition, Verdict
@@ -71,6 +73,7 @@ from schemas.flow import (
     Readmit,
 )
 from schemas.journal import JOURNAL
+from schemas.network import NEWS, Reported, Word
 from schemas.types import display, outpoint
 from tests import builders
 from tests.fakes import (
@@ -740,46 +743,67 @@ REQUEST = BroadcastRequest(
 ABOUT = About(origin_at(8), ("r1", "r2"), CHILD.txid, None, 2)
 
 
-def cast(step: Success | Refused | Waits) -> Decision:
+TAKEN, NO = Reply(CHILD.txid, "accepted", status="SEEN_ON_NETWORK", network=True), Reply(CHILD.txid, "transport")
+FINAL = Reply(CHILD.txid, "refused", "network.fee", "too little", "465", (b"\x09" * 32,))
+
+
+def cast(step: Success | Refused | Waits, *words: Reply) -> Decision:
     record = Record("beef.broadcast", 0, 0, CHILD.txid, BROADCAST_REQUEST.encode(REQUEST))
     stage = Broadcast(BroadcastSettings(), HttpSettings())
     assert stage.about(record) == ABOUT
-    return stage.decide(record, Answered({id(record): Outcome(REQUEST, step, ())}), NOW_MS)
+    names = ("arc@a", "arc@b")
+    replies = {CHILD.txid: list(zip(names, words, strict=False)), PARENT.txid: []}
+    return stage.decide(record, Answered({id(record): Outcome(REQUEST, step, replies, names)}), NOW_MS)
+
+
+def news(decision: Decision) -> dict[bytes, Any]:
+    return {out.key or b"": NEWS.decode(out.value) for out in outs_to(decision, registry.NETWORK_NEWS)}
 
 
 @pytest.mark.invariant("CAST-2")
-def test_what_the_network_took_is_handed_on_told_and_noted_in_its_contexts() -> None:
-    """Ancestors first; one that is not accepted anywhere is not handed on."""
-    decision = cast(Success(((PARENT.txid, "arc@a"), (CHILD.txid, "arc@b"))))
+def test_what_the_network_took_is_handed_on_and_reported_for_each_transaction() -> None:
+    """Ancestors first; one that is not accepted anywhere is not handed on. They were asked for by nobody."""
+    decision = cast(Success(((PARENT.txid, "arc@a"), (CHILD.txid, "arc@b"))), NO, TAKEN)
     assert isinstance(decision, Emit)
     handed = outs_to(decision, TRANSACTIONS)
     assert [(out.key, out.value) for out in handed] == [(tx.txid, unmined(tx).ef) for tx in (PARENT, CHILD)]
     assert dict(handed[1].headers) == {
         "endpoint": b"arc@b", "status": b"accepted", "contexts": b"topic:tm_x,topic:tm_y", "request-ids": b"r1,r2",
     }  # fmt: skip
-    assert result(decision) == results.accepted(ABOUT, "arc@b", NOW_MS)
-    words = outs_to(decision, OPERATIONS)
-    assert [out.key for out in words] == [b"topic:tm_x", b"topic:tm_y"]
-    assert {OPERATION.decode(out.value) for out in words} == {
-        Accept(f"accept:{results.network_id(CHILD.txid)}", (PARENT.txid, CHILD.txid), "arc@b")
-    }
-    seen = cast(Success(((CHILD.txid, "arc@b"),)))
+    reported = news(decision)
+    assert reported[CHILD.txid] == Reported(
+        (Word("arc@b", "accepted", "SEEN_ON_NETWORK", "", "", True, NOW_MS),), ("arc@a", "arc@b"), True,
+        REQUEST.contexts, ("r1", "r2"), REQUEST.origin,
+    )  # fmt: skip
+    parent = reported[PARENT.txid]  # taken before, and not sent again
+    assert [(word.endpoint, word.kind) for word in parent.words] == [("arc@a", "accepted")]
+    assert (parent.contexts, parent.request_ids, parent.origin, parent.stands) == (REQUEST.contexts, (), None, True)
+    seen = cast(Success(((CHILD.txid, "arc@b"),)), NO, TAKEN)
     assert [out.key for out in outs_to(seen, TRANSACTIONS)] == [CHILD.txid]
+    assert news(seen).keys() == {CHILD.txid}
 
 
-def test_what_the_network_refused_leaves_its_contexts() -> None:
-    decision = cast(Refused(Verdict("network.fee", "too little"), "arc@a", (b"\x09" * 32,)))
-    assert isinstance(decision, Refuse)
-    assert (decision.verdict.code, decision.about, decision.endpoint) == ("network.fee", ABOUT, "arc@a")
-    assert [out.key for out in decision.outs] == [b"topic:tm_x", b"topic:tm_y"]
-    assert {OPERATION.decode(out.value) for out in decision.outs} == {
-        Evict(f"evict:{results.network_id(CHILD.txid)}", CHILD.txid, "network.fee", "too little", (b"\x09" * 32,))
-    }
+def test_what_the_network_refused_is_kept_and_reported() -> None:
+    """Whether that is the last word is for the status stage to say."""
+    decision = cast(Refused(Verdict("network.fee", "too little"), "arc@a", (b"\x09" * 32,)), FINAL, FINAL)
+    assert isinstance(decision, SetAside)
+    assert decision.verdict.code == "network.fee"
+    (reported,) = news(decision).values()
+    assert [(word.endpoint, word.kind, word.code) for word in reported.words] == [
+        ("arc@a", "refused", "network.fee"),
+        ("arc@b", "refused", "network.fee"),
+    ]
+    assert reported.words[0].competing == (b"\x09" * 32,)
+    assert not reported.stands
 
 
 def test_what_nobody_decided_waits_as_the_networks_answer() -> None:
-    decision = cast(Waits(Condition("network.undecided")))
-    assert decision == Defer(Condition("network.undecided"), ABOUT)
+    """What was said so far is reported, and what is no answer is not."""
+    decision = cast(Waits(Condition("network.undecided")), FINAL, NO)
+    assert isinstance(decision, Defer)
+    assert (decision.condition, decision.about) == (Condition("network.undecided"), ABOUT)
+    (reported,) = news(decision).values()
+    assert [word.endpoint for word in reported.words] == ["arc@a"]
 
 
 async def test_a_request_that_cannot_be_read_costs_itself_alone() -> None:

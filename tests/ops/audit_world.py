@@ -10,25 +10,30 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from msgspec import Struct
 
 from agents.apply import ApplySettings, ApplyStage
-from agents.broadcast import _accepted
+from agents.broadcast import _news
 from agents.parse import Parse, ParseSettings
+from agents.runtime.endpoints import BroadcastSettings, Outcome
+from agents.runtime.http import HttpSettings
 from agents.runtime.outcomes import Router
 from agents.runtime.partition import Heads
 from agents.runtime.partitioner import partition_for
-from agents.runtime.records import Decision, Defer, Emit, Out, Refuse
+from agents.runtime.records import Decision, Defer, Emit, Out, Refuse, SetAside
+from agents.status import Status, StatusSettings
 from agents.verify import _about, _operations, _verified
 from ops.instruments.audit.books import Books
-from pipeline.broadcast import Success
+from pipeline.broadcast import Refused, Success
+from pipeline.broadcasters import Reply
 from pipeline.chain.answer import Answer
 from pipeline.outcome import Condition, Verdict
 from pipeline.parse import Payload, parse
 from pipeline.policy import Policy
-from pipeline.results import About, network_id
+from pipeline.results import About
 from pipeline.state import Layer, Memory
 from pipeline.state import encode as pack
 from pipeline.verify import Valid, verify
 from schemas import headers as h
-from schemas.flow import BROADCAST_REQUEST, OPERATION, Evict
+from schemas.flow import BROADCAST_REQUEST
+from schemas.network import NEWS, Looked
 from schemas.types import display
 from tests import builders
 from topics.registry import (
@@ -37,6 +42,8 @@ from topics.registry import (
     DEAD_LETTERS,
     INGEST,
     JOURNAL,
+    NETWORK_NEWS,
+    NETWORK_STATUS,
     OPERATIONS,
     PARSED,
     RESULTS,
@@ -91,6 +98,8 @@ class World:
         self._apply = ApplyStage(managers)
         self._names = json.dumps(list(names)).encode()
         self._state = Memory()
+        self._status = Status(StatusSettings(), BroadcastSettings(), HttpSettings())
+        self._standings = Memory()
 
     # --- what senders write
 
@@ -119,8 +128,9 @@ class World:
             for parsed in self._write("parse", record, self._parse.decide(record, None, self.now_ms), PARSED):
                 for operation in self._write("verify", parsed, self._verified(parsed, fate), OPERATIONS):
                     for request in self._write("apply", operation, self._applied(operation), BROADCAST):
-                        for word in self._write("broadcast", request, self._cast(request, fate), OPERATIONS):
-                            self._write("apply", word, self._applied(word), BROADCAST)
+                        for news in self._write("broadcast", request, self._cast(request, fate), NETWORK_NEWS):
+                            for word in self._write("status", news, self._heard(news), OPERATIONS):
+                                self._write("apply", word, self._applied(word), BROADCAST)
         return self
 
     def _verified(self, record: Record, fate: str) -> Decision:
@@ -149,15 +159,30 @@ class World:
 
     def _cast(self, record: Record, fate: str) -> Decision:
         request = BROADCAST_REQUEST.decode(record.value)
-        about = About(request.origin, request.request_ids, request.txid, None, len(request.contexts))
+        txids = [member.txid for member in request.unmined]
+        names = ("arc@there",)
         if fate == "refused":
-            word = Evict(f"evict:{network_id(request.txid)}", request.txid, "network.rejected", "no")
-            outs = [Out(OPERATIONS, context.encode(), OPERATION.encode(word)) for context in request.contexts]
-            return Refuse(Verdict("network.rejected", "no"), about, 0, (), outs, "arc@there")
+            no = Reply(request.txid, "refused", "network.rejected", "no", "REJECTED", network=True)
+            verdict = Verdict("network.rejected", "no")
+            outcome = Outcome(request, Refused(verdict, *names), {request.txid: [(*names, no)]}, names)
+            look = Looked((), names, self.now_ms + DAY_MS)  # once it has settled
+            later = Out(NETWORK_NEWS, request.txid, NEWS.encode(look))
+            return SetAside(verdict, [*_news(outcome, {}, self.now_ms), later])
         if fate == "cast-parked":
+            about = About(request.origin, request.request_ids, request.txid, None, len(request.contexts))
             return Defer(Condition("network.undecided"), about)
-        accepted = Success(tuple((member.txid, "arc@there") for member in request.unmined))
-        return Emit(_accepted(request, accepted, about, self.now_ms))
+        taken = dict.fromkeys(txids, names[0])
+        outcome = Outcome(request, Success(tuple(taken.items())), {}, names)
+        efs = [Out(TRANSACTIONS, member.txid, member.ef) for member in request.unmined]
+        return Emit([*efs, *_news(outcome, taken, self.now_ms)])
+
+    def _heard(self, record: Record) -> Decision:
+        layer = Layer(self._standings)
+        decided = self._status.compute(record, layer, Heads(layer), self.now_ms)
+        for key, stored in self._status.form.records(layer):
+            self._record(Out(NETWORK_STATUS, key, stored, (), record.partition))
+        self._standings.write(layer.writes)
+        return decided.decision
 
     def _write(self, stage: str, record: Record, decision: Decision, to: Topic) -> list[Record]:
         """Write what follows from a decision, conditions having lasted for two days; returns what went to `to`."""

@@ -172,7 +172,7 @@ def as_a_whole_too(world: World, payload: int) -> str:
 
 
 def two_network_outcomes(world: World, payload: int) -> str:
-    add_result(world, refused(about(world, payload), Verdict("network.rejected"), "arc@there", world.now_ms))
+    add_result(world, refused(about(world, payload), Verdict("network.rejected"), "arc@there", world.now_ms, 1))
     return display(world.txids[payload])
 
 

@@ -40,8 +40,8 @@ def parked(context: str | None = X, code: str = "anchor.unknown", offset: int = 
     return results.parked(about(context, offset, 0 if context is None else 2), Condition(code), NOW)
 
 
-ACCEPTED = results.accepted(about(None), "arc@a", NOW)
-REFUSED = results.refused(about(None), Verdict("network.fee"), "arc@a", NOW)
+ACCEPTED = results.accepted(about(None), "arc@a", NOW, 1)
+REFUSED = results.refused(about(None), Verdict("network.fee"), "arc@a", NOW, 1)
 UNDECIDED = results.parked(about(None), Condition("network.undecided"), NOW)
 
 

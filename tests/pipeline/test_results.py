@@ -53,10 +53,10 @@ def test_applied_and_rejected_share_an_id_and_parked_has_its_own() -> None:
 
 @pytest.mark.invariant("RESULT-1")
 def test_network_outcomes_share_the_id_of_the_txid() -> None:
-    accepted = results.accepted(ABOUT, "arc@a", NOW)
-    refused = results.refused(ABOUT, VERDICT, "arc@b", NOW, (RIVAL,))
+    accepted = results.accepted(ABOUT, "arc@a", NOW, 1)
+    refused = results.refused(ABOUT, VERDICT, "arc@b", NOW, 1, (RIVAL,))
     parked = results.parked(About(ORIGIN, ("r1",), TXID, None, 2), Condition("network.undecided"), NOW)
-    elsewhere = results.accepted(About(Origin("c", "t", 0, 0, 0), (), TXID), "arc@a", NOW)
+    elsewhere = results.accepted(About(Origin("c", "t", 0, 0, 0), (), TXID), "arc@a", NOW, 2)
     assert {each.id for each in (accepted, refused, parked, elsewhere)} == {results.network_id(TXID)}
     assert results.network_id(RIVAL) != results.network_id(TXID)
     assert min(accepted.revision, refused.revision) > parked.revision  # the answer stands in place of `parked`
@@ -97,10 +97,10 @@ def test_what_each_outcome_tells() -> None:
             {**why, "at": "tx 1 input 0", "revision": 6, "competing": (display(RIVAL),)},
         ),
         "parked": (results.parked(ABOUT, VERDICT, NOW), {**why, "at": "tx 1 input 0"}),
-        "accepted": (results.accepted(ABOUT, "arc@a", NOW), {"revision": 1, "endpoint": "arc@a"}),
+        "accepted": (results.accepted(ABOUT, "arc@a", NOW, 3), {"revision": 3, "endpoint": "arc@a"}),
         "refused": (
-            results.refused(ABOUT, VERDICT, "arc@a", NOW, (RIVAL,)),
-            {**why, "revision": 1, "endpoint": "arc@a", "competing": (display(RIVAL),)},
+            results.refused(ABOUT, VERDICT, "arc@a", NOW, 4, (RIVAL,)),
+            {**why, "revision": 4, "endpoint": "arc@a", "competing": (display(RIVAL),)},
         ),
         "evicted": (
             results.evicted(ABOUT, VERDICT, 8, ROOT, NOW, (RIVAL,)),

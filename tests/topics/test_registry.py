@@ -10,6 +10,7 @@ from agents.apply import ApplyStage
 from agents.broadcast import Broadcast
 from agents.parse import Parse
 from agents.retry import Retry
+from agents.status import Status
 from agents.verify import Verify
 from ops.stages import STAGES
 from pipeline.retry import TIER_MS
@@ -43,15 +44,18 @@ CLASSES: dict[str, Any] = {
     "verify": Verify,
     "apply": ApplyStage,
     "broadcast": Broadcast,
+    "status": Status,
     "retry": Retry,
 }
 
 
 def outputs_of(stage: Any) -> Iterator[Topic]:
-    """What a stage writes, its changelog included; who has one says where it answers for it."""
+    """What a stage writes, its changelog included; who answers from its state says where."""
     yield from stage.outputs
     if changelog := getattr(stage, "changelog", None):
-        yield from (changelog, MEMBERS)
+        yield changelog
+        if stage.form.shared:
+            yield MEMBERS
 
 
 def test_there_is_a_class_for_each_stage() -> None:

@@ -2,13 +2,20 @@
 
 from datetime import datetime
 
+import msgspec
 from msgspec import Struct
 
 from schemas import flow
 from schemas import headers as h
+from schemas.network import NetworkStatus
 from schemas.types import Context, Txid
 from schemas.wire import Undecodable
-from topics.registry import BROADCAST, INGEST, OPERATIONS, PARSED
+from topics.registry import BROADCAST, INGEST, NETWORK_NEWS, OPERATIONS, PARSED
+
+TXID = 32
+"""Bytes of a txid: other keys of `network-status` are the stage's own."""
+
+_status = msgspec.msgpack.Decoder(NetworkStatus).decode
 
 Coordinate = tuple[int, int]
 """Partition and offset of an ingest record."""
@@ -39,6 +46,8 @@ def payload_of(topic: str, key: bytes | None, value: bytes | None) -> Payload | 
             if isinstance(operation, flow.Apply):
                 origin = operation.verified.asked.origin
                 return Payload((origin.partition, origin.offset), (key or b"").decode("utf-8", "replace"))
+        if topic == NETWORK_NEWS.name:
+            return Payload(txid=key)
         if topic == BROADCAST.name:
             return Payload(txid=flow.BROADCAST_REQUEST.decode(value).txid)
     except Undecodable:
@@ -58,6 +67,7 @@ class Flight:
         self.open: list[str] = []  # partitions whose rest an open transaction hides
         self._payloads: dict[Coordinate, set[Context | None]] = {}
         self._casts: set[Txid] = set()
+        self._settling: set[Txid] = set()  # refused, and looked at a second time before it counts
 
     def land(self) -> None:
         """Forget what was under way."""
@@ -67,8 +77,8 @@ class Flight:
         self.open.clear()
 
     def record(self, topic: str, key: bytes | None, value: bytes | None, headers: h.Pairs) -> None:
-        """An unacknowledged record of `parsed`, `operations` or a retry tier (logical name)."""
-        if topic not in (PARSED.name, OPERATIONS.name):
+        """An unacknowledged record of `parsed`, `operations`, `network-news` or a retry tier (logical name)."""
+        if topic not in (PARSED.name, OPERATIONS.name, NETWORK_NEWS.name):
             topic = (dict(headers).get(h.ORIGIN_TOPIC) or b"").decode("utf-8", "replace")
         payload = payload_of(topic, key, value)
         if payload is None:
@@ -78,6 +88,12 @@ class Flight:
             self._casts.add(payload.txid)
         elif payload.at is not None:
             self._payloads.setdefault(payload.at, set()).add(payload.context)
+
+    def stands(self, key: bytes, value: bytes) -> None:
+        """A record of `network-status`."""
+        if len(key) == TXID:
+            undecided = _status(value).settles_ms > 0
+            (self._settling.add if undecided else self._settling.discard)(key)
 
     def waits(self, at: Coordinate, context: Context | None) -> str | None:
         """`decision` while the payload is under way. context: None is any."""
@@ -89,7 +105,7 @@ class Flight:
     def cast_waits(self, txid: Txid, request: Coordinate | None) -> str | None:
         """`outcome` while the broadcast is under way. request: where its newest one stands on `broadcast`."""
         unread = request is not None and request[1] >= self.acknowledged.get((BROADCAST.name, request[0]), 0)
-        return "outcome" if unread or txid in self._casts else None
+        return "outcome" if unread or txid in self._casts or txid in self._settling else None
 
     def too_old(self, topic: str, at_ms: int) -> bool:
         """Whether what `topic` held of that time may have been deleted."""

@@ -55,6 +55,12 @@ class Outcome(Struct):
         return {outcome for _, outcome in self.said}
 
     @property
+    def contradicts(self) -> bool:
+        """Whether one revision was told as accepted and as refused: from one to the next it may turn."""
+        decided = {said for said in self.said if said[1] in ("accepted", "refused")}
+        return len({revision for revision, _ in decided}) < len(decided)
+
+    @property
     def standing(self) -> str:
         """Of the highest revision; a replay's stands in place of `parked`."""
         return max((revision, outcome != "parked", outcome) for revision, outcome in self.said)[2]
@@ -119,7 +125,7 @@ class Network:
         accepted = dict(journal.accepted)
         for txid, outcome in self._outcomes.items():
             tally.counts[f"network: {outcome.standing}"] += 1
-            if {"accepted", "refused"} <= outcome.all:
+            if outcome.contradicts:
                 tally.found.add("doubled-outcome", display(txid))
             elif outcome.standing == "accepted":
                 accepted.setdefault(txid, outcome.time_ms)

@@ -20,6 +20,8 @@ from topics.registry import (
     DEAD_LETTERS,
     INGEST,
     JOURNAL,
+    NETWORK_NEWS,
+    NETWORK_STATUS,
     OPERATIONS,
     PARSED,
     RESULTS,
@@ -36,13 +38,14 @@ GROUPS: Mapping[str, tuple[Topic, ...]] = {
     "verify": (PARSED,),
     "apply": (OPERATIONS,),
     "broadcast": (BROADCAST,),
+    "status": (NETWORK_NEWS,),
     "retry": (RETRY_10S, RETRY_1M, RETRY_10M),
 }
 """Who acknowledges what."""
 
 ANSWERS = (RESULTS,)
-WITNESSES = (JOURNAL, DEAD_LETTERS, TRANSACTIONS, BROADCAST)
-UNDER_WAY = (PARSED, OPERATIONS, RETRY_10S, RETRY_1M, RETRY_10M)
+WITNESSES = (JOURNAL, DEAD_LETTERS, TRANSACTIONS, BROADCAST, NETWORK_STATUS)
+UNDER_WAY = (PARSED, OPERATIONS, NETWORK_NEWS, RETRY_10S, RETRY_1M, RETRY_10M)
 """Read from their group's position on only: what is older was dealt with."""
 
 EVERYTHING = (INGEST, *ANSWERS, *WITNESSES, *UNDER_WAY)
@@ -158,6 +161,8 @@ class Reader:
                 return lambda r: books.network.request(where(r), (r.partition, r.offset), r.timestamp, r.value or b"")
             case TRANSACTIONS.name:
                 return lambda r: books.network.handed_on(r.key or b"")
+            case NETWORK_STATUS.name:
+                return lambda r: books.flight.stands(r.key or b"", r.value or b"")
             case DEAD_LETTERS.name:
                 return lambda r: books.letters.letter(where(r), r.timestamp, r.key, r.value, r.headers)
         return lambda r: books.flight.record(topic.name, r.key, r.value, r.headers)

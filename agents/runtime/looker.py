@@ -1,0 +1,113 @@
+"""Asks endpoints where transactions stand whose time has come, and reports what they say as news."""
+
+import asyncio
+import heapq
+import logging
+import time
+from collections.abc import Mapping
+
+import msgspec
+
+from agents.runtime.endpoints import Endpoints
+from agents.runtime.outbox import Outbox
+from agents.runtime.records import Out
+from agents.runtime.shelf import Readable
+from agents.runtime.store import Store
+from pipeline.state import Corrupt
+from schemas.network import NEWS, Looked, NetworkStatus
+from schemas.types import Txid
+from topics.registry import NETWORK_NEWS
+
+log = logging.getLogger(__name__)
+
+REST_S = 0.2
+"""Between two looks whose time has come."""
+
+PASS = 500
+"""Entries of a store read between two turns of the loop: a few milliseconds."""
+
+AGAIN_MS = 30_000
+"""What was looked up and is still due after that long is looked up again: the report was lost, or nobody answered."""
+
+_status = msgspec.msgpack.Decoder(NetworkStatus).decode
+
+
+class Looker:
+    """One a process."""
+
+    def __init__(self, together: int) -> None:
+        """together: transactions looked up at once."""
+        self._together = together
+        self._due: dict[int, list[tuple[int, Txid]]] = {}  # by partition, soonest first
+        self._begun: dict[int, Readable] = {}  # partitions whose stores were looked through
+
+    def due(self, partition: int, at_ms: int, txid: Txid) -> None:
+        """A transaction is to be looked up at this time, unless something else is heard of it before."""
+        heapq.heappush(self._due.setdefault(partition, []), (at_ms, txid))
+
+    def forget(self, partition: int) -> None:
+        """A partition was given back."""
+        self._due.pop(partition, None)
+        self._begun.pop(partition, None)
+
+    async def run(self, stores: Mapping[int, Readable], endpoints: Endpoints, outbox: Outbox) -> None:
+        """Until cancelled."""
+        while True:
+            for number, held in list(stores.items()):
+                if self._begun.get(number) is not held:
+                    await self._begin(number, held)
+            txids = self._come(stores, int(time.time() * 1000))
+            if not txids:
+                await asyncio.sleep(REST_S)
+                continue
+            for begin in range(0, len(txids), self._together):
+                some = txids[begin : begin + self._together]
+                await asyncio.gather(*(self._look(txid, number, endpoints, outbox) for number, txid in some))
+
+    async def _begin(self, number: int, held: Readable) -> None:
+        """What is due of a partition that came: its store says."""
+        walk = held.store.walk(b"")
+        try:
+            while entries := walk.take(PASS):
+                for key, stored in entries:
+                    if len(key) == 32 and (at_ms := _status(stored[32:]).look_ms):
+                        self.due(number, at_ms, key)
+                await asyncio.sleep(0)
+        except Corrupt as error:
+            log.warning("what is to be looked up is not known of a store: %s", error, extra={"partition": number})
+            return
+        finally:
+            walk.close()
+        self._begun[number] = held
+
+    def _come(self, stores: Mapping[int, Readable], now_ms: int) -> list[tuple[int, Txid]]:
+        """Those whose time has come, each once, if their time is still that one."""
+        found: dict[Txid, int] = {}
+        for number, heap in self._due.items():
+            held = stores.get(number)
+            while held is not None and heap and heap[0][0] <= now_ms:
+                _, txid = heapq.heappop(heap)
+                try:
+                    if txid not in found and _stands(held.store, txid, now_ms):
+                        found[txid] = number
+                except Corrupt as error:  # whoever judges it next has the store made again
+                    log.warning("where it stands cannot be read: %s", error, extra={"partition": number})
+        return [(number, txid) for txid, number in found.items()]
+
+    async def _look(self, txid: Txid, number: int, endpoints: Endpoints, outbox: Outbox) -> None:
+        asked_ms = int(time.time() * 1000)
+        self.due(number, asked_ms + AGAIN_MS, txid)
+        words = await endpoints.look_up(txid)
+        if words is None:
+            return  # nobody answered: again in a while
+        news = Looked(tuple(words), endpoints.counting(), asked_ms)
+        await outbox.send([(Out(NETWORK_NEWS, txid, NEWS.encode(news)), None)])
+
+
+def _stands(store: Store, txid: Txid, now_ms: int) -> bool:
+    """Whether it is still to be looked up by now."""
+    stored = store.get(txid)
+    if stored is None:
+        return False
+    at_ms = _status(stored[32:]).look_ms
+    return 0 < at_ms <= now_ms

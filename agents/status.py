@@ -1,0 +1,153 @@
+"""status: where a transaction stands with the network, decided from the news, and told; exactly once."""
+
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Annotated, Any
+
+from msgspec import Struct, msgpack
+
+from agents.runtime.endpoints import BroadcastSettings, Endpoints
+from agents.runtime.http import HttpSettings, Transport
+from agents.runtime.looker import Looker
+from agents.runtime.outbox import Outbox
+from agents.runtime.outcomes import result_out
+from agents.runtime.partition import Decided, Heads, Settled
+from agents.runtime.records import Emit, Fault, Hold, Inbound, Out
+from agents.runtime.shelf import Readable
+from pipeline import results
+from pipeline.follow import Form, Keyed
+from pipeline.network import UNKNOWN, Step, Tell, Times, hear
+from pipeline.outcome import Verdict
+from pipeline.results import About, network_id
+from pipeline.state import Layer, View
+from schemas.flow import OPERATION, Accept, Evict, Operation, Readmit
+from schemas.network import NEWS, NetworkStatus
+from schemas.types import Context, Txid, why
+from schemas.wire import Undecodable
+from topics.registry import DEAD_LETTERS, NETWORK_NEWS, NETWORK_STATUS, OPERATIONS, RESULTS, Topic
+
+_encode = msgpack.Encoder().encode
+_decode = msgpack.Decoder(NetworkStatus).decode
+
+
+class StatusSettings(Struct, frozen=True):
+    """How the network's word is settled."""
+
+    settle_s: Annotated[
+        float,
+        why("From a refusal to the second look: an acceptance that is on its way arrives within seconds.", gt=0),
+    ] = 30.0
+    unseen_s: Annotated[
+        float,
+        why("From an acceptance to the look whether the network has it; endpoints send again after 60 s.", gt=0),
+    ] = 60.0
+    looks: Annotated[int, why("Transactions looked up at once; each is a call to every endpoint.", ge=1)] = 16
+
+
+class Status:
+    """The stage."""
+
+    name = "status"
+    inputs: tuple[Topic, ...] = (NETWORK_NEWS,)
+    outputs: tuple[Topic, ...] = (NETWORK_NEWS, OPERATIONS, RESULTS, DEAD_LETTERS)
+    changelog = NETWORK_STATUS
+    form: Form = Keyed()
+    went_well: tuple[str, ...] = ("accepted", "refused", "heard")
+
+    def __init__(self, settings: StatusSettings, broadcast: BroadcastSettings, http: HttpSettings) -> None:
+        self._times = Times(int(settings.settle_s * 1000), int(settings.unseen_s * 1000))
+        self._broadcast = broadcast
+        self._transport = Transport(http)
+        self._endpoints: Endpoints | None = None
+        self._looker = Looker(settings.looks)
+
+    async def start(self) -> None:
+        """Open connections."""
+        await self._transport.__aenter__()
+        self._endpoints = Endpoints(self._broadcast, self._transport)
+
+    async def stop(self) -> None:
+        """Close them."""
+        if self._endpoints is not None:
+            await self._endpoints.close()
+        await self._transport.__aexit__(None, None, None)
+
+    def beside(self, stores: Mapping[int, Readable], outbox: Outbox) -> Sequence[Coroutine[Any, Any, None]]:
+        """Endpoints are asked where transactions stand whose time has come."""
+        assert self._endpoints is not None
+        return (self._looker.run(stores, self._endpoints, outbox),)
+
+    def compute(self, record: Inbound, layer: Layer, heads: Heads, now_ms: int) -> Decided:
+        """What news about a transaction comes to."""
+        try:
+            news = NEWS.decode(record.value, record.headers)
+        except Undecodable as error:
+            return Decided(Fault(error.code, error.message))
+        txid = record.key or b""
+        if len(txid) != 32:
+            return Decided(Fault("internal.undecodable", f"the key of news is a txid, not {txid!r}"))
+        step = hear(standing(layer, txid), news, now_ms, self._times)
+        layer.put(txid, _encode(step.status))
+        if step.status.look_ms:
+            self._looker.due(record.partition, step.status.look_ms, txid)
+        return Decided(Emit(_outs(txid, step, now_ms), step.status.decided or "heard"))
+
+    def about(self, record: Inbound) -> About | None:
+        """News is nobody's request."""
+        return None
+
+    def lift(self) -> None:
+        """Nothing is suspended here."""
+
+    def left(self, partition: int) -> None:
+        """Who owns it next looks."""
+        self._looker.forget(partition)
+
+    def waits_s(self, context: Context, view: View) -> float:
+        """Nothing waits in the state."""
+        raise AssertionError("nothing waits in the state of transactions")
+
+    def settle(self, context: Context, partition: int, layer: Layer, heads: Heads, now_ms: int) -> Settled:
+        """See `waits_s`."""
+        raise AssertionError("nothing waits in the state of transactions")
+
+    def hold(self, context: Context) -> Hold:
+        """See `waits_s`."""
+        raise AssertionError("nothing waits in the state of transactions")
+
+    def repaired(self, context: Context, what: str) -> None:
+        """There is no journal to say it in."""
+
+
+def standing(view: View, txid: Txid) -> NetworkStatus:
+    """Where a transaction stands."""
+    stored = view.get(txid)
+    return UNKNOWN if stored is None else _decode(stored[32:])
+
+
+def _outs(txid: Txid, step: Step, now_ms: int) -> list[Out]:
+    status = step.status
+    outs = [
+        Out(OPERATIONS, context.encode(), OPERATION.encode(_operation(txid, tell, status)))
+        for tell in step.tells
+        for context in tell.contexts
+    ]
+    if step.result and status.origin is not None:
+        about = About(status.origin, status.request_ids, txid, None, len(status.contexts))
+        if status.decided == "accepted":
+            result = results.accepted(about, status.endpoint, now_ms, status.revision)
+        else:
+            verdict = Verdict(status.code, status.message)
+            result = results.refused(about, verdict, status.endpoint, now_ms, status.revision, status.competing)
+        outs.append(result_out(result))
+    return outs
+
+
+def _operation(txid: Txid, tell: Tell, status: NetworkStatus) -> Operation:
+    name = f"{tell.word}:{network_id(txid)}:{status.revision}"
+    match tell.word:
+        case "accept":
+            return Accept(name, (txid,), status.endpoint)
+        case "evict":
+            return Evict(name, txid, status.code, status.message, status.competing)
+        case "readmit":
+            return Readmit(name, txid)

@@ -1,0 +1,151 @@
+"""Where a transaction stands with the network: decided from what endpoints say, by txid (STATUS-1, STATUS-2).
+
+- **Accepted** as soon as one endpoint, any, says so: that the network has it, or that it took it with all its un-mined
+  ancestors. Refusals of others are kept and change nothing.
+- **Refused** when the last words of the endpoints are a refusal (`pipeline/broadcast.py`: every endpoint that counts is
+  final, or a node rejected it and nobody who answered thinks otherwise), and a second look, a settle time later, finds
+  no acceptance. So an answer that was on its way is not overtaken.
+- What is decided may turn: an acceptance after a refusal brings it back, the refusal of what was accepted (a late
+  double spend) takes it away, again after a second look. Each turn is a new revision of the same result.
+- Contexts hear each decision once. One that comes later hears it when it comes; who asks again gets the result again,
+  at the next revision, with all request ids.
+
+News comes repeated and in any order. Of one endpoint the latest word counts, by when it was heard.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from pipeline.broadcast import refusal
+from schemas.network import Looked, NetworkStatus, News, Reported, Word
+from schemas.types import Context
+
+UNKNOWN = NetworkStatus(revision=0, decided="", endpoint="")
+"""Where a transaction stands that nothing was heard of."""
+
+LOOK_LIMIT_MS = 600_000
+"""Between two looks at what was accepted and not seen yet, at most."""
+
+
+class Times(Struct, frozen=True):
+    """How long is waited, milliseconds."""
+
+    settle_ms: int  # from a refusal to the second look
+    unseen_ms: int  # from an acceptance to the first look whether the network has it; doubled each time
+
+
+class Tell(Struct, frozen=True):
+    """What contexts are told."""
+
+    word: Literal["accept", "evict", "readmit"]
+    contexts: tuple[Context, ...]
+
+
+class Step(Struct, frozen=True):
+    """What news comes to."""
+
+    status: NetworkStatus
+    tells: tuple[Tell, ...] = ()
+    result: bool = False  # whether what is decided is told on `results`, at the status's revision
+
+
+def hear(before: NetworkStatus, news: News, now_ms: int, times: Times) -> Step:
+    """What follows from news about a transaction that stood so."""
+    status = _heard(before, news)
+    decided = _decision(before, status, news, now_ms, times)
+    status = replace(decided, look_ms=_next_look(decided, news, now_ms, times))
+    turned = status.decided != before.decided
+    tells = _tells(before, status)
+    asked_again = bool(status.decided) and isinstance(news, Reported) and bool(news.request_ids)
+    result = bool(status.request_ids) and (turned or asked_again)
+    return Step(replace(status, revision=before.revision + 1) if result else status, tells, result)
+
+
+def _heard(before: NetworkStatus, news: News) -> NetworkStatus:
+    words = {word.endpoint: word for word in before.words}
+    for word in news.words:
+        last = words.get(word.endpoint)
+        if last is None or word.at_ms >= last.at_ms:
+            words[word.endpoint] = word
+    kept = tuple(words[name] for name in sorted(words))
+    news_to_us = [(w.endpoint, w.kind, w.status) for w in kept] != [
+        (w.endpoint, w.kind, w.status) for w in before.words
+    ]
+    status = replace(before, words=kept, looks=0 if news_to_us else before.looks + isinstance(news, Looked))
+    if isinstance(news, Looked):
+        return status
+    return replace(
+        status,
+        stood=before.stood or news.stands,
+        contexts=_added(before.contexts, news.contexts),
+        request_ids=_added(before.request_ids, news.request_ids),
+        origin=before.origin or news.origin,
+    )
+
+
+def _decision(before: NetworkStatus, status: NetworkStatus, news: News, now_ms: int, times: Times) -> NetworkStatus:
+    if (taker := _taker(status)) is not None:
+        endpoint = before.endpoint if before.decided == "accepted" else taker.endpoint
+        return replace(
+            status, decided="accepted", endpoint=endpoint, code="", message="", competing=_rivals(status), settles_ms=0
+        )
+    words = [(word.endpoint, word) for word in status.words if word.endpoint in news.endpoints]
+    refused = refusal(words, len(news.endpoints))
+    if refused is None or before.decided == "refused":
+        return replace(status, settles_ms=0 if refused is None else status.settles_ms, competing=_rivals(status))
+    if not before.settles_ms:
+        return replace(status, settles_ms=now_ms + times.settle_ms, competing=_rivals(status))
+    if not isinstance(news, Looked) or news.asked_ms < before.settles_ms:
+        return replace(status, competing=_rivals(status))
+    endpoint, word = refused
+    return replace(
+        status, decided="refused", endpoint=endpoint, code=word.code, message=f"{endpoint}: {_said(word)}",
+        competing=_rivals(status), settles_ms=0,
+    )  # fmt: skip
+
+
+def _taker(status: NetworkStatus) -> Word | None:
+    """Whose word makes it accepted: the network's own, or an endpoint's that took it with its ancestors."""
+    takers = [word for word in status.words if word.kind == "accepted" and (word.network or status.stood)]
+    return min(takers, key=lambda word: (word.at_ms, word.endpoint), default=None)
+
+
+def _said(word: Word) -> str:
+    return " ".join(filter(None, (word.status, word.message))) or word.kind
+
+
+def _rivals(status: NetworkStatus) -> tuple[bytes, ...]:
+    return tuple(dict.fromkeys(txid for word in status.words for txid in word.competing))
+
+
+def _next_look(status: NetworkStatus, news: News, now_ms: int, times: Times) -> int:
+    if status.settles_ms:
+        late = isinstance(news, Looked) and now_ms >= status.settles_ms  # and still nobody decided it
+        return now_ms + times.settle_ms if late else status.settles_ms
+    seen = any(word.network for word in status.words)
+    if status.decided != "accepted" or seen:
+        return 0
+    return now_ms + min(LOOK_LIMIT_MS, times.unseen_ms << min(status.looks, 16))
+
+
+def _tells(before: NetworkStatus, status: NetworkStatus) -> tuple[Tell, ...]:
+    if not status.decided or not status.contexts:
+        return ()
+    new = tuple(context for context in status.contexts if context not in before.contexts)
+    if status.decided == before.decided:
+        return _tell("accept" if status.decided == "accepted" else "evict", new)
+    if status.decided == "refused":
+        return _tell("evict", status.contexts)
+    back = _tell("readmit", before.contexts) if before.decided == "refused" else ()
+    return (*back, *_tell("accept", status.contexts))
+
+
+def _tell(word: Literal["accept", "evict", "readmit"], contexts: Sequence[Context]) -> tuple[Tell, ...]:
+    return (Tell(word, tuple(contexts)),) if contexts else ()
+
+
+def _added(before: tuple[str, ...], more: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*before, *more)))

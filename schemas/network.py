@@ -1,0 +1,74 @@
+"""Where transactions stand with the network, and the news that says so."""
+
+from typing import Literal
+
+from msgspec import Struct
+
+from schemas.flow import Origin
+from schemas.types import Context, Txid
+from schemas.wire import Schema
+
+
+class Word(Struct, frozen=True, array_like=True):
+    """What an endpoint said last about a transaction."""
+
+    endpoint: str
+    kind: Literal["accepted", "pending", "condition", "refused"]
+    status: str  # as the endpoint named it: SEEN_ON_NETWORK, 465
+    code: str  # a row of the registry of codes; empty when accepted
+    message: str
+    network: bool  # the network's own word, not the endpoint's check
+    at_ms: int  # when it was heard (Unix milliseconds)
+    competing: tuple[Txid, ...] = ()
+
+
+class Reported(Struct, frozen=True, array_like=True, tag="reported"):
+    """A request was broadcast: what the endpoints said about one transaction of its family."""
+
+    words: tuple[Word, ...]
+    endpoints: tuple[str, ...]  # all that count: one that has been down for long does not
+    stands: bool  # accepted, and all its un-mined ancestors with it
+    contexts: tuple[Context, ...]
+    request_ids: tuple[str, ...] = ()  # who asked for it; an ancestor was asked for by nobody
+    origin: Origin | None = None
+
+
+class Looked(Struct, frozen=True, array_like=True, tag="looked"):
+    """Endpoints were asked where a transaction stands."""
+
+    words: tuple[Word, ...]  # of those that know it
+    endpoints: tuple[str, ...]  # as in Reported
+    asked_ms: int
+
+
+News = Reported | Looked
+"""What is heard about a transaction."""
+
+
+class NetworkStatus(Struct, frozen=True, array_like=True):
+    """Where a transaction stands."""
+
+    revision: int  # of the last result about it; 0: none yet
+    decided: Literal["", "accepted", "refused"]
+    endpoint: str  # who accepted it first, or whose refusal is repeated
+    code: str = ""  # why it was refused
+    message: str = ""
+    competing: tuple[Txid, ...] = ()
+    contexts: tuple[Context, ...] = ()  # that have it, or asked for it
+    request_ids: tuple[str, ...] = ()
+    origin: Origin | None = None  # of the first payload that asked for it
+    words: tuple[Word, ...] = ()  # the last of each endpoint
+    stood: bool = False  # it was accepted once with all its ancestors
+    settles_ms: int = 0  # a refusal counts when a look at or after this time finds no acceptance; 0: none is due
+    look_ms: int = 0  # when endpoints are to be asked next; 0: not
+    looks: int = 0  # asked so far, since something was last heard otherwise
+
+
+NEWS: Schema[News] = Schema(
+    "network-news",
+    1,
+    News,  # type: ignore[arg-type] # a union is not a type to mypy
+    "msgpack",
+    "What was heard about a transaction.",
+)
+NETWORK_STATUS = Schema("network-status", 1, NetworkStatus, "msgpack", "Where a transaction stands with the network.")

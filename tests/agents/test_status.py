@@ -1,0 +1,171 @@
+"""The status stage without a broker: what it writes for news, and when it looks."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents.runtime.endpoints import BroadcastSettings
+from agents.runtime.http import HttpSettings
+from agents.runtime.looker import Looker
+from agents.runtime.partition import Heads
+from agents.runtime.records import Emit, Fault, Out
+from agents.runtime.shelf import Readable
+from agents.runtime.store import Store
+from agents.status import Status, StatusSettings, standing
+from pipeline import state
+from pipeline.state import Layer, Memory, encode
+from schemas.flow import OPERATION, Evict
+from schemas.network import NEWS, Looked, NetworkStatus, News, Reported, Word
+from tests.fakes import NOW_MS, Record, origin_at
+from topics.registry import NETWORK_NEWS, OPERATIONS, RESULTS
+
+TXID = b"\x11" * 32
+BOTH = ("arc@a", "arc@b")
+
+
+class Stage:
+    """The stage over a memory."""
+
+    def __init__(self, **settings: float) -> None:
+        self.stage = Status(StatusSettings(**settings), BroadcastSettings(), HttpSettings())  # type: ignore[arg-type]
+        self.store = Memory()
+
+    def hear(self, news: News, now_ms: int = NOW_MS, key: bytes | None = TXID) -> Sequence[Out]:
+        layer = Layer(self.store)
+        record = Record("beef.network-news", 3, 0, key, NEWS.encode(news))
+        decided = self.stage.compute(record, layer, Heads(layer), now_ms)
+        self.store.write(layer.writes)
+        assert isinstance(decided.decision, Emit)
+        return decided.decision.outs
+
+    @property
+    def status(self) -> NetworkStatus:
+        return standing(self.store, TXID)
+
+
+def no(at_ms: int = NOW_MS) -> Reported:
+    words = [Word(name, "refused", "465", "network.fee", "too little", False, at_ms) for name in BOTH]
+    return Reported(tuple(words), BOTH, False, ("topic:tm_x", "topic:tm_y"), ("r1",), origin_at(1))
+
+
+@pytest.mark.setting("status.settle_s")
+@pytest.mark.parametrize("settle_s", [5.0, 30.0])
+def test_a_refusal_settles_for_as_long_as_it_is_told(settle_s: float) -> None:
+    stage = Stage(settle_s=settle_s)
+    assert stage.hear(no()) == []
+    due = NOW_MS + int(settle_s * 1000)
+    assert stage.status.look_ms == due
+    outs = stage.hear(Looked((), BOTH, due), due)
+    assert [(out.topic, out.key) for out in outs] == [
+        (OPERATIONS, b"topic:tm_x"), (OPERATIONS, b"topic:tm_y"), (RESULTS, TXID[::-1].hex().encode()),
+    ]  # fmt: skip
+    word = OPERATION.decode(outs[0].value)
+    assert isinstance(word, Evict)
+    assert (word.txid, word.code, word.message) == (TXID, "network.fee", "arc@a: 465 too little")
+
+
+@pytest.mark.setting("status.unseen_s")
+@pytest.mark.parametrize("unseen_s", [5.0, 60.0])
+def test_what_was_taken_and_not_seen_is_looked_at_in_its_time(unseen_s: float) -> None:
+    stage = Stage(unseen_s=unseen_s)
+    taken = Word("arc@a", "accepted", "RECEIVED", "", "", False, NOW_MS)
+    stage.hear(Reported((taken,), BOTH, True, ("topic:tm_x",), ("r1",), origin_at(1)))
+    assert (stage.status.decided, stage.status.look_ms) == ("accepted", NOW_MS + int(unseen_s * 1000))
+
+
+@pytest.mark.parametrize(("value", "key"), [(b"\xc1", TXID), (None, TXID), (NEWS.encode(no()), b"short")])
+def test_what_is_no_news_is_a_fault(value: bytes | None, key: bytes) -> None:
+    stage, layer = Stage(), Layer(Memory())
+    record = Record("beef.network-news", 3, 0, key, value)
+    decided = stage.stage.compute(record, layer, Heads(layer), NOW_MS)
+    assert isinstance(decided.decision, Fault)
+    assert decided.decision.code == "internal.undecodable"
+    assert layer.writes == {}
+
+
+class Endpoints:
+    """Says nothing new, and counts who asks at once."""
+
+    def __init__(self) -> None:
+        self.asked: list[bytes] = []
+        self.silent = False
+        self.most = 0
+        self._now = 0
+
+    async def look_up(self, txid: bytes) -> list[Word] | None:
+        self._now += 1
+        self.most = max(self.most, self._now)
+        await asyncio.sleep(0.005)
+        self._now -= 1
+        self.asked.append(txid)
+        return None if self.silent else []
+
+    def counting(self) -> tuple[str, ...]:
+        return BOTH
+
+
+class Outbox:
+    """Takes what is written, as the stage would hear it: no look is due any longer."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.sent: list[Out] = []
+
+    async def send(self, outs: Sequence[tuple[Out, None]]) -> None:
+        for out, _ in outs:
+            self.sent.append(out)
+            write(self.store, out.key or b"", 0)
+
+
+def write(store: Store, txid: bytes, look_ms: int) -> None:
+    store.write({txid: state.seal(encode(NetworkStatus(0, "", "", look_ms=look_ms)))}, 1)
+
+
+@pytest.mark.setting("status.looks")
+@pytest.mark.parametrize("together", [1, 4])
+async def test_what_is_due_is_looked_at_once_and_so_many_together(tmp_path: Path, together: int) -> None:
+    """Also what stood in the store before: its last owner died. What is due later, or no longer, is left alone."""
+    store = Store(tmp_path / "store")
+    txids = [bytes([number]) * 32 for number in range(1, 9)]
+    for txid in txids:
+        write(store, txid, 1)
+    write(store, b"\x77" * 32, 1 << 60)
+    write(store, b"\x78" * 32, 0)
+    looker, endpoints, outbox = Looker(together), Endpoints(), Outbox(store)
+    looker.due(3, 1, b"\x78" * 32)
+    running = looker.run({3: Readable(store, 1, owner=True)}, endpoints, outbox)  # type: ignore[arg-type]
+    task = asyncio.ensure_future(running)
+    async with asyncio.timeout(10):
+        while len(outbox.sent) < len(txids):
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.3)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert sorted(endpoints.asked) == txids
+    assert endpoints.most == together
+    assert {out.topic for out in outbox.sent} == {NETWORK_NEWS}
+    assert {out.key for out in outbox.sent} == set(txids)
+    store.close()
+
+
+async def test_who_gets_no_answer_asks_again_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agents.runtime.looker.AGAIN_MS", 50)
+    store = Store(tmp_path / "store")
+    write(store, TXID, 1)
+    looker, endpoints, outbox = Looker(2), Endpoints(), Outbox(store)
+    endpoints.silent = True
+    stores: dict[int, Any] = {3: Readable(store, 1, owner=True)}
+    task = asyncio.ensure_future(looker.run(stores, endpoints, outbox))  # type: ignore[arg-type]
+    async with asyncio.timeout(10):
+        while len(endpoints.asked) < 2:
+            await asyncio.sleep(0.01)
+        assert outbox.sent == []
+        endpoints.silent = False
+        while not outbox.sent:
+            await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    store.close()

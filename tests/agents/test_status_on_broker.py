@@ -1,0 +1,170 @@
+"""The status stage on a real broker, beside simulated endpoints: decided once, and looked at again."""
+
+import urllib.request
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ops.simulate.client import Simulated, spawn_all
+from pipeline.codec.ef import write_ef
+from pipeline.results import network_id
+from schemas.external import RESULT
+from schemas.flow import OPERATION, Accept, Evict, Readmit
+from schemas.network import NETWORK_STATUS, NEWS, Reported, Word
+from schemas.types import Txid, display
+from tests.agents.harness import Bench, until
+from tests.agents.test_reads_on_broker import ready
+from tests.conftest import Broker
+from tests.fakes import coin_of_others, made_tx, origin_at
+from topics.registry import NETWORK_NEWS, OPERATIONS, RESULTS
+from topics.registry import NETWORK_STATUS as STATUS_TOPIC
+
+pytestmark = pytest.mark.broker
+
+CONTEXTS = ("topic:tm_x", "topic:tm_y")
+
+
+@pytest.fixture
+async def bench(broker: Broker, prefix: str, tmp_path: Path) -> AsyncIterator[Bench]:
+    async with Bench(broker.bootstrap, prefix, tmp_path) as bench:
+        yield bench
+
+
+@pytest.fixture
+def arcs(tmp_path: Path) -> Iterator[tuple[Simulated, Simulated]]:
+    one, other = spawn_all([["arc"], ["arc"]], chain=tmp_path / "chain")
+    with one, other:
+        yield one, other
+
+
+def names(arcs: Sequence[Simulated]) -> tuple[str, ...]:
+    return tuple(f"arc@{arc.url.removeprefix('http://')}" for arc in arcs)
+
+
+def has(arc: Simulated, tx: Any, status: str, info: str = "") -> None:
+    """The endpoint says this when it is asked where the transaction stands."""
+    arc.script(display(tx.txid), status, info or "scripted")
+    headers = {"Content-Type": "application/octet-stream"}
+    body = write_ef(tx, [(9_999).to_bytes(8, "little") + b"\x01\x51"])
+    with urllib.request.urlopen(urllib.request.Request(f"{arc.url}/v1/txs", body, headers), timeout=5) as reply:
+        assert status.encode() in reply.read()
+
+
+def say(bench: Bench, arcs: Sequence[Simulated], number: int, *words: str, **more: Any) -> Reported:
+    said = [
+        Word(name, "refused", each, "network.fee", "", False, 1)
+        if each == "465"
+        else Word(name, "accepted", each, "", "", True, 1)
+        for name, each in zip(names(arcs), words, strict=True)
+    ]
+    return Reported(tuple(said), names(arcs), False, more.get("contexts", CONTEXTS), (f"r{number}",), origin_at(number))
+
+
+async def told(bench: Bench) -> dict[str, list[tuple[int, str]]]:
+    """Revisions and outcomes of the network's results, by id."""
+    found: dict[str, list[tuple[int, str]]] = {}
+    for record in await bench.read(RESULTS):
+        result = RESULT.decode(record.value)
+        found.setdefault(result.id, []).append((result.revision, result.outcome))
+    return found
+
+
+async def operations(bench: Bench) -> Counter[tuple[str, Txid, str]]:
+    """What contexts were told."""
+    found: Counter[tuple[str, Txid, str]] = Counter()
+    for record in await bench.read(OPERATIONS):
+        operation = OPERATION.decode(record.value, record.headers)
+        assert isinstance(operation, Accept | Evict | Readmit)
+        txid = operation.txids[0] if isinstance(operation, Accept) else operation.txid
+        found[type(operation).__name__, txid, record.key.decode()] += 1
+    return found
+
+
+@pytest.mark.invariant("STATUS-1")
+@pytest.mark.invariant("STATUS-2")
+@pytest.mark.invariant("TXN-1")
+async def test_each_transaction_is_decided_once_whatever_is_killed(
+    bench: Bench, arcs: tuple[Simulated, Simulated]
+) -> None:
+    """A third accepted, a third refused, a third refused and found accepted by the second look; killed all along."""
+    txs = [made_tx([coin_of_others(n)], 1, n) for n in range(30)]
+    for tx in txs[20:]:
+        has(arcs[1], tx, "SEEN_ON_NETWORK")
+    argument = ",".join(f"arc={arc.url}" for arc in arcs)
+    worker = bench.worker("status", "worker.instance=one", argument=argument)
+    await ready(worker)
+    for number, tx in enumerate(txs):
+        words = ("SEEN_ON_NETWORK", "465") if number < 10 else ("465", "465")
+        await bench.send(
+            NETWORK_NEWS, [NEWS.encode(say(bench, arcs, number, *words))], [tx.txid], headers=[NEWS.header]
+        )
+        if number in (5, 14, 26):
+            worker.kill()
+            worker.start()
+    wanted = {
+        network_id(tx.txid): [(1, "refused" if 10 <= number < 20 else "accepted")] for number, tx in enumerate(txs)
+    }
+
+    async def all_told() -> bool:
+        return (await told(bench)).keys() == wanted.keys()
+
+    await until(all_told, "a result of each")
+    assert await told(bench) == wanted
+    kinds = ["Evict" if 10 <= number < 20 else "Accept" for number in range(30)]
+    assert await operations(bench) == {
+        (kind, tx.txid, context): 1 for tx, kind in zip(txs, kinds, strict=True) for context in CONTEXTS
+    }
+    standing = {
+        r.key: NETWORK_STATUS.decode(r.value, r.headers) for r in await bench.read(STATUS_TOPIC) if len(r.key) == 32
+    }
+    assert Counter(each.decided for each in standing.values()) == {"accepted": 20, "refused": 10}
+
+
+async def test_what_the_network_takes_back_leaves_and_comes_back(
+    bench: Bench, arcs: tuple[Simulated, Simulated]
+) -> None:
+    """Accepted and not seen yet: the look finds it rejected by both; refused then; and taken after all."""
+    tx = made_tx([coin_of_others(1)], 1, 1)
+    for arc in arcs:
+        has(arc, tx, "REJECTED", "txn-mempool-conflict")
+    await ready(bench.worker("status", argument=",".join(f"arc={arc.url}" for arc in arcs)))
+    taken = [Word(name, "accepted", "RECEIVED", "", "", False, 1) for name in names(arcs)]
+    first = Reported(tuple(taken), names(arcs), True, CONTEXTS[:1], ("r1",), origin_at(1))
+    await bench.send(NETWORK_NEWS, [NEWS.encode(first)], [tx.txid], headers=[NEWS.header])
+    name = network_id(tx.txid)
+
+    async def heard(outcome: str) -> None:
+        async def so() -> bool:
+            said = (await told(bench)).get(name, [])
+            return bool(said) and max(said)[1] == outcome
+
+        await until(so, outcome)
+
+    await heard("accepted")
+    await heard("refused")
+    late = Word(names(arcs)[0], "accepted", "SEEN_ON_NETWORK", "", "", True, 1 << 60)
+    last = Reported((late,), names(arcs), False, CONTEXTS, ("r2",), origin_at(2))
+    await bench.send(NETWORK_NEWS, [NEWS.encode(last)], [tx.txid], headers=[NEWS.header])
+
+    async def back() -> bool:
+        return len((await told(bench))[name]) == 3
+
+    await until(back, "a third revision")
+    assert (await told(bench))[name] == [(1, "accepted"), (2, "refused"), (3, "accepted")]
+    one, other = CONTEXTS
+    assert await operations(bench) == {
+        ("Accept", tx.txid, one): 2, ("Evict", tx.txid, one): 1, ("Readmit", tx.txid, one): 1,
+        ("Accept", tx.txid, other): 1,
+    }  # fmt: skip
+
+
+async def test_news_that_cannot_be_read_is_a_dead_letter(bench: Bench, arcs: tuple[Simulated, Simulated]) -> None:
+    await ready(bench.worker("status", argument=f"arc={arcs[0].url}"))
+    await bench.send(NETWORK_NEWS, [b"\xc1", NEWS.encode(say(bench, arcs, 1, "465", "465"))], [b"\1" * 32, b"short"])
+    from topics.registry import DEAD_LETTERS
+
+    letters = await bench.wait_for(DEAD_LETTERS, 2)
+    assert {dict(letter.headers)["code"] for letter in letters} == {b"internal.undecodable"}

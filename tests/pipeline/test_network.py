@@ -1,0 +1,192 @@
+"""Where a transaction stands: decided from news in any order, told once, turned when the network turns."""
+
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.network import LOOK_LIMIT_MS, UNKNOWN, Step, Times, hear
+from schemas.flow import Origin
+from schemas.network import Looked, NetworkStatus, News, Reported, Word
+from tests.profiles import CHEAP
+
+A, B = "arc@a", "arc@b"
+BOTH = (A, B)
+TIMES = Times(settle_ms=30_000, unseen_ms=60_000)
+ORIGIN = Origin("c", "beef.ingest", 0, 1, 1)
+NOW = 1_790_000_000_000
+RIVAL = b"\x07" * 32
+
+
+def word(endpoint: str, kind: Any, at_ms: int = NOW, *, network: bool = False, code: str = "", **more: Any) -> Word:
+    return Word(endpoint, kind, more.pop("status", kind.upper()), code, "", network, at_ms, **more)
+
+
+def no(endpoint: str, at_ms: int = NOW, *, network: bool = False) -> Word:
+    return word(endpoint, "refused", at_ms, network=network, code="network.fee")
+
+
+def seen(endpoint: str, at_ms: int = NOW) -> Word:
+    return word(endpoint, "accepted", at_ms, network=True)
+
+
+def reported(*words: Word, stands: bool = False, contexts: tuple[str, ...] = ("topic:tm_x",), **more: Any) -> Reported:
+    return Reported(words, BOTH, stands, contexts, more.get("request_ids", ("r1",)), more.get("origin", ORIGIN))
+
+
+class Told:
+    """One transaction, and what its contexts and senders were told."""
+
+    def __init__(self) -> None:
+        self.status = UNKNOWN
+        self.contexts: dict[str, str] = {}  # how each has it, by what it was told last
+        self.results: dict[int, str] = {}  # by revision
+
+    def hear(self, news: News, now_ms: int = NOW) -> Step:
+        step = hear(self.status, news, now_ms, TIMES)
+        for tell in step.tells:
+            for context in tell.contexts:
+                if tell.word == "readmit":
+                    assert self.contexts[context] == "evict"
+                else:
+                    assert self.contexts.get(context) != tell.word, "nobody is told the same twice"
+                self.contexts[context] = tell.word
+        if step.result:
+            assert step.status.revision not in self.results
+            self.results[step.status.revision] = step.status.decided
+        self.status = step.status
+        return step
+
+
+@pytest.mark.invariant("STATUS-1")
+def test_one_acceptance_is_success_whatever_others_say() -> None:
+    told = Told()
+    told.hear(reported(no(A), seen(B)))
+    assert (told.status.decided, told.status.endpoint) == ("accepted", B)
+    assert (told.contexts, told.results) == ({"topic:tm_x": "accept"}, {1: "accepted"})
+    told.hear(reported(no(A, NOW + 1), seen(B, NOW + 1), request_ids=()))
+    assert told.results == {1: "accepted"}
+
+
+@pytest.mark.invariant("STATUS-2")
+def test_a_refusal_counts_when_a_second_look_finds_no_acceptance() -> None:
+    told = Told()
+    told.hear(reported(no(A), no(B)))
+    assert (told.status.decided, told.status.look_ms, told.results) == ("", NOW + 30_000, {})
+    told.hear(Looked((), BOTH, NOW + 29_999), NOW + 29_999)  # asked too soon
+    assert told.status.decided == ""
+    told.hear(Looked((), BOTH, NOW + 30_000), NOW + 30_100)
+    assert (told.status.decided, told.status.code, told.status.look_ms) == ("refused", "network.fee", 0)
+    assert (told.contexts, told.results) == ({"topic:tm_x": "evict"}, {1: "refused"})
+
+
+@pytest.mark.invariant("STATUS-2")
+def test_an_acceptance_that_was_on_its_way_comes_before_the_second_look() -> None:
+    told = Told()
+    told.hear(reported(no(A), no(B)))
+    told.hear(Looked((seen(B, NOW + 30_000),), BOTH, NOW + 30_000), NOW + 30_000)
+    assert (told.status.decided, told.results, told.contexts) == ("accepted", {1: "accepted"}, {"topic:tm_x": "accept"})
+
+
+def test_one_endpoints_own_refusal_waits_for_the_other_unless_that_is_down_for_long() -> None:
+    told = Told()
+    told.hear(reported(no(A)))
+    assert (told.status.settles_ms, told.status.look_ms) == (0, 0)
+    told.hear(Reported((no(A, NOW + 5),), (A,), False, ("topic:tm_x",), ("r1",), ORIGIN))
+    assert told.status.settles_ms == NOW + 30_000
+    told.hear(Looked((), (A,), NOW + 30_000), NOW + 30_000)
+    assert told.status.decided == "refused"
+
+
+def test_taken_without_its_ancestors_is_not_accepted_yet() -> None:
+    told = Told()
+    told.hear(reported(word(A, "accepted")))
+    assert told.status.decided == ""
+    told.hear(reported(word(A, "accepted", NOW + 1), stands=True))
+    assert (told.status.decided, told.status.look_ms) == ("accepted", NOW + 60_000)
+    for looks in range(1, 12):
+        told.hear(Looked((word(A, "accepted", NOW + 1),), BOTH, NOW))
+        assert told.status.look_ms == NOW + min(LOOK_LIMIT_MS, 60_000 << looks)
+    told.hear(Looked((seen(A, NOW + 2),), BOTH, NOW))
+    assert told.status.look_ms == 0
+
+
+def test_a_late_double_spend_takes_away_what_was_accepted_and_the_network_may_turn_again() -> None:
+    told = Told()
+    told.hear(reported(seen(A), seen(B)))
+    rejected = [
+        word(n, "refused", NOW + 9, network=True, code="network.double-spend", competing=(RIVAL,)) for n in BOTH
+    ]
+    told.hear(Looked(tuple(rejected), BOTH, NOW + 9), NOW + 9)
+    assert (told.status.decided, told.status.settles_ms) == ("accepted", NOW + 30_009)
+    told.hear(Looked((), BOTH, NOW + 30_009), NOW + 30_009)
+    assert (told.status.decided, told.status.competing) == ("refused", (RIVAL,))
+    told.hear(reported(seen(A, NOW + 40_000), contexts=("topic:tm_y",), request_ids=()), NOW + 40_000)
+    assert told.results == {1: "accepted", 2: "refused", 3: "accepted"}
+    assert told.contexts == {"topic:tm_x": "accept", "topic:tm_y": "accept"}
+
+
+def test_who_comes_later_hears_at_once_and_who_asks_again_hears_again() -> None:
+    told = Told()
+    told.hear(reported(seen(A)))
+    told.hear(reported(contexts=("topic:tm_y",), request_ids=("r2",)))
+    assert told.contexts == {"topic:tm_x": "accept", "topic:tm_y": "accept"}
+    assert told.results == {1: "accepted", 2: "accepted"}
+    assert told.status.request_ids == ("r1", "r2")
+
+
+def test_an_ancestor_that_nobody_asked_for_has_no_result() -> None:
+    told = Told()
+    told.hear(reported(seen(A), request_ids=(), origin=None))
+    assert (told.contexts, told.results) == ({"topic:tm_x": "accept"}, {})
+    told.hear(reported(request_ids=("r9",)))
+    assert told.results == {1: "accepted"}
+
+
+KINDS = st.sampled_from([("accepted", True), ("refused", True), ("refused", False), ("pending", False)])
+WORDS = st.lists(st.tuples(st.sampled_from(BOTH), KINDS), min_size=1, max_size=8)
+
+
+def news_of(said: list[tuple[str, tuple[str, bool]]]) -> list[Reported]:
+    """Each word heard at a time of its own."""
+    return [
+        reported(word(name, kind, NOW + n, network=network, code="network.fee" if kind == "refused" else ""))
+        for n, (name, (kind, network)) in enumerate(said)
+    ]
+
+
+def settled(told: Told) -> NetworkStatus:
+    """After the looks that are due, at which endpoints say nothing new."""
+    for _ in range(3):
+        if not told.status.look_ms:
+            break
+        told.hear(Looked((), BOTH, told.status.look_ms), told.status.look_ms)
+    return told.status
+
+
+@pytest.mark.invariant("STATUS-1")
+@settings(CHEAP)
+@given(WORDS, st.randoms(use_true_random=False))
+def test_the_order_of_news_does_not_matter(said: list[tuple[str, tuple[str, bool]]], order: random.Random) -> None:
+    """Unless somebody was accepted meanwhile: then what is decided is right at the end all the same."""
+    heard = news_of(said)
+    straight, shuffled = Told(), Told()
+    for each in heard:
+        straight.hear(each)
+    order.shuffle(heard)
+    for each in heard:
+        shuffled.hear(each)
+        shuffled.hear(each)  # and repeated
+    one, other = settled(straight), settled(shuffled)
+    assert one.words == other.words
+    last = dict(said)
+    if any(kind == "accepted" for kind, _ in last.values()):
+        assert one.decided == other.decided == "accepted"
+    elif not any(kind == "accepted" for _, (kind, _) in said):
+        assert one.decided == other.decided
+    for told in (straight, shuffled):
+        if told.status.decided:
+            assert told.contexts == {"topic:tm_x": "accept" if told.status.decided == "accepted" else "evict"}
+            assert told.results[max(told.results)] == told.status.decided
