@@ -20,7 +20,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from pipeline.broadcast import refusal
-from schemas.network import Looked, NetworkStatus, News, Reported, Word
+from schemas.network import Looked, NetworkStatus, News, Word
 from schemas.types import Context
 
 UNKNOWN = NetworkStatus(revision=0, decided="", endpoint="")
@@ -59,7 +59,7 @@ def hear(before: NetworkStatus, news: News, now_ms: int, times: Times) -> Step:
     status = replace(decided, look_ms=_next_look(decided, news, now_ms, times))
     turned = status.decided != before.decided
     tells = _tells(before, status)
-    asked_again = bool(status.decided) and isinstance(news, Reported) and bool(news.request_ids)
+    asked_again = bool(status.decided) and status.request_ids != before.request_ids
     result = bool(status.request_ids) and (turned or asked_again)
     return Step(replace(status, revision=before.revision + 1) if result else status, tells, result)
 
@@ -105,6 +105,11 @@ def _decision(before: NetworkStatus, status: NetworkStatus, news: News, now_ms: 
         status, decided="refused", endpoint=endpoint, code=word.code, message=f"{endpoint}: {_said(word)}",
         competing=_rivals(status), settles_ms=0,
     )  # fmt: skip
+
+
+def to_ask(status: NetworkStatus) -> str:
+    """The endpoint to ask where it stands, empty for all: of what was taken and not seen yet, who took it knows."""
+    return status.endpoint if status.decided == "accepted" and not status.settles_ms else ""
 
 
 def _taker(status: NetworkStatus) -> Word | None:

@@ -337,15 +337,19 @@ class Endpoints:
         up = tuple(e.name for e in self._endpoints if e.silent_since is None or e.silent_since > since)
         return up or tuple(endpoint.name for endpoint in self._endpoints)
 
-    async def look_up(self, txid: Txid) -> list[Word] | None:
-        """Where a transaction stands with every endpoint that knows it; None where none answers."""
-        replies = await asyncio.gather(*(self._look_up(endpoint, txid) for endpoint in self._endpoints))
+    async def look_up(self, txid: Txid, whom: str = "") -> list[Word] | None:
+        """Where a transaction stands with every endpoint that knows it; None where none answers.
+
+        whom: the one endpoint to ask; all, where it is empty or no longer among the settings.
+        """
+        asked = [endpoint for endpoint in self._endpoints if endpoint.name == whom] or self._endpoints
+        replies = await asyncio.gather(*(self._look_up(endpoint, txid) for endpoint in asked))
         if all(reply is None for reply in replies):
             return None
         now_ms = int(time.time() * 1000)
         return [
             word_of(endpoint.name, reply, now_ms)
-            for endpoint, reply in zip(self._endpoints, replies, strict=True)
+            for endpoint, reply in zip(asked, replies, strict=True)
             if reply is not None and reply.status != "UNKNOWN"
         ]
 

@@ -13,6 +13,7 @@ from agents.runtime.outbox import Outbox
 from agents.runtime.records import Out
 from agents.runtime.shelf import Readable
 from agents.runtime.store import Store
+from pipeline.network import to_ask
 from pipeline.state import Corrupt
 from schemas.network import NEWS, Looked, NetworkStatus
 from schemas.types import Txid
@@ -56,13 +57,13 @@ class Looker:
             for number, held in list(stores.items()):
                 if self._begun.get(number) is not held:
                     await self._begin(number, held)
-            txids = self._come(stores, int(time.time() * 1000))
-            if not txids:
+            come = self._come(stores, int(time.time() * 1000))
+            if not come:
                 await asyncio.sleep(REST_S)
                 continue
-            for begin in range(0, len(txids), self._together):
-                some = txids[begin : begin + self._together]
-                await asyncio.gather(*(self._look(txid, number, endpoints, outbox) for number, txid in some))
+            for begin in range(0, len(come), self._together):
+                some = come[begin : begin + self._together]
+                await asyncio.gather(*(self._look(*each, endpoints, outbox) for each in some))
 
     async def _begin(self, number: int, held: Readable) -> None:
         """What is due of a partition that came: its store says."""
@@ -80,34 +81,32 @@ class Looker:
             walk.close()
         self._begun[number] = held
 
-    def _come(self, stores: Mapping[int, Readable], now_ms: int) -> list[tuple[int, Txid]]:
-        """Those whose time has come, each once, if their time is still that one."""
-        found: dict[Txid, int] = {}
+    def _come(self, stores: Mapping[int, Readable], now_ms: int) -> list[tuple[int, Txid, str]]:
+        """Partition, txid and whom to ask of those whose time has come, each once, if it is still that one."""
+        found: dict[Txid, tuple[int, str]] = {}
         for number, heap in self._due.items():
             held = stores.get(number)
             while held is not None and heap and heap[0][0] <= now_ms:
                 _, txid = heapq.heappop(heap)
                 try:
-                    if txid not in found and _stands(held.store, txid, now_ms):
-                        found[txid] = number
+                    if txid not in found and (status := _due(held.store, txid, now_ms)) is not None:
+                        found[txid] = number, to_ask(status)
                 except Corrupt as error:  # whoever judges it next has the store made again
                     log.warning("where it stands cannot be read: %s", error, extra={"partition": number})
-        return [(number, txid) for txid, number in found.items()]
+        return [(number, txid, whom) for txid, (number, whom) in found.items()]
 
-    async def _look(self, txid: Txid, number: int, endpoints: Endpoints, outbox: Outbox) -> None:
+    async def _look(self, number: int, txid: Txid, whom: str, endpoints: Endpoints, outbox: Outbox) -> None:
         asked_ms = int(time.time() * 1000)
         self.due(number, asked_ms + AGAIN_MS, txid)
-        words = await endpoints.look_up(txid)
+        words = await endpoints.look_up(txid, whom)
         if words is None:
             return  # nobody answered: again in a while
         news = Looked(tuple(words), endpoints.counting(), asked_ms)
         await outbox.send([(Out(NETWORK_NEWS, txid, NEWS.encode(news)), None)])
 
 
-def _stands(store: Store, txid: Txid, now_ms: int) -> bool:
-    """Whether it is still to be looked up by now."""
+def _due(store: Store, txid: Txid, now_ms: int) -> NetworkStatus | None:
+    """Where it stands, if it is still to be looked up by now."""
     stored = store.get(txid)
-    if stored is None:
-        return False
-    at_ms = _status(stored[32:]).look_ms
-    return 0 < at_ms <= now_ms
+    status = None if stored is None else _status(stored[32:])
+    return status if status is not None and 0 < status.look_ms <= now_ms else None

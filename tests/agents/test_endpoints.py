@@ -631,6 +631,9 @@ async def test_where_a_transaction_stands_is_said_by_those_that_know_it(world: W
     assert [(word.endpoint, word.kind, word.network) for word in words] == [
         (f"arc@{world.urls[0][7:]}", "accepted", True)
     ]
+    assert await endpoints.look_up(txid_of(1), words[0].endpoint) is not None
+    assert await endpoints.look_up(txid_of(1), f"arc@{world.urls[1][7:]}") == []
+    assert len(await endpoints.look_up(txid_of(1), "arc@gone") or ()) == 1
     for arc in world.arcs:
         arc.on_look_up = lambda _: web.Response(status=503)
     assert await endpoints.look_up(txid_of(1)) is None

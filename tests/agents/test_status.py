@@ -95,7 +95,7 @@ class Endpoints:
         self.most = 0
         self._now = 0
 
-    async def look_up(self, txid: bytes) -> list[Word] | None:
+    async def look_up(self, txid: bytes, whom: str) -> list[Word] | None:
         self._now += 1
         self.most = max(self.most, self._now)
         await asyncio.sleep(0.005)

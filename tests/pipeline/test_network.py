@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.network import LOOK_LIMIT_MS, UNKNOWN, Step, Times, hear
+from pipeline.network import LOOK_LIMIT_MS, UNKNOWN, Step, Times, hear, to_ask
 from schemas.flow import Origin
 from schemas.network import Looked, NetworkStatus, News, Reported, Word
 from tests.profiles import CHEAP
@@ -75,6 +75,7 @@ def test_a_refusal_counts_when_a_second_look_finds_no_acceptance() -> None:
     told = Told()
     told.hear(reported(no(A), no(B)))
     assert (told.status.decided, told.status.look_ms, told.results) == ("", NOW + 30_000, {})
+    assert to_ask(told.status) == ""
     told.hear(Looked((), BOTH, NOW + 29_999), NOW + 29_999)  # asked too soon
     assert told.status.decided == ""
     told.hear(Looked((), BOTH, NOW + 30_000), NOW + 30_100)
@@ -109,6 +110,7 @@ def test_taken_without_its_ancestors_is_not_accepted_yet() -> None:
     for looks in range(1, 12):
         told.hear(Looked((word(A, "accepted", NOW + 1),), BOTH, NOW))
         assert told.status.look_ms == NOW + min(LOOK_LIMIT_MS, 60_000 << looks)
+    assert to_ask(told.status) == A
     told.hear(Looked((seen(A, NOW + 2),), BOTH, NOW))
     assert told.status.look_ms == 0
 
@@ -135,6 +137,8 @@ def test_who_comes_later_hears_at_once_and_who_asks_again_hears_again() -> None:
     assert told.contexts == {"topic:tm_x": "accept", "topic:tm_y": "accept"}
     assert told.results == {1: "accepted", 2: "accepted"}
     assert told.status.request_ids == ("r1", "r2")
+    told.hear(reported(contexts=("topic:tm_y",), request_ids=("r2",)))  # delivered twice
+    assert told.results.keys() == {1, 2}
 
 
 def test_an_ancestor_that_nobody_asked_for_has_no_result() -> None:
