@@ -109,7 +109,8 @@ def _decision(before: NetworkStatus, status: NetworkStatus, news: News, now_ms: 
 
 def to_ask(status: NetworkStatus) -> str:
     """The endpoint to ask where it stands, empty for all: of what was taken and not seen yet, who took it knows."""
-    return status.endpoint if status.decided == "accepted" and not status.settles_ms else ""
+    taker = None if status.settles_ms else _taker(status)
+    return "" if taker is None else taker.endpoint
 
 
 def _taker(status: NetworkStatus) -> Word | None:
@@ -130,7 +131,7 @@ def _next_look(status: NetworkStatus, news: News, now_ms: int, times: Times) -> 
     if status.settles_ms:
         late = isinstance(news, Looked) and now_ms >= status.settles_ms  # and still nobody decided it
         return now_ms + times.settle_ms if late else status.settles_ms
-    seen = any(word.network for word in status.words)
+    seen = any(word.network and word.kind == "accepted" for word in status.words)
     if status.decided != "accepted" or seen:
         return 0
     return now_ms + min(LOOK_LIMIT_MS, times.unseen_ms << min(status.looks, 16))

@@ -115,6 +115,17 @@ def test_taken_without_its_ancestors_is_not_accepted_yet() -> None:
     assert told.status.look_ms == 0
 
 
+def test_who_took_it_is_asked_until_that_one_says_otherwise_and_then_the_other() -> None:
+    told = Told()
+    told.hear(reported(word(A, "accepted"), word(B, "accepted"), stands=True))
+    assert to_ask(told.status) == A
+    told.hear(Looked((no(A, NOW + 1, network=True),), BOTH, NOW))
+    assert (to_ask(told.status), told.status.decided) == (B, "accepted")
+    assert told.status.look_ms == NOW + 60_000
+    told.hear(Looked((no(B, NOW + 2, network=True),), BOTH, NOW))
+    assert (to_ask(told.status), told.status.settles_ms) == ("", NOW + 30_000)
+
+
 def test_a_late_double_spend_takes_away_what_was_accepted_and_the_network_may_turn_again() -> None:
     told = Told()
     told.hear(reported(seen(A), seen(B)))
