@@ -8,13 +8,12 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from agents import metrics
 from agents.runtime.ancestors import Ancestors
 from agents.runtime.aside import aside, is_long
-from agents.runtime.chain_news import ChainNews
+from agents.runtime.chain_watch import ChainWatch
 from agents.runtime.desk import Teller
 from agents.runtime.examining import Examiners
-from agents.runtime.headers import Follower, HeaderSettings, News, Reorganised
+from agents.runtime.headers import HeaderSettings
 from agents.runtime.http import HttpSettings, Transport
 from agents.runtime.outcomes import MESSAGE_CHARS, result_out
 from agents.runtime.pool import BusyError
@@ -105,18 +104,15 @@ class Verify:
         self._ancestors = ancestors
         self._examiners = examiners
         self._policy = policy
-        self._settings = trackers
-        self._headers = headers or HeaderSettings()
-        self._folder = Path(data_dir, self.name, "headers")
-        self._news = ChainNews(self.name)
-        self._follower: Follower | None = None
+        folder = Path(data_dir, self.name, "headers")
+        self._chain = ChainWatch(self.name, trackers, headers or HeaderSettings(), folder)
         self._transport = Transport(http)
         self._sandbox = Sandbox(policy, sandbox)
         self._trackers: Trackers | None = None
 
     def tell_to(self, teller: Teller) -> None:
         """Who writes events of this stage. Before `start`."""
-        self._news = ChainNews(self.name, teller)
+        self._chain.tell_to(teller)
         if self._examiners is not None:
             self._examiners.tell_to(teller)
 
@@ -133,20 +129,8 @@ class Verify:
     async def start(self) -> None:
         """Open connections, follow headers if that is wanted, and start the script children."""
         await self._transport.__aenter__()
-        if self._settings.follower != "off":
-            self._follower = Follower(
-                self._headers, self._settings.trackers, self._transport, self._folder, tell=self._heard
-            )
-        self._trackers = Trackers(
-            self._settings,
-            self._transport,
-            follower=self._follower,
-            tell=self._news.disagreement,
-            tell_reorganised=self._news.reorganised,
-        )
-        metrics.register_chain(self.name, self._trackers.names, self._follower.sources if self._follower else ())
-        if self._follower is not None:
-            await self._follower.start()
+        await self._chain.start(self._transport)
+        self._trackers = self._chain.trackers
         await self._sandbox.start()
         if self._examiners is not None:
             await self._examiners.start()
@@ -158,21 +142,11 @@ class Verify:
         if self._ancestors is not None:
             await self._ancestors.follow()
 
-    def _heard(self, news: News) -> None:
-        assert self._trackers is not None
-        if isinstance(news, Reorganised):
-            self._trackers.reorganised(news)
-        else:
-            self._news.followed(news)
-
     async def stop(self) -> None:
         """Close them."""
         if self._ancestors is not None:
             await self._ancestors.stop()
-        if self._follower is not None:
-            await self._follower.close()
-        if self._trackers is not None:
-            await self._trackers.close()
+        await self._chain.stop()
         await self._sandbox.stop()
         if self._examiners is not None:
             await self._examiners.stop()

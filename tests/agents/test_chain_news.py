@@ -161,12 +161,13 @@ def test_a_worker_s_events_are_the_stage_s_and_its_headers_lie_below_the_worker_
     settings = load(flags=flags, environment={}).settings
     cluster = Cluster("cluster", {}, {})
     stage = make_stage("verify", settings, cluster)
-    assert (stage._folder, stage._headers.poll_s) == (tmp_path / "verify/headers", 7)
+    chain = stage._chain
+    assert (chain._folder, chain._headers.poll_s) == (tmp_path / "verify/headers", 7)
     desk, events = Desk(Board(max_in_flight=1, max_bytes=1), restores=False, settle_s=1), Events()
     desk.teller = events
     worker: Any = SimpleNamespace(desk=desk)
     _driver(stage, settings, cluster)(worker)
-    stage._news.reorganised(Reorganised("follower", CHECKPOINT))
+    chain._replaced(Reorganised("follower", CHECKPOINT))
     assert events.kinds() == ["chain-reorganised"]
 
 
