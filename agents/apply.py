@@ -3,6 +3,8 @@
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
+from aiohttp import web
+
 from agents.runtime.desk import Teller
 from agents.runtime.hosting import FAILURES, ApplySettings, Hosted, Judge
 from agents.runtime.outbox import Outbox
@@ -104,6 +106,9 @@ class ApplyStage:
     def beside(self, stores: Mapping[int, Readable], outbox: Outbox) -> Sequence[Coroutine[Any, Any, None]]:
         """Nothing."""
         return ()
+
+    def add_to(self, router: web.UrlDispatcher) -> None:
+        """Nothing."""
 
     def lift(self) -> None:
         """Let suspended contexts go on."""

@@ -1,11 +1,18 @@
 """status: where a transaction stands with the network, decided from the news, and told; exactly once."""
 
 from collections.abc import Coroutine, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
+from aiohttp import web
 from msgspec import Struct, msgpack
 
+from agents.runtime.anchors import Anchors
+from agents.runtime.callbacks import Callbacks
+from agents.runtime.chain_watch import ChainWatch
+from agents.runtime.desk import Teller
 from agents.runtime.endpoints import BroadcastSettings, Endpoints
+from agents.runtime.headers import HeaderSettings, Reorganised
 from agents.runtime.http import HttpSettings, Transport
 from agents.runtime.looker import Looker
 from agents.runtime.outbox import Outbox
@@ -13,6 +20,7 @@ from agents.runtime.outcomes import result_out
 from agents.runtime.partition import Decided, Heads, Settled
 from agents.runtime.records import Emit, Fault, Hold, Inbound, Out
 from agents.runtime.shelf import Readable
+from agents.runtime.trackers import TrackerSettings
 from pipeline import results
 from pipeline.follow import Form, Keyed
 from pipeline.network import UNKNOWN, Step, Tell, Times, hear
@@ -40,6 +48,10 @@ class StatusSettings(Struct, frozen=True):
         float,
         why("From an acceptance to the look whether the network has it; endpoints send again after 60 s.", gt=0),
     ] = 60.0
+    unmined_s: Annotated[
+        float,
+        why("From when it was seen to the look whether it is mined: two blocks. Doubled each time, up to 4 h.", gt=0),
+    ] = 1200.0
     looks: Annotated[int, why("Transactions looked up at once; each is a call to every endpoint.", ge=1)] = 16
 
 
@@ -53,28 +65,66 @@ class Status:
     form: Form = Keyed()
     went_well: tuple[str, ...] = ("accepted", "refused", "heard")
 
-    def __init__(self, settings: StatusSettings, broadcast: BroadcastSettings, http: HttpSettings) -> None:
-        self._times = Times(int(settings.settle_s * 1000), int(settings.unseen_s * 1000))
+    def __init__(
+        self,
+        settings: StatusSettings,
+        broadcast: BroadcastSettings,
+        http: HttpSettings,
+        trackers: TrackerSettings | None = None,
+        headers: HeaderSettings | None = None,
+        data_dir: str = ".",
+    ) -> None:
+        """What it waits for, and whom it asks.
+
+        headers, data_dir: of the header follower, where `trackers.follower` wants one.
+
+        Raises:
+            ValueError: the token of callbacks is empty.
+            OSError: it cannot be read.
+        """
+        self._times = Times(
+            int(settings.settle_s * 1000), int(settings.unseen_s * 1000), int(settings.unmined_s * 1000)
+        )
+        folder = Path(data_dir, self.name, "headers")
+        self._chain = ChainWatch(
+            self.name, trackers or TrackerSettings(), headers or HeaderSettings(), folder, self._reorganised
+        )
+        anchors = Anchors(self._chain)
+        self._callbacks = Callbacks(broadcast.callback_token_file, anchors)
         self._broadcast = broadcast
         self._transport = Transport(http)
         self._endpoints: Endpoints | None = None
-        self._looker = Looker(settings.looks)
+        self._looker = Looker(settings.looks, anchors)
 
     async def start(self) -> None:
         """Open connections."""
         await self._transport.__aenter__()
         self._endpoints = Endpoints(self._broadcast, self._transport)
+        await self._chain.start(self._transport)
 
     async def stop(self) -> None:
         """Close them."""
         if self._endpoints is not None:
             await self._endpoints.close()
+        await self._chain.stop()
         await self._transport.__aexit__(None, None, None)
 
     def beside(self, stores: Mapping[int, Readable], outbox: Outbox) -> Sequence[Coroutine[Any, Any, None]]:
         """Endpoints are asked where transactions stand whose time has come."""
         assert self._endpoints is not None
+        self._callbacks.outbox = outbox
         return (self._looker.run(stores, self._endpoints, outbox),)
+
+    def add_to(self, router: web.UrlDispatcher) -> None:
+        """Endpoints call back."""
+        self._callbacks.add_to(router)
+
+    def tell_to(self, teller: Teller) -> None:
+        """Who writes events of this stage. Before `start`."""
+        self._chain.tell_to(teller)
+
+    def _reorganised(self, found: Reorganised) -> None:
+        self._looker.reorganised(found.height)
 
     def compute(self, record: Inbound, layer: Layer, heads: Heads, now_ms: int) -> Decided:
         """What news about a transaction comes to."""
@@ -139,6 +189,10 @@ def _outs(txid: Txid, step: Step, now_ms: int) -> list[Out]:
             verdict = Verdict(status.code, status.message)
             result = results.refused(about, verdict, status.endpoint, now_ms, status.revision, status.competing)
         outs.append(result_out(result))
+    if step.block and status.origin is not None:
+        about = About(status.origin, status.request_ids, txid, None, len(status.contexts))
+        told = results.in_block(about, step.block, status.height, status.root, now_ms, status.endpoint)
+        outs.append(result_out(told))
     return outs
 
 

@@ -61,7 +61,14 @@ def make_stage(name: str, settings: Settings, cluster: Cluster) -> Any:
         case "status":
             from agents.status import Status
 
-            return Status(settings.status, settings.broadcast, settings.http)
+            return Status(
+                settings.status,
+                settings.broadcast,
+                settings.http,
+                settings.trackers,
+                settings.headers,
+                settings.worker.data_dir,
+            )
         case "retry":
             from agents.parse import Parse
             from agents.retry import Retry

@@ -48,6 +48,7 @@ INVARIANTS: tuple[Invariant, ...] = (
     Invariant("VALUE-1", "No un-mined transaction makes more than it spends.", "pipeline/verify.py"),
     Invariant("SCRIPT-1", "Every input of every un-mined transaction satisfies its parent's real script and value.", "pipeline/verify.py"),
     Invariant("ANCHOR-1", "Every proven ancestor's root was confirmed by a quorum of chain trackers.", "pipeline/verify.py"),
+    Invariant("ANCHOR-2", "A transaction is mined when trackers vouch for a path of its own, and only as long as they do.", "pipeline/network.py"),
     Invariant("NAMED-1", "What is remembered of a named ancestor supplies bytes, never trust: completed, the payload is judged like any other.", "pipeline/verify.py"),
     Invariant("QUORUM-1", "Two equal definite answers of three decide.", "pipeline/chain/quorum.py"),
     Invariant("QUORUM-2", "Unknown is never no, and is never cached.", "pipeline/chain/quorum.py"),

@@ -10,6 +10,9 @@
 - Contexts hear each decision once. One that comes later hears it when it comes; who asks again gets the result again,
   at the next revision, with all request ids.
 
+- **Mined** when the trackers say yes to a Merkle path of it; the path is kept. When they say no to it later, its block
+  was replaced: the path is dropped, and another taken when it comes. **Buried** when its block is `BURIED` deep.
+
 News comes repeated and in any order. Of one endpoint the latest word counts, by when it was heard.
 """
 
@@ -20,7 +23,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from pipeline.broadcast import refusal
-from schemas.network import Looked, NetworkStatus, News, Word
+from schemas.network import Anchored, Heard, Looked, NetworkStatus, News, Reported, Word
 from schemas.types import Context
 
 UNKNOWN = NetworkStatus(revision=0, decided="", endpoint="")
@@ -29,12 +32,28 @@ UNKNOWN = NetworkStatus(revision=0, decided="", endpoint="")
 LOOK_LIMIT_MS = 600_000
 """Between two looks at what was accepted and not seen yet, at most."""
 
+MINE_LIMIT_MS = 4 * 3_600_000
+"""Between two looks at what was seen and not mined yet, at most."""
+
+BURIED = 100
+"""Blocks on top of a transaction's own, itself counted, behind which it is not looked at again."""
+
+BLOCK_MS = 600_000
+"""Between two blocks, about."""
+
+Block = Literal["", "mined", "buried"]
+"""What became of a transaction's place in a block."""
+
+Said = Reported | Looked | Heard
+"""News that holds words of endpoints."""
+
 
 class Times(Struct, frozen=True):
     """How long is waited, milliseconds."""
 
     settle_ms: int  # from a refusal to the second look
     unseen_ms: int  # from an acceptance to the first look whether the network has it; doubled each time
+    unmined_ms: int  # from when it was seen to the first look whether it is mined; doubled each time
 
 
 class Tell(Struct, frozen=True):
@@ -50,10 +69,13 @@ class Step(Struct, frozen=True):
     status: NetworkStatus
     tells: tuple[Tell, ...] = ()
     result: bool = False  # whether what is decided is told on `results`, at the status's revision
+    block: Block = ""  # to be told there too
 
 
 def hear(before: NetworkStatus, news: News, now_ms: int, times: Times) -> Step:
     """What follows from news about a transaction that stood so."""
+    if isinstance(news, Anchored):
+        return _anchored(before, news, now_ms, times)
     status = _heard(before, news)
     decided = _decision(before, status, news, now_ms, times)
     status = replace(decided, look_ms=_next_look(decided, news, now_ms, times))
@@ -64,18 +86,40 @@ def hear(before: NetworkStatus, news: News, now_ms: int, times: Times) -> Step:
     return Step(replace(status, revision=before.revision + 1) if result else status, tells, result)
 
 
-def _heard(before: NetworkStatus, news: News) -> NetworkStatus:
+def _anchored(before: NetworkStatus, news: Anchored, now_ms: int, times: Times) -> Step:
+    """What the trackers said of a path. A later no to the one that is kept takes it away; other noes say nothing."""
+    same = bool(before.path) and (news.height, news.root) == (before.height, before.root)
+    if not news.stands:
+        if not same:
+            return Step(before)
+        look_ms = now_ms + times.unmined_ms
+        return Step(replace(before, path=b"", height=-1, root=b"", buried=False, looks=0, look_ms=look_ms))
+    depth = news.tip - news.height + 1
+    status = replace(
+        before, path=news.path, height=news.height, root=news.root, buried=depth >= BURIED, decided="accepted", code="",
+        message="", settles_ms=0, looks=0, endpoint=before.endpoint or "trackers",
+        look_ms=0 if depth >= BURIED else now_ms + max(1, BURIED - depth) * BLOCK_MS,
+    )  # fmt: skip
+    result = bool(status.request_ids) and before.decided != "accepted"
+    if result:
+        status = replace(status, revision=before.revision + 1)
+    block: Block = "buried" if status.buried else "mined"
+    news_to_us = status.request_ids and not (same and status.buried == before.buried)
+    return Step(status, _tells(before, status), result, block if news_to_us else "")
+
+
+def _heard(before: NetworkStatus, news: Said) -> NetworkStatus:
     words = {word.endpoint: word for word in before.words}
     for word in news.words:
         last = words.get(word.endpoint)
         if last is None or word.at_ms >= last.at_ms:
             words[word.endpoint] = word
     kept = tuple(words[name] for name in sorted(words))
-    news_to_us = [(w.endpoint, w.kind, w.status) for w in kept] != [
-        (w.endpoint, w.kind, w.status) for w in before.words
-    ]
-    status = replace(before, words=kept, looks=0 if news_to_us else before.looks + isinstance(news, Looked))
-    if isinstance(news, Looked):
+    news_to_us = list(map(_says, kept)) != list(map(_says, before.words))
+    counting = before.counting if isinstance(news, Heard) else news.endpoints
+    looks = 0 if news_to_us else before.looks + isinstance(news, Looked)
+    status = replace(before, words=kept, looks=looks, counting=counting)
+    if not isinstance(news, Reported):
         return status
     return replace(
         status,
@@ -86,14 +130,16 @@ def _heard(before: NetworkStatus, news: News) -> NetworkStatus:
     )
 
 
-def _decision(before: NetworkStatus, status: NetworkStatus, news: News, now_ms: int, times: Times) -> NetworkStatus:
+def _decision(before: NetworkStatus, status: NetworkStatus, news: Said, now_ms: int, times: Times) -> NetworkStatus:
+    if status.path:
+        return replace(status, competing=_rivals(status))  # whatever anybody says of it
     if (taker := _taker(status)) is not None:
         endpoint = before.endpoint if before.decided == "accepted" else taker.endpoint
         return replace(
             status, decided="accepted", endpoint=endpoint, code="", message="", competing=_rivals(status), settles_ms=0
         )
-    words = [(word.endpoint, word) for word in status.words if word.endpoint in news.endpoints]
-    refused = refusal(words, len(news.endpoints))
+    words = [(word.endpoint, word) for word in status.words if word.endpoint in status.counting]
+    refused = refusal(words, len(status.counting)) if status.counting else None
     if refused is None or before.decided == "refused":
         return replace(status, settles_ms=0 if refused is None else status.settles_ms, competing=_rivals(status))
     if not before.settles_ms:
@@ -119,6 +165,10 @@ def _taker(status: NetworkStatus) -> Word | None:
     return min(takers, key=lambda word: (word.at_ms, word.endpoint), default=None)
 
 
+def _says(word: Word) -> tuple[str, str, str, bool]:
+    return word.endpoint, word.kind, word.status, word.network
+
+
 def _said(word: Word) -> str:
     return " ".join(filter(None, (word.status, word.message))) or word.kind
 
@@ -127,14 +177,17 @@ def _rivals(status: NetworkStatus) -> tuple[bytes, ...]:
     return tuple(dict.fromkeys(txid for word in status.words for txid in word.competing))
 
 
-def _next_look(status: NetworkStatus, news: News, now_ms: int, times: Times) -> int:
+def _next_look(status: NetworkStatus, news: Said, now_ms: int, times: Times) -> int:
+    if status.path:
+        return status.look_ms
     if status.settles_ms:
         late = isinstance(news, Looked) and now_ms >= status.settles_ms  # and still nobody decided it
         return now_ms + times.settle_ms if late else status.settles_ms
     seen = any(word.network and word.kind == "accepted" for word in status.words)
-    if status.decided != "accepted" or seen:
+    if status.decided != "accepted":
         return 0
-    return now_ms + min(LOOK_LIMIT_MS, times.unseen_ms << min(status.looks, 16))
+    first, limit = (times.unmined_ms, MINE_LIMIT_MS) if seen else (times.unseen_ms, LOOK_LIMIT_MS)
+    return now_ms + min(limit, first << min(status.looks, 16))
 
 
 def _tells(before: NetworkStatus, status: NetworkStatus) -> tuple[Tell, ...]:

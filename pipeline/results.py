@@ -3,6 +3,7 @@
 import hashlib
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import Literal
 
 from msgspec import Struct
 
@@ -121,6 +122,15 @@ def refused(
     )  # fmt: skip
 
 
+def in_block(
+    about: About, outcome: Literal["mined", "buried"], height: int, root: bytes, now_ms: int, endpoint: str
+) -> Result:
+    """The transaction is in a block: told once for each block, and again when it is deep."""
+    assert about.txid is not None
+    name = _id(outcome, display(about.txid), str(height), root.hex())
+    return _result(name, outcome, about, now_ms, endpoint=endpoint or None, block_height=height)
+
+
 def revised(about: About, admittance: Admittance, sequence: int, state_root: bytes, now_ms: int) -> Result:
     """The context judged the transaction again, and otherwise: something it spends came or went."""
     assert about.txid is not None
@@ -159,6 +169,7 @@ def _result(
     repeat: bool = False,
     competing: tuple[Txid, ...] = (),
     endpoint: str | None = None,
+    block_height: int | None = None,
 ) -> Result:
     origin = about.origin
     return Result(
@@ -178,6 +189,7 @@ def _result(
         repeat=repeat,
         competing=tuple(display(txid) for txid in competing),
         endpoint=endpoint,
+        block_height=block_height,
         origin=ResultOrigin(origin.topic, origin.partition, origin.offset),
         time=rfc3339(now_ms),
     )

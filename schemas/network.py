@@ -5,7 +5,7 @@ from typing import Literal
 from msgspec import Struct
 
 from schemas.flow import Origin
-from schemas.types import Context, Txid
+from schemas.types import Context, Root, Txid
 from schemas.wire import Schema
 
 
@@ -41,7 +41,24 @@ class Looked(Struct, frozen=True, array_like=True, tag="looked"):
     asked_ms: int
 
 
-News = Reported | Looked
+class Heard(Struct, frozen=True, array_like=True, tag="heard"):
+    """An endpoint said something by itself."""
+
+    words: tuple[Word, ...]
+
+
+class Anchored(Struct, frozen=True, array_like=True, tag="anchored"):
+    """The trackers were asked about a Merkle path of a transaction."""
+
+    path: bytes  # BUMP (BRC-74)
+    height: int
+    root: Root
+    stands: bool  # they say yes; no otherwise: what they cannot say is not reported
+    tip: int  # height of the chain when they were asked
+    asked_ms: int
+
+
+News = Reported | Looked | Heard | Anchored
 """What is heard about a transaction."""
 
 
@@ -62,6 +79,11 @@ class NetworkStatus(Struct, frozen=True, array_like=True):
     settles_ms: int = 0  # a refusal counts when a look at or after this time finds no acceptance; 0: none is due
     look_ms: int = 0  # when endpoints are to be asked next; 0: not
     looks: int = 0  # asked so far, since something was last heard otherwise
+    path: bytes = b""  # a Merkle path that the trackers vouch for: it is mined
+    height: int = -1  # of its block
+    root: Root = b""
+    buried: bool = False  # so deep that nobody looks any more
+    counting: tuple[str, ...] = ()  # endpoints whose silence counts, as last reported
 
 
 NEWS: Schema[News] = Schema(

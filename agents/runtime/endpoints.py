@@ -9,15 +9,17 @@ import random
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import quote
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from agents.runtime.http import BreakerOpen, Failure, Remote, Transport, Unavailable, remotes
 from pipeline.broadcast import AskAgain, Call, Lane, Refused, Success, Waits, decide, halves, lanes
 from pipeline.broadcasters import ANSWERS, Batch, Kind, Policy, Reply
 from pipeline.broadcasters.arc import DIALECTS
-from pipeline.http import HttpReply, Unreadable
+from pipeline.http import HttpReply, HttpRequest, Unreadable
 from schemas.flow import BroadcastRequest
 from schemas.network import Word
 from schemas.types import Txid, why
@@ -61,6 +63,16 @@ class BroadcastSettings(Struct, frozen=True):
     max_wait_s: Annotated[
         int, why("How long an endpoint may hold a reply for `wait_for`; below `timeout_s`.", ge=1, le=30)
     ] = 5
+    callback_url: Annotated[
+        str,
+        why(
+            "Where endpoints reach the HTTP port of a status worker, as https://host; they are told "
+            "`<this>/callback?endpoint=…`. Empty: they call nobody back, and are asked instead."
+        ),
+    ] = ""
+    callback_token_file: Annotated[
+        str, why("Holds what endpoints must show with a callback; they are told it with each transaction.")
+    ] = ""
     down_limit_s: Annotated[
         float,
         why(
@@ -88,6 +100,13 @@ class Outcome(Struct, frozen=True):
     replies: Mapping[Txid, Sequence[tuple[str, Reply]]]
     """Of each transaction of its family: endpoint and last word, in the order of the setting."""
     endpoints: tuple[str, ...]  # see `Endpoints.counting`
+
+
+class Found(Struct, frozen=True):
+    """Where a transaction stands, as those say that know it."""
+
+    words: tuple[Word, ...]
+    paths: tuple[bytes, ...]  # Merkle paths that came along, unverified
 
 
 class _Endpoint:
@@ -178,6 +197,9 @@ class Endpoints:
             raise ValueError("broadcast.max_wait_s: a reply held that long comes after broadcast.timeout_s")
         for remote in found:
             transport.know(remote)
+        if bool(settings.callback_url) != bool(settings.callback_token_file):
+            raise ValueError("broadcast.callback_url and broadcast.callback_token_file go together")
+        self._callback_token = read_token(settings.callback_token_file) if settings.callback_url else ""
         self._settings = settings
         self._transport = transport
         self._draw = draw
@@ -304,7 +326,7 @@ class Endpoints:
         try:
             came = await self._transport.send(
                 endpoint.remote,
-                dialect.submit([member.ef for member in call], settings.wait_for, settings.max_wait_s),
+                self._submission(endpoint, [member.ef for member in call]),
                 read,
                 settings.timeout_s,
                 dialect.authorization,
@@ -318,6 +340,14 @@ class Endpoints:
         for reply in batch.replies.values():
             self._count(endpoint.name, reply)
         return batch
+
+    def _submission(self, endpoint: _Endpoint, efs: Sequence[bytes]) -> HttpRequest:
+        request = endpoint.dialect.submit(efs, self._settings.wait_for, self._settings.max_wait_s)
+        if not self._callback_token:
+            return request
+        url = f"{self._settings.callback_url.rstrip('/')}/callback?endpoint={quote(endpoint.name, safe='')}"
+        told = (("X-CallbackUrl", url), ("X-CallbackToken", self._callback_token), ("X-FullStatusUpdates", "true"))
+        return structs.replace(request, headers=(*request.headers, *told))
 
     def _outcome(self, work: _Work, request: BroadcastRequest) -> Outcome:
         step = work.step(request)
@@ -337,7 +367,7 @@ class Endpoints:
         up = tuple(e.name for e in self._endpoints if e.silent_since is None or e.silent_since > since)
         return up or tuple(endpoint.name for endpoint in self._endpoints)
 
-    async def look_up(self, txid: Txid, whom: str = "") -> list[Word] | None:
+    async def look_up(self, txid: Txid, whom: str = "") -> Found | None:
         """Where a transaction stands with every endpoint that knows it; None where none answers.
 
         whom: the one endpoint to ask; all, where it is empty or no longer among the settings.
@@ -347,11 +377,13 @@ class Endpoints:
         if all(reply is None for reply in replies):
             return None
         now_ms = int(time.time() * 1000)
-        return [
-            word_of(endpoint.name, reply, now_ms)
+        known = [
+            (endpoint.name, reply)
             for endpoint, reply in zip(asked, replies, strict=True)
             if reply is not None and reply.status != "UNKNOWN"
         ]
+        words = tuple(word_of(name, reply, now_ms) for name, reply in known)
+        return Found(words, tuple(reply.path for _, reply in known if reply.path))
 
     async def _look_up(self, endpoint: _Endpoint, txid: Txid) -> Reply | None:
         """An endpoint's answer; None where it gives none."""
@@ -409,3 +441,16 @@ def word_of(endpoint: str, reply: Reply, now_ms: int) -> Word:
             )
         case _:
             raise ValueError(f"{reply.kind} is no answer")
+
+
+def read_token(file: str) -> str:
+    """What endpoints show with a callback.
+
+    Raises:
+        ValueError: the file is empty.
+        OSError: it cannot be read.
+    """
+    token = Path(file).read_text(encoding="utf-8").strip()
+    if not token:
+        raise ValueError(f"{file} is empty: broadcast.callback_token_file holds the token of callbacks")
+    return token

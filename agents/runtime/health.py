@@ -100,8 +100,8 @@ class Port:
     async def _authorise(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        # Probes of an orchestrator carry no token; they tell nothing but up or down.
-        if self._token is not None and request.path not in ("/livez", "/readyz"):
+        # Probes of an orchestrator carry no token; they tell nothing but up or down. Callbacks have one of their own.
+        if self._token is not None and request.path not in ("/livez", "/readyz", "/callback"):
             given = request.headers.get("Authorization", "")
             # aiohttp keeps bytes that are no text as lone surrogates
             if not hmac.compare_digest(given.encode("utf-8", "surrogateescape"), f"Bearer {self._token}".encode()):

@@ -4,10 +4,11 @@ import asyncio
 import heapq
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 
 import msgspec
 
+from agents.runtime.anchors import Anchors
 from agents.runtime.endpoints import Endpoints
 from agents.runtime.outbox import Outbox
 from agents.runtime.records import Out
@@ -15,7 +16,7 @@ from agents.runtime.shelf import Readable
 from agents.runtime.store import Store
 from pipeline.network import to_ask
 from pipeline.state import Corrupt
-from schemas.network import NEWS, Looked, NetworkStatus
+from schemas.network import NEWS, Looked, NetworkStatus, News
 from schemas.types import Txid
 from topics.registry import NETWORK_NEWS
 
@@ -36,9 +37,11 @@ _status = msgspec.msgpack.Decoder(NetworkStatus).decode
 class Looker:
     """One a process."""
 
-    def __init__(self, together: int) -> None:
-        """together: transactions looked up at once."""
+    def __init__(self, together: int, anchors: Anchors) -> None:
+        """together: transactions looked up at once; anchors: who judges Merkle paths."""
         self._together = together
+        self._anchors = anchors
+        self._replaced_from: int | None = None  # blocks from this height on were replaced
         self._due: dict[int, list[tuple[int, Txid]]] = {}  # by partition, soonest first
         self._begun: dict[int, Readable] = {}  # partitions whose stores were looked through
 
@@ -51,6 +54,10 @@ class Looker:
         self._due.pop(partition, None)
         self._begun.pop(partition, None)
 
+    def reorganised(self, height: int) -> None:
+        """Blocks from this height on were replaced: paths into them are asked about again."""
+        self._replaced_from = height if self._replaced_from is None else min(height, self._replaced_from)
+
     async def run(self, stores: Mapping[int, Readable], endpoints: Endpoints, outbox: Outbox) -> None:
         """Until cancelled."""
         while True:
@@ -58,6 +65,10 @@ class Looker:
                 if self._begun.get(number) is not held:
                     await self._begin(number, held)
             come = self._come(stores, int(time.time() * 1000))
+            if (height := self._replaced_from) is not None:
+                self._replaced_from = None
+                for number, held in list(stores.items()):
+                    come += [(number, *each) async for each in _in_blocks(held.store, height)]
             if not come:
                 await asyncio.sleep(REST_S)
                 continue
@@ -81,28 +92,51 @@ class Looker:
             walk.close()
         self._begun[number] = held
 
-    def _come(self, stores: Mapping[int, Readable], now_ms: int) -> list[tuple[int, Txid, str]]:
-        """Partition, txid and whom to ask of those whose time has come, each once, if it is still that one."""
-        found: dict[Txid, tuple[int, str]] = {}
+    def _come(self, stores: Mapping[int, Readable], now_ms: int) -> list[tuple[int, Txid, NetworkStatus]]:
+        """Partition, txid and standing of those whose time has come, each once, if it is still that one."""
+        found: dict[Txid, tuple[int, NetworkStatus]] = {}
         for number, heap in self._due.items():
             held = stores.get(number)
             while held is not None and heap and heap[0][0] <= now_ms:
                 _, txid = heapq.heappop(heap)
                 try:
                     if txid not in found and (status := _due(held.store, txid, now_ms)) is not None:
-                        found[txid] = number, to_ask(status)
+                        found[txid] = number, status
                 except Corrupt as error:  # whoever judges it next has the store made again
                     log.warning("where it stands cannot be read: %s", error, extra={"partition": number})
-        return [(number, txid, whom) for txid, (number, whom) in found.items()]
+        return [(number, txid, status) for txid, (number, status) in found.items()]
 
-    async def _look(self, number: int, txid: Txid, whom: str, endpoints: Endpoints, outbox: Outbox) -> None:
+    async def _look(self, number: int, txid: Txid, status: NetworkStatus, endpoints: Endpoints, outbox: Outbox) -> None:
         asked_ms = int(time.time() * 1000)
         self.due(number, asked_ms + AGAIN_MS, txid)
-        words = await endpoints.look_up(txid, whom)
-        if words is None:
-            return  # nobody answered: again in a while
-        news = Looked(tuple(words), endpoints.counting(), asked_ms)
-        await outbox.send([(Out(NETWORK_NEWS, txid, NEWS.encode(news)), None)])
+        news: list[News] = []
+        paths = [status.path] if status.path else []
+        if not paths:
+            found = await endpoints.look_up(txid, to_ask(status))
+            if found is None:
+                return  # nobody answered: again in a while
+            news.append(Looked(found.words, endpoints.counting(), asked_ms))
+            paths = list(dict.fromkeys(found.paths))
+        for path in paths:
+            if (anchored := await self._anchors.check(txid, path)) is not None:
+                news.append(anchored)
+        await outbox.send([(Out(NETWORK_NEWS, txid, NEWS.encode(each)), None) for each in news])
+
+
+async def _in_blocks(store: Store, height: int) -> AsyncIterator[tuple[Txid, NetworkStatus]]:
+    """Those with a path into a block from this height on, but for those so deep that nobody looks."""
+    walk = store.walk(b"")
+    try:
+        while entries := walk.take(PASS):
+            for key, stored in entries:
+                status = _status(stored[32:]) if len(key) == 32 else None
+                if status is not None and status.path and status.height >= height and not status.buried:
+                    yield key, status
+            await asyncio.sleep(0)
+    except Corrupt as error:
+        log.warning("paths into replaced blocks cannot be read: %s", error)
+    finally:
+        walk.close()
 
 
 def _due(store: Store, txid: Txid, now_ms: int) -> NetworkStatus | None:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import aiokafka
 import msgspec
+from aiohttp import web
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from agents import metrics
@@ -99,6 +100,10 @@ class AtomicStage(Protocol):
 
         stores: of the partitions that are owned, as they come and go; outbox: for what belongs to no transaction.
         """
+        ...
+
+    def add_to(self, router: web.UrlDispatcher) -> None:
+        """Answer what else the worker's port is asked."""
         ...
 
     def lift(self) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import faust
+from aiohttp import web
 from mode.supervisors import CrashingSupervisor
 
 from agents import metrics
@@ -120,7 +121,7 @@ class Worker:
             self.runs.spoil if isinstance(self.runs, Lanes) else _nothing_spoils,
             shelf.differing if shelf else {},
         )
-        self.port = Port(self, settings, self.reads.add_to)
+        self.port = Port(self, settings, self._routes)
         self._run_file = run_dir / f"{stage}-{os.getpid()}.json"
         self._inputs = inputs
         self._started = time.time()
@@ -207,6 +208,11 @@ class Worker:
             if speaker is not None:
                 await speaker.leave()
             self._run_file.unlink(missing_ok=True)
+
+    def _routes(self, router: web.UrlDispatcher) -> None:
+        self.reads.add_to(router)
+        if isinstance(self.runs, Lanes):
+            self.runs.stage.add_to(router)
 
     def _shared(self) -> Shelf | None:
         """The stores, where others hold copies of them and reads are answered from them."""

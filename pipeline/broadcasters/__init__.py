@@ -30,6 +30,7 @@ class Reply(Struct, frozen=True):
     status: str = ""  # as the endpoint named it: SEEN_ON_NETWORK, 465
     competing: tuple[Txid, ...] = ()  # rivals that spend the same output
     network: bool = False  # the network's own word, not the endpoint's check: seen or mined, or rejected by a node
+    path: bytes = b""  # a Merkle path (BUMP, BRC-74) that came with it; nobody has looked whether it is one
 
 
 class Batch(Struct, frozen=True):

@@ -65,6 +65,9 @@ STATUSES: dict[str, Means] = {
 }
 """Every `txStatus`. One that is not here is pending."""
 
+MINED = frozenset({"MINED", "CONFIRMED", "IMMUTABLE"})
+"""Statuses that a Merkle path may come with."""
+
 REASONS: tuple[tuple[re.Pattern[str], Means], ...] = tuple(
     (re.compile(pattern), means)
     for pattern, means in (
@@ -101,6 +104,13 @@ class _Entry(Struct):
     detail: str | None = None
     extra_info: str | None = msgspec.field(name="extraInfo", default=None)
     competing: list[str] | None = msgspec.field(name="competingTxs", default=None)
+    path: str | None = msgspec.field(name="merklePath", default=None)
+
+
+class _Posted(_Entry):
+    """A callback: one status, or several where `X-CallbackBatch` asked for that."""
+
+    callbacks: list[_Entry] | None = None
 
 
 class _Fee(Struct):
@@ -203,7 +213,8 @@ def _reply(txid: Txid, entry: _Entry) -> Reply:
     named = (entry.tx_status or "").upper()
     means = _number(number) if number >= 400 else _named(named, message)
     status = str(number) if number >= 400 else named
-    return Reply(txid, means.kind, means.code, message, status, _hashes(entry.competing or ()), means.network)
+    path = _path(entry.path) if entry.path and named in MINED else b""
+    return Reply(txid, means.kind, means.code, message, status, _hashes(entry.competing or ()), means.network, path)
 
 
 def _number(number: int) -> Means:
@@ -234,6 +245,32 @@ def _alone(txid: Txid, status: int, entries: Sequence[_Entry] | Unreadable) -> R
     if entry.txid or entry.status != status:
         return Reply(txid, "transport", message=f"HTTP {status}, and no error of ARC's")
     return _reply(txid, entry)
+
+
+def _path(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        return b""  # no path is claimed then
+
+
+def read_callbacks(body: bytes) -> list[Reply] | Unreadable:
+    """What an endpoint posts to a callback URL by itself: one status, or several together (domain of ARC and Arcade).
+
+    Txids that are none are left out: whatever they are about, it is nothing of ours.
+    """
+    try:
+        found = msgspec.json.decode(body, type=_Posted)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        return Unreadable(f"not the JSON expected: {error}")
+    replies = []
+    for entry in [found] if found.callbacks is None else found.callbacks:
+        try:
+            txid = from_display((entry.txid or "").lower())
+        except ValueError:
+            continue
+        replies.append(_reply(txid, entry))
+    return replies
 
 
 def _hashes(found: Sequence[str]) -> tuple[Txid, ...]:

@@ -13,6 +13,7 @@ from agents.runtime.endpoints import BroadcastSettings
 from agents.runtime.http import HttpSettings
 from agents.runtime.partition import Decided, Heads, Settled
 from agents.runtime.records import Decision, Defer, Emit, Hold, Inbound, Out, Refuse, WorldCondition
+from agents.runtime.trackers import TrackerSettings
 from agents.status import Status, StatusSettings
 from pipeline import state
 from pipeline.contextual import Contextual
@@ -156,6 +157,9 @@ class Counter:
     def beside(self, stores: Any, outbox: Any) -> Sequence[Any]:
         return ()
 
+    def add_to(self, router: Any) -> None:
+        pass
+
     def lift(self) -> None:
         pass
 
@@ -233,10 +237,16 @@ def hosting_stage(topics: str) -> ApplyStage:
     return ApplyStage(ApplySettings(topics=hosted, judge_ms=300, judge_limit_ms=30_000, probe_after_s=1.0))
 
 
-def status_stage(endpoints: str) -> Status:
-    """The real one, quick to look a second time."""
-    settings = StatusSettings(settle_s=1.5, unseen_s=1.0)
-    return Status(settings, BroadcastSettings(endpoints=tuple(endpoints.split(","))), HttpSettings())
+def status_stage(services: str) -> Status:
+    """The real one, quick to look again. services: endpoints, and behind a semicolon trackers."""
+    endpoints, _, trackers = services.partition(";")
+    settings = StatusSettings(settle_s=1.5, unseen_s=1.0, unmined_s=1.0)
+    return Status(
+        settings,
+        BroadcastSettings(endpoints=tuple(endpoints.split(","))),
+        HttpSettings(),
+        TrackerSettings(trackers=tuple(trackers.split(","))),
+    )
 
 
 STAGES: dict[str, Any] = {

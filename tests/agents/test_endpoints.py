@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from agents.runtime.endpoints import BroadcastSettings, Endpoints, NoEndpoint, Outcome
+from agents.runtime.endpoints import BroadcastSettings, Endpoints, Found, NoEndpoint, Outcome
 from agents.runtime.http import HttpSettings, Transport
 from pipeline.broadcast import Refused, Success, Waits
 from pipeline.outcome import BY_CODE
@@ -626,15 +626,41 @@ async def test_where_a_transaction_stands_is_said_by_those_that_know_it(world: W
     world.arcs[0].on_look_up = lambda _: web.json_response(known)
     world.arcs[1].on_look_up = lambda _: web.json_response({"status": 404, "title": "Not found"}, status=404)
     endpoints = world.endpoints()
-    words = await endpoints.look_up(txid_of(1))
-    assert words is not None
+    found = await endpoints.look_up(txid_of(1))
+    assert found is not None
+    words = found.words
     assert [(word.endpoint, word.kind, word.network) for word in words] == [
         (f"arc@{world.urls[0][7:]}", "accepted", True)
     ]
     assert await endpoints.look_up(txid_of(1), words[0].endpoint) is not None
-    assert await endpoints.look_up(txid_of(1), f"arc@{world.urls[1][7:]}") == []
-    assert len(await endpoints.look_up(txid_of(1), "arc@gone") or ()) == 1
+    assert await endpoints.look_up(txid_of(1), f"arc@{world.urls[1][7:]}") == Found((), ())
+    assert await endpoints.look_up(txid_of(1), "arc@gone") is not None
+    world.arcs[0].on_look_up = lambda _: web.json_response({**known, "txStatus": "MINED", "merklePath": "0bad"})
+    mined = await endpoints.look_up(txid_of(1))
+    assert mined is not None
+    assert mined.paths == (b"\x0b\xad",)
     for arc in world.arcs:
         arc.on_look_up = lambda _: web.Response(status=503)
     assert await endpoints.look_up(txid_of(1)) is None
     await endpoints.close()
+
+
+@pytest.mark.setting("broadcast.callback_url")
+@pytest.mark.setting("broadcast.callback_token_file")
+async def test_endpoints_are_told_where_to_call_back_and_what_to_show(world: World, tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("secret\n")
+    endpoints = world.endpoints(callback_url="https://here/", callback_token_file=str(file))
+    await endpoints.broadcast([request(1)])
+    names = [f"arc%40{url[7:].replace(':', '%3A')}" for url in world.urls]
+    for arc, name in zip(world.arcs, names, strict=True):
+        for headers in arc.headers:
+            assert headers["X-CallbackUrl"] == f"https://here/callback?endpoint={name}"
+            assert (headers["X-CallbackToken"], headers["X-FullStatusUpdates"]) == ("secret", "true")
+    await endpoints.close()
+    for wrong in ({"callback_url": "https://here"}, {"callback_token_file": str(file)}):
+        with pytest.raises(ValueError, match="go together"):
+            world.endpoints(**wrong)
+    file.write_text(" ")
+    with pytest.raises(ValueError, match="is empty"):
+        world.endpoints(callback_url="https://here", callback_token_file=str(file))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agents.runtime.endpoints import BroadcastSettings
+from agents.runtime.endpoints import BroadcastSettings, Found
 from agents.runtime.http import HttpSettings
 from agents.runtime.looker import Looker
 from agents.runtime.partition import Heads
@@ -17,8 +17,9 @@ from agents.runtime.store import Store
 from agents.status import Status, StatusSettings, standing
 from pipeline import state
 from pipeline.state import Layer, Memory, encode
+from schemas.external import RESULT
 from schemas.flow import OPERATION, Evict
-from schemas.network import NEWS, Looked, NetworkStatus, News, Reported, Word
+from schemas.network import NEWS, Anchored, Looked, NetworkStatus, News, Reported, Word
 from tests.fakes import NOW_MS, Record, origin_at
 from topics.registry import NETWORK_NEWS, OPERATIONS, RESULTS
 
@@ -92,19 +93,31 @@ class Endpoints:
     def __init__(self) -> None:
         self.asked: list[bytes] = []
         self.silent = False
+        self.paths: tuple[bytes, ...] = ()
         self.most = 0
         self._now = 0
 
-    async def look_up(self, txid: bytes, whom: str) -> list[Word] | None:
+    async def look_up(self, txid: bytes, whom: str) -> Found | None:
         self._now += 1
         self.most = max(self.most, self._now)
         await asyncio.sleep(0.005)
         self._now -= 1
         self.asked.append(txid)
-        return None if self.silent else []
+        return None if self.silent else Found((), self.paths)
 
     def counting(self) -> tuple[str, ...]:
         return BOTH
+
+
+class Says:
+    """Trackers that say yes to every path but one."""
+
+    def __init__(self) -> None:
+        self.asked: list[bytes] = []
+
+    async def check(self, txid: bytes, path: bytes) -> Anchored | None:
+        self.asked.append(path)
+        return None if path == b"junk" else Anchored(path, 7, b"\x07" * 32, True, 9, NOW_MS)
 
 
 class Outbox:
@@ -134,7 +147,7 @@ async def test_what_is_due_is_looked_at_once_and_so_many_together(tmp_path: Path
         write(store, txid, 1)
     write(store, b"\x77" * 32, 1 << 60)
     write(store, b"\x78" * 32, 0)
-    looker, endpoints, outbox = Looker(together), Endpoints(), Outbox(store)
+    looker, endpoints, outbox = Looker(together, Says()), Endpoints(), Outbox(store)  # type: ignore[arg-type]
     looker.due(3, 1, b"\x78" * 32)
     running = looker.run({3: Readable(store, 1, owner=True)}, endpoints, outbox)  # type: ignore[arg-type]
     task = asyncio.ensure_future(running)
@@ -151,11 +164,68 @@ async def test_what_is_due_is_looked_at_once_and_so_many_together(tmp_path: Path
     store.close()
 
 
+async def run_until(looker: Looker, store: Store, endpoints: Endpoints, outbox: Outbox, count: int) -> list[News]:
+    """Until so much was written."""
+    stores: dict[int, Any] = {3: Readable(store, 1, owner=True)}
+    task = asyncio.ensure_future(looker.run(stores, endpoints, outbox))  # type: ignore[arg-type]
+    async with asyncio.timeout(10):
+        while len(outbox.sent) < count:
+            await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    return [NEWS.decode(out.value) for out in outbox.sent]
+
+
+async def test_paths_that_come_with_answers_are_asked_about(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    write(store, TXID, 1)
+    endpoints, says = Endpoints(), Says()
+    endpoints.paths = (b"junk", b"path", b"path")
+    looker = Looker(2, says)  # type: ignore[arg-type]
+    looked, anchored = await run_until(looker, store, endpoints, Outbox(store), 2)
+    assert isinstance(looked, Looked)
+    assert isinstance(anchored, Anchored)
+    assert says.asked == [b"junk", b"path"]
+    store.close()
+
+
+async def test_a_path_that_is_kept_is_asked_about_in_its_time_and_when_blocks_are_replaced(tmp_path: Path) -> None:
+    """The trackers, and no endpoint; what is buried or below is left alone."""
+    store = Store(tmp_path / "store")
+    for number, (height, look_ms, buried) in enumerate([(800, 1, False), (801, 1 << 60, False), (802, 0, True)]):
+        status = NetworkStatus(
+            1, "accepted", "arc@a", look_ms=look_ms, path=b"%d" % height, height=height, buried=buried
+        )
+        store.write({bytes([number]) * 32: state.seal(encode(status))}, 1)
+    endpoints, says = Endpoints(), Says()
+    looker = Looker(2, says)  # type: ignore[arg-type]
+    await run_until(looker, store, endpoints, Outbox(store), 1)
+    assert says.asked == [b"800"]
+    looker.reorganised(802)
+    looker.reorganised(801)
+    await run_until(looker, store, endpoints, Outbox(store), 1)
+    assert says.asked == [b"800", b"801"]
+    assert endpoints.asked == []
+    store.close()
+
+
+@pytest.mark.setting("status.unmined_s")
+@pytest.mark.parametrize("unmined_s", [5.0, 60.0])
+def test_what_was_seen_and_not_mined_is_looked_at_in_its_time(unmined_s: float) -> None:
+    stage = Stage(unmined_s=unmined_s)
+    seen = Word("arc@a", "accepted", "SEEN_ON_NETWORK", "", "", True, NOW_MS)
+    stage.hear(Reported((seen,), BOTH, True, ("topic:tm_x",), ("r1",), origin_at(1)))
+    assert stage.status.look_ms == NOW_MS + int(unmined_s * 1000)
+    outs = stage.hear(Anchored(b"path", 800, b"\x01" * 32, True, 899, NOW_MS))
+    (buried,) = [RESULT.decode(out.value) for out in outs]
+    assert (buried.outcome, buried.block_height, buried.endpoint) == ("buried", 800, "arc@a")
+
+
 async def test_who_gets_no_answer_asks_again_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agents.runtime.looker.AGAIN_MS", 50)
     store = Store(tmp_path / "store")
     write(store, TXID, 1)
-    looker, endpoints, outbox = Looker(2), Endpoints(), Outbox(store)
+    looker, endpoints, outbox = Looker(2, Says()), Endpoints(), Outbox(store)  # type: ignore[arg-type]
     endpoints.silent = True
     stores: dict[int, Any] = {3: Readable(store, 1, owner=True)}
     task = asyncio.ensure_future(looker.run(stores, endpoints, outbox))  # type: ignore[arg-type]

@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from ops.instruments.chain import CHECKPOINT, Chain
+from ops.instruments.wire import hash256
 from ops.simulate.client import Simulated, spawn_all
 from pipeline.codec.ef import write_ef
+from pipeline.proof import Claim, claim
 from pipeline.results import network_id
 from schemas.external import RESULT
 from schemas.flow import OPERATION, Accept, Evict, Readmit
@@ -33,11 +36,33 @@ async def bench(broker: Broker, prefix: str, tmp_path: Path) -> AsyncIterator[Be
         yield bench
 
 
+DIALECTS = ("bhs", "chaintracks")
+
+
+@pytest.fixture(scope="module")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[Simulated], Chain]]:
+    """Two endpoints, two trackers, and the chain they all know."""
+    folder = tmp_path_factory.mktemp("network") / "chain"
+    chain = Chain.open(folder)
+    headers = [("headers", "--dialect", dialect) for dialect in DIALECTS]
+    started = spawn_all([("arc",), ("arc",), *headers], chain=folder)
+    yield started, chain
+    for service in started:
+        service.stop()
+
+
 @pytest.fixture
-def arcs(tmp_path: Path) -> Iterator[tuple[Simulated, Simulated]]:
-    one, other = spawn_all([["arc"], ["arc"]], chain=tmp_path / "chain")
-    with one, other:
-        yield one, other
+def arcs(services: tuple[list[Simulated], Chain]) -> tuple[Simulated, Simulated]:
+    started, _ = services
+    return started[0], started[1]
+
+
+@pytest.fixture
+def argument(services: tuple[list[Simulated], Chain]) -> str:
+    """Of the stage: whom it asks."""
+    started, _ = services
+    trackers = ",".join(f"{dialect}={one.url}" for dialect, one in zip(DIALECTS, started[2:], strict=True))
+    return ",".join(f"arc={arc.url}" for arc in started[:2]) + f";{trackers}"
 
 
 def names(arcs: Sequence[Simulated]) -> tuple[str, ...]:
@@ -87,13 +112,12 @@ async def operations(bench: Bench) -> Counter[tuple[str, Txid, str]]:
 @pytest.mark.invariant("STATUS-2")
 @pytest.mark.invariant("TXN-1")
 async def test_each_transaction_is_decided_once_whatever_is_killed(
-    bench: Bench, arcs: tuple[Simulated, Simulated]
+    bench: Bench, arcs: tuple[Simulated, Simulated], argument: str
 ) -> None:
     """A third accepted, a third refused, a third refused and found accepted by the second look; killed all along."""
     txs = [made_tx([coin_of_others(n)], 1, n) for n in range(30)]
     for tx in txs[20:]:
         has(arcs[1], tx, "SEEN_ON_NETWORK")
-    argument = ",".join(f"arc={arc.url}" for arc in arcs)
     worker = bench.worker("status", "worker.instance=one", argument=argument)
     await ready(worker)
     for number, tx in enumerate(txs):
@@ -124,13 +148,13 @@ async def test_each_transaction_is_decided_once_whatever_is_killed(
 
 
 async def test_what_the_network_takes_back_leaves_and_comes_back(
-    bench: Bench, arcs: tuple[Simulated, Simulated]
+    bench: Bench, arcs: tuple[Simulated, Simulated], argument: str
 ) -> None:
     """Accepted and not seen yet: the look finds it rejected by both; refused then; and taken after all."""
     tx = made_tx([coin_of_others(1)], 1, 1)
     for arc in arcs:
         has(arc, tx, "REJECTED", "txn-mempool-conflict")
-    await ready(bench.worker("status", argument=",".join(f"arc={arc.url}" for arc in arcs)))
+    await ready(bench.worker("status", argument=argument))
     taken = [Word(name, "accepted", "RECEIVED", "", "", False, 1) for name in names(arcs)]
     first = Reported(tuple(taken), names(arcs), True, CONTEXTS[:1], ("r1",), origin_at(1))
     await bench.send(NETWORK_NEWS, [NEWS.encode(first)], [tx.txid], headers=[NEWS.header])
@@ -161,10 +185,40 @@ async def test_what_the_network_takes_back_leaves_and_comes_back(
     }  # fmt: skip
 
 
-async def test_news_that_cannot_be_read_is_a_dead_letter(bench: Bench, arcs: tuple[Simulated, Simulated]) -> None:
-    await ready(bench.worker("status", argument=f"arc={arcs[0].url}"))
+async def test_news_that_cannot_be_read_is_a_dead_letter(
+    bench: Bench, arcs: tuple[Simulated, Simulated], argument: str
+) -> None:
+    await ready(bench.worker("status", argument=argument))
     await bench.send(NETWORK_NEWS, [b"\xc1", NEWS.encode(say(bench, arcs, 1, "465", "465"))], [b"\1" * 32, b"short"])
     from topics.registry import DEAD_LETTERS
 
     letters = await bench.wait_for(DEAD_LETTERS, 2)
     assert {dict(letter.headers)["code"] for letter in letters} == {b"internal.undecodable"}
+
+
+@pytest.mark.invariant("ANCHOR-2")
+async def test_what_is_mined_is_found_and_its_path_kept(
+    bench: Bench, services: tuple[list[Simulated], Chain], argument: str
+) -> None:
+    """Seen, and looked at in its time: the endpoint's path is asked of the trackers, and stays with the standing."""
+    started, chain = services
+    deep, late = CHECKPOINT + 1, chain.tip - 1
+    txids = {height: hash256(chain.transaction(height, 1)) for height in (deep, late)}
+    await ready(bench.worker("status", argument=argument))
+    for number, txid in enumerate(txids.values()):
+        news = NEWS.encode(say(bench, started[:2], number, "SEEN_ON_NETWORK", "SEEN_ON_NETWORK"))
+        await bench.send(NETWORK_NEWS, [news], [txid], headers=[NEWS.header])
+
+    async def in_blocks() -> bool:
+        outcomes = {RESULT.decode(record.value).outcome for record in await bench.read(RESULTS)}
+        return {"mined", "buried"} <= outcomes
+
+    await until(in_blocks, "both in their blocks")
+    found = {(r.txid, r.outcome): r.block_height for r in [RESULT.decode(x.value) for x in await bench.read(RESULTS)]}
+    assert found[display(txids[late]), "mined"] == late
+    assert found[display(txids[deep]), "buried"] == deep
+    standing = {r.key: NETWORK_STATUS.decode(r.value, r.headers) for r in await bench.read(STATUS_TOPIC)}
+    for height, txid in txids.items():
+        kept = claim(txid, standing[txid].path)
+        assert isinstance(kept, Claim)
+        assert kept.at == (height, chain.block(height).root)

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.network import LOOK_LIMIT_MS, UNKNOWN, Step, Times, hear, to_ask
+from pipeline.network import BLOCK_MS, BURIED, LOOK_LIMIT_MS, MINE_LIMIT_MS, UNKNOWN, Step, Times, hear, to_ask
 from schemas.flow import Origin
-from schemas.network import Looked, NetworkStatus, News, Reported, Word
+from schemas.network import Anchored, Heard, Looked, NetworkStatus, News, Reported, Word
 from tests.profiles import CHEAP
 
 A, B = "arc@a", "arc@b"
 BOTH = (A, B)
-TIMES = Times(settle_ms=30_000, unseen_ms=60_000)
+TIMES = Times(settle_ms=30_000, unseen_ms=60_000, unmined_ms=1_200_000)
 ORIGIN = Origin("c", "beef.ingest", 0, 1, 1)
 NOW = 1_790_000_000_000
 RIVAL = b"\x07" * 32
@@ -43,6 +43,7 @@ class Told:
         self.status = UNKNOWN
         self.contexts: dict[str, str] = {}  # how each has it, by what it was told last
         self.results: dict[int, str] = {}  # by revision
+        self.blocks: list[tuple[str, int, bytes]] = []
 
     def hear(self, news: News, now_ms: int = NOW) -> Step:
         step = hear(self.status, news, now_ms, TIMES)
@@ -53,6 +54,8 @@ class Told:
                 else:
                     assert self.contexts.get(context) != tell.word, "nobody is told the same twice"
                 self.contexts[context] = tell.word
+        if step.block:
+            self.blocks.append((step.block, step.status.height, step.status.root[:1]))
         if step.result:
             assert step.status.revision not in self.results
             self.results[step.status.revision] = step.status.decided
@@ -112,7 +115,9 @@ def test_taken_without_its_ancestors_is_not_accepted_yet() -> None:
         assert told.status.look_ms == NOW + min(LOOK_LIMIT_MS, 60_000 << looks)
     assert to_ask(told.status) == A
     told.hear(Looked((seen(A, NOW + 2),), BOTH, NOW))
-    assert told.status.look_ms == 0
+    for looks in range(6):
+        assert told.status.look_ms == NOW + min(MINE_LIMIT_MS, 1_200_000 << looks)
+        told.hear(Looked((seen(A, NOW + 2),), BOTH, NOW))
 
 
 def test_who_took_it_is_asked_until_that_one_says_otherwise_and_then_the_other() -> None:
@@ -172,10 +177,71 @@ def news_of(said: list[tuple[str, tuple[str, bool]]]) -> list[Reported]:
     ]
 
 
+def anchored(height: int, tip: int, *, root: bytes = b"\x01", stands: bool = True) -> Anchored:
+    return Anchored(b"path", height, root * 32, stands, tip, NOW)
+
+
+@pytest.mark.invariant("ANCHOR-2")
+def test_a_path_that_the_trackers_vouch_for_makes_it_mined_and_deep_enough_buried() -> None:
+    told = Told()
+    told.hear(reported(seen(A)))
+    told.hear(anchored(800, 800))
+    assert (told.blocks, told.results) == ([("mined", 800, b"\x01")], {1: "accepted"})
+    assert told.status.look_ms == NOW + (BURIED - 1) * BLOCK_MS
+    told.hear(anchored(800, 898))
+    told.hear(Looked((no(A, NOW + 5, network=True), no(B, NOW + 5, network=True)), BOTH, NOW))
+    assert (told.status.decided, told.status.settles_ms, len(told.blocks)) == ("accepted", 0, 1)
+    told.hear(anchored(800, 899))
+    assert told.blocks == [("mined", 800, b"\x01"), ("buried", 800, b"\x01")]
+    assert (told.status.buried, told.status.look_ms) == (True, 0)
+    told.hear(anchored(800, 900))
+    assert len(told.blocks) == 2
+
+
+@pytest.mark.invariant("ANCHOR-2")
+def test_a_replaced_block_takes_its_path_and_another_block_brings_one() -> None:
+    told = Told()
+    told.hear(reported(seen(A)))
+    told.hear(anchored(800, 800))
+    told.hear(anchored(801, 801, root=b"\x02", stands=False))  # of a block it never was in
+    assert told.status.path == b"path"
+    told.hear(anchored(800, 802, stands=False))
+    assert (told.status.path, told.status.height, told.status.decided) == (b"", -1, "accepted")
+    assert told.status.look_ms == NOW + 1_200_000
+    told.hear(anchored(802, 802, root=b"\x03"))
+    assert told.blocks == [("mined", 800, b"\x01"), ("mined", 802, b"\x03")]
+    assert told.results == {1: "accepted"}
+
+
+def test_mined_is_accepted_whatever_was_said_before_and_strangers_have_no_result() -> None:
+    told = Told()
+    told.hear(reported(no(A), no(B)))
+    told.hear(Looked((), BOTH, NOW + 30_000), NOW + 30_000)
+    assert told.status.decided == "refused"
+    told.hear(anchored(800, 800))
+    assert told.results == {1: "refused", 2: "accepted"}
+    assert told.contexts == {"topic:tm_x": "accept"}
+    other = Told()
+    other.hear(anchored(800, 800))
+    assert (other.results, other.blocks) == ({}, [])
+
+
+def test_what_an_endpoint_says_by_itself_counts_like_an_answer_also_before_it() -> None:
+    early = Told()
+    early.hear(Heard((seen(A),)))
+    assert (early.status.decided, early.results) == ("accepted", {})
+    early.hear(reported(word(A, "pending", NOW - 5)))
+    assert (early.results, early.contexts) == ({1: "accepted"}, {"topic:tm_x": "accept"})
+    late = Told()
+    late.hear(reported(no(A), no(B)))
+    late.hear(Heard((seen(B, NOW + 1),)))
+    assert late.results == {1: "accepted"}
+
+
 def settled(told: Told) -> NetworkStatus:
     """After the looks that are due, at which endpoints say nothing new."""
     for _ in range(3):
-        if not told.status.look_ms:
+        if not told.status.settles_ms:
             break
         told.hear(Looked((), BOTH, told.status.look_ms), told.status.look_ms)
     return told.status

@@ -1,0 +1,75 @@
+"""What endpoints post by themselves: `POST /callback?endpoint=NAME`, each word on Kafka before it is acknowledged."""
+
+import hmac
+import logging
+import time
+
+from aiohttp import web
+from aiokafka.errors import KafkaError
+
+from agents.runtime.anchors import Anchors
+from agents.runtime.endpoints import read_token, word_of
+from agents.runtime.outbox import Outbox
+from agents.runtime.records import Out
+from pipeline.broadcasters import ANSWERS
+from pipeline.broadcasters.arc import read_callbacks
+from pipeline.http import Unreadable
+from schemas.network import NEWS, Heard
+from topics.registry import NETWORK_NEWS
+
+log = logging.getLogger(__name__)
+
+PATH = "/callback"
+
+MOST = 1_000
+"""Statuses in one call: ARC sends 50."""
+
+
+class Callbacks:
+    """The route. Without a token nobody is answered."""
+
+    def __init__(self, token_file: str, anchors: Anchors) -> None:
+        """token_file: what endpoints were told to show (`X-CallbackToken`); empty takes no callbacks.
+
+        Raises:
+            ValueError: the file is empty.
+            OSError: it cannot be read.
+        """
+        self._expected = f"Bearer {read_token(token_file)}".encode() if token_file else None
+        self._anchors = anchors
+        self.outbox: Outbox | None = None  # from when the stage runs
+
+    def add_to(self, router: web.UrlDispatcher) -> None:
+        """Answer there."""
+        if self._expected is not None:
+            router.add_post(PATH, self._take)
+
+    async def _take(self, request: web.Request) -> web.Response:
+        given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+        if self._expected is None or not hmac.compare_digest(given, self._expected):
+            return _said(401, "the token that came with the transaction is required")
+        if self.outbox is None:
+            return _said(503, "the stage starts")
+        replies = read_callbacks(await request.read())
+        if isinstance(replies, Unreadable):
+            return _said(400, replies.why)
+        if len(replies) > MOST:
+            return _said(400, f"more than {MOST} statuses")
+        endpoint = request.query.get("endpoint") or "callback"
+        now_ms = int(time.time() * 1000)
+        outs = []
+        for reply in replies:
+            if reply.kind in ANSWERS:
+                outs.append(Out(NETWORK_NEWS, reply.txid, NEWS.encode(Heard((word_of(endpoint, reply, now_ms),)))))
+            if reply.path and (anchored := await self._anchors.check(reply.txid, reply.path)) is not None:
+                outs.append(Out(NETWORK_NEWS, reply.txid, NEWS.encode(anchored)))
+        try:
+            await self.outbox.send([(out, None) for out in outs])
+        except KafkaError as error:
+            log.warning("a callback is not on Kafka, and will come again: %r", error)
+            return _said(503, "not written")
+        return web.json_response({"taken": len(outs)})
+
+
+def _said(status: int, message: str) -> web.Response:
+    return web.json_response({"error": message}, status=status)
