@@ -1,4 +1,4 @@
-"""Where a transaction stands with the network: decided from what endpoints say, by txid (STATUS-1, STATUS-2).
+"""Where a transaction stands with the network: decided from what endpoints say, by txid (STATUS-1, STATUS-2, ANCHOR-2).
 
 - **Accepted** as soon as one endpoint, any, says so: that the network has it, or that it took it with all its un-mined
   ancestors. Refusals of others are kept and change nothing.

@@ -16,7 +16,7 @@ from pipeline.proof import Claim, claim
 from pipeline.results import network_id
 from schemas.external import RESULT
 from schemas.flow import OPERATION, Accept, Evict, Readmit
-from schemas.network import NETWORK_STATUS, NEWS, Reported, Word
+from schemas.network import NETWORK_STATUS, NEWS, NetworkStatus, Reported, Word
 from schemas.types import Txid, display
 from tests.agents.harness import Bench, until
 from tests.agents.test_reads_on_broker import ready
@@ -97,6 +97,12 @@ async def told(bench: Bench) -> dict[str, list[tuple[int, str]]]:
     return found
 
 
+async def standings(bench: Bench) -> dict[Txid, NetworkStatus]:
+    """Where each stands last; the stage's own key is no txid."""
+    records = [record for record in await bench.read(STATUS_TOPIC) if len(record.key) == 32]
+    return {record.key: NETWORK_STATUS.decode(record.value, record.headers) for record in records}
+
+
 async def operations(bench: Bench) -> Counter[tuple[str, Txid, str]]:
     """What contexts were told."""
     found: Counter[tuple[str, Txid, str]] = Counter()
@@ -141,9 +147,7 @@ async def test_each_transaction_is_decided_once_whatever_is_killed(
     assert await operations(bench) == {
         (kind, tx.txid, context): 1 for tx, kind in zip(txs, kinds, strict=True) for context in CONTEXTS
     }
-    standing = {
-        r.key: NETWORK_STATUS.decode(r.value, r.headers) for r in await bench.read(STATUS_TOPIC) if len(r.key) == 32
-    }
+    standing = await standings(bench)
     assert Counter(each.decided for each in standing.values()) == {"accepted": 20, "refused": 10}
 
 
@@ -217,7 +221,7 @@ async def test_what_is_mined_is_found_and_its_path_kept(
     found = {(r.txid, r.outcome): r.block_height for r in [RESULT.decode(x.value) for x in await bench.read(RESULTS)]}
     assert found[display(txids[late]), "mined"] == late
     assert found[display(txids[deep]), "buried"] == deep
-    standing = {r.key: NETWORK_STATUS.decode(r.value, r.headers) for r in await bench.read(STATUS_TOPIC)}
+    standing = await standings(bench)
     for height, txid in txids.items():
         kept = claim(txid, standing[txid].path)
         assert isinstance(kept, Claim)
