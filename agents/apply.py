@@ -33,7 +33,7 @@ from pipeline.member import extended
 from pipeline.outcome import Condition, Verdict
 from pipeline.overlay.manager import BadManager
 from pipeline.results import About
-from pipeline.state import Layer, Live, View, head_key
+from pipeline.state import Corrupt, Layer, Live, View, head_key
 from schemas import headers as h
 from schemas.flow import (
     BROADCAST_REQUEST,
@@ -103,7 +103,9 @@ class ApplyStage:
         """End the managers' processes."""
         self._hosted.close()
 
-    def beside(self, stores: Mapping[int, Readable], outbox: Outbox) -> Sequence[Coroutine[Any, Any, None]]:
+    def beside(
+        self, stores: Mapping[int, Readable], spoil: Callable[[int, Corrupt], None], outbox: Outbox
+    ) -> Sequence[Coroutine[Any, Any, None]]:
         """Nothing."""
         return ()
 

@@ -1,6 +1,6 @@
 """status: where a transaction stands with the network, decided from the news, and told; exactly once."""
 
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +26,7 @@ from pipeline.follow import Form, Keyed
 from pipeline.network import UNKNOWN, Step, Tell, Times, hear
 from pipeline.outcome import Verdict
 from pipeline.results import About, network_id
-from pipeline.state import Layer, View
+from pipeline.state import Corrupt, Layer, View
 from schemas.flow import OPERATION, Accept, Evict, Operation, Readmit
 from schemas.network import NEWS, NetworkStatus
 from schemas.types import Context, Txid, why
@@ -109,11 +109,13 @@ class Status:
         await self._chain.stop()
         await self._transport.__aexit__(None, None, None)
 
-    def beside(self, stores: Mapping[int, Readable], outbox: Outbox) -> Sequence[Coroutine[Any, Any, None]]:
+    def beside(
+        self, stores: Mapping[int, Readable], spoil: Callable[[int, Corrupt], None], outbox: Outbox
+    ) -> Sequence[Coroutine[Any, Any, None]]:
         """Endpoints are asked where transactions stand whose time has come."""
         assert self._endpoints is not None
         self._callbacks.outbox = outbox
-        return (self._looker.run(stores, self._endpoints, outbox),)
+        return (self._looker.run(stores, spoil, self._endpoints, outbox),)
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         """Endpoints call back."""

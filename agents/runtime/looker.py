@@ -4,7 +4,7 @@ import asyncio
 import heapq
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import msgspec
 
@@ -14,6 +14,7 @@ from agents.runtime.outbox import Outbox
 from agents.runtime.records import Out
 from agents.runtime.shelf import Readable
 from agents.runtime.store import Store
+from pipeline import state
 from pipeline.network import to_ask
 from pipeline.state import Corrupt
 from schemas.network import NEWS, Looked, NetworkStatus, News
@@ -31,6 +32,9 @@ PASS = 500
 AGAIN_MS = 30_000
 """What was looked up and is still due after that long is looked up again: the report was lost, or nobody answered."""
 
+HORIZON_MS = 3_600_000
+"""What is due later than that is not kept in memory: stores are looked through again as often."""
+
 _status = msgspec.msgpack.Decoder(NetworkStatus).decode
 
 
@@ -43,11 +47,15 @@ class Looker:
         self._anchors = anchors
         self._replaced_from: int | None = None  # blocks from this height on were replaced
         self._due: dict[int, list[tuple[int, Txid]]] = {}  # by partition, soonest first
-        self._begun: dict[int, Readable] = {}  # partitions whose stores were looked through
+        self._begun: dict[int, tuple[Readable, int]] = {}  # stores that were looked through, by partition, and when
 
     def due(self, partition: int, at_ms: int, txid: Txid) -> None:
-        """A transaction is to be looked up at this time, unless something else is heard of it before."""
-        heapq.heappush(self._due.setdefault(partition, []), (at_ms, txid))
+        """A transaction is to be looked up at this time, unless something else is heard of it before.
+
+        A mined one is in a hundred blocks: by then its store was looked through again, a dozen times.
+        """
+        if at_ms - int(time.time() * 1000) <= 2 * HORIZON_MS:
+            heapq.heappush(self._due.setdefault(partition, []), (at_ms, txid))
 
     def forget(self, partition: int) -> None:
         """A partition was given back."""
@@ -58,17 +66,30 @@ class Looker:
         """Blocks from this height on were replaced: paths into them are asked about again."""
         self._replaced_from = height if self._replaced_from is None else min(height, self._replaced_from)
 
-    async def run(self, stores: Mapping[int, Readable], endpoints: Endpoints, outbox: Outbox) -> None:
-        """Until cancelled."""
+    async def run(
+        self,
+        stores: Mapping[int, Readable],
+        spoil: Callable[[int, Corrupt], None],
+        endpoints: Endpoints,
+        outbox: Outbox,
+    ) -> None:
+        """Until cancelled. spoil: has a store made again that is not what was written."""
         while True:
+            now_ms = int(time.time() * 1000)
+            height, self._replaced_from = self._replaced_from, None
+            come: list[tuple[int, Txid, NetworkStatus]] = []
             for number, held in list(stores.items()):
-                if self._begun.get(number) is not held:
-                    await self._begin(number, held)
-            come = self._come(stores, int(time.time() * 1000))
-            if (height := self._replaced_from) is not None:
-                self._replaced_from = None
-                for number, held in list(stores.items()):
-                    come += [(number, *each) async for each in _in_blocks(held.store, height)]
+                try:
+                    begun, at_ms = self._begun.get(number, (None, 0))
+                    if begun is not held or now_ms - at_ms >= HORIZON_MS:
+                        await self._begin(number, held, now_ms)
+                    come += self._come(number, held.store, now_ms)
+                    if height is not None:
+                        come += [(number, *each) async for each in _in_blocks(held.store, height)]
+                except Corrupt as error:
+                    log.error("a store is not what was written: %s", error, extra={"partition": number})
+                    if stores.get(number) is held:
+                        spoil(number, error)
             if not come:
                 await asyncio.sleep(REST_S)
                 continue
@@ -76,35 +97,29 @@ class Looker:
                 some = come[begin : begin + self._together]
                 await asyncio.gather(*(self._look(*each, endpoints, outbox) for each in some))
 
-    async def _begin(self, number: int, held: Readable) -> None:
-        """What is due of a partition that came: its store says."""
+    async def _begin(self, number: int, held: Readable, now_ms: int) -> None:
+        """What is due of a partition that came, or within the next hours: its store says."""
+        self._due.pop(number, None)
         walk = held.store.walk(b"")
         try:
             while entries := walk.take(PASS):
                 for key, stored in entries:
-                    if len(key) == 32 and (at_ms := _status(stored[32:]).look_ms):
+                    if len(key) == 32 and (at_ms := _checked(key, stored).look_ms):
                         self.due(number, at_ms, key)
                 await asyncio.sleep(0)
-        except Corrupt as error:
-            log.warning("what is to be looked up is not known of a store: %s", error, extra={"partition": number})
-            return
         finally:
             walk.close()
-        self._begun[number] = held
+        self._begun[number] = held, now_ms
 
-    def _come(self, stores: Mapping[int, Readable], now_ms: int) -> list[tuple[int, Txid, NetworkStatus]]:
+    def _come(self, number: int, store: Store, now_ms: int) -> list[tuple[int, Txid, NetworkStatus]]:
         """Partition, txid and standing of those whose time has come, each once, if it is still that one."""
-        found: dict[Txid, tuple[int, NetworkStatus]] = {}
-        for number, heap in self._due.items():
-            held = stores.get(number)
-            while held is not None and heap and heap[0][0] <= now_ms:
-                _, txid = heapq.heappop(heap)
-                try:
-                    if txid not in found and (status := _due(held.store, txid, now_ms)) is not None:
-                        found[txid] = number, status
-                except Corrupt as error:  # whoever judges it next has the store made again
-                    log.warning("where it stands cannot be read: %s", error, extra={"partition": number})
-        return [(number, txid, status) for txid, (number, status) in found.items()]
+        found: dict[Txid, NetworkStatus] = {}
+        heap = self._due.get(number, [])
+        while heap and heap[0][0] <= now_ms:
+            _, txid = heapq.heappop(heap)
+            if txid not in found and (status := _due(store, txid, now_ms)) is not None:
+                found[txid] = status
+        return [(number, txid, status) for txid, status in found.items()]
 
     async def _look(self, number: int, txid: Txid, status: NetworkStatus, endpoints: Endpoints, outbox: Outbox) -> None:
         asked_ms = int(time.time() * 1000)
@@ -129,14 +144,16 @@ async def _in_blocks(store: Store, height: int) -> AsyncIterator[tuple[Txid, Net
     try:
         while entries := walk.take(PASS):
             for key, stored in entries:
-                status = _status(stored[32:]) if len(key) == 32 else None
+                status = _checked(key, stored) if len(key) == 32 else None
                 if status is not None and status.path and status.height >= height and not status.buried:
                     yield key, status
             await asyncio.sleep(0)
-    except Corrupt as error:
-        log.warning("paths into replaced blocks cannot be read: %s", error)
     finally:
         walk.close()
+
+
+def _checked(txid: Txid, stored: bytes) -> NetworkStatus:
+    return _status(state.check(stored, txid)[32:])
 
 
 def _due(store: Store, txid: Txid, now_ms: int) -> NetworkStatus | None:

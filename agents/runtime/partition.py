@@ -8,7 +8,7 @@ all it emits, the changelog with the applied offset last; after the commit the l
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -95,10 +95,13 @@ class AtomicStage(Protocol):
         """Close it."""
         ...
 
-    def beside(self, stores: Mapping[int, Readable], outbox: Outbox) -> Sequence[Coroutine[Any, Any, None]]:
+    def beside(
+        self, stores: Mapping[int, Readable], spoil: Callable[[int, Corrupt], None], outbox: Outbox
+    ) -> Sequence[Coroutine[Any, Any, None]]:
         """What runs as long as the stage does; none ends before it is cancelled.
 
-        stores: of the partitions that are owned, as they come and go; outbox: for what belongs to no transaction.
+        stores: of the partitions that are owned, as they come and go; spoil: has one made again that is not what was
+        written; outbox: for what belongs to no transaction.
         """
         ...
 

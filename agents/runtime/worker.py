@@ -189,7 +189,7 @@ class Worker:
                 speaker = self._speaker(outbox)
                 scrubber = Scrubber(self.stage, lanes.shelf.readable, lanes.spoil, self.settings.scrub_share)
                 works += [speaker.run(), scrubber.run()]
-            works += lanes.stage.beside(lanes.shelf.readable, outbox)
+            works += lanes.stage.beside(lanes.shelf.readable, lanes.spoil, outbox)
             works += [lanes.copies.run(), lanes.standby.run(lanes.copies, self.app.consumer.rejoin)]
         tasks = [asyncio.ensure_future(work) for work in works]
         try:

@@ -154,7 +154,7 @@ class Counter:
     def about(self, record: Inbound) -> About:
         return about(record)
 
-    def beside(self, stores: Any, outbox: Any) -> Sequence[Any]:
+    def beside(self, stores: Any, spoil: Any, outbox: Any) -> Sequence[Any]:
         return ()
 
     def add_to(self, router: Any) -> None:

@@ -9,14 +9,14 @@ import pytest
 
 from agents.runtime.endpoints import BroadcastSettings, Found
 from agents.runtime.http import HttpSettings
-from agents.runtime.looker import Looker
+from agents.runtime.looker import HORIZON_MS, Looker
 from agents.runtime.partition import Heads
 from agents.runtime.records import Emit, Fault, Out
 from agents.runtime.shelf import Readable
 from agents.runtime.store import Store
 from agents.status import Status, StatusSettings, standing
 from pipeline import state
-from pipeline.state import Layer, Memory, encode
+from pipeline.state import Corrupt, Layer, Memory, encode
 from schemas.external import RESULT
 from schemas.flow import OPERATION, Evict
 from schemas.network import NEWS, Anchored, Looked, NetworkStatus, News, Reported, Word
@@ -109,6 +109,10 @@ class Endpoints:
         return BOTH
 
 
+def never(number: int, error: Corrupt) -> None:
+    raise AssertionError(f"store {number} is right") from error
+
+
 class Says:
     """Trackers that say yes to every path but one."""
 
@@ -149,7 +153,7 @@ async def test_what_is_due_is_looked_at_once_and_so_many_together(tmp_path: Path
     write(store, b"\x78" * 32, 0)
     looker, endpoints, outbox = Looker(together, Says()), Endpoints(), Outbox(store)  # type: ignore[arg-type]
     looker.due(3, 1, b"\x78" * 32)
-    running = looker.run({3: Readable(store, 1, owner=True)}, endpoints, outbox)  # type: ignore[arg-type]
+    running = looker.run({3: Readable(store, 1, owner=True)}, never, endpoints, outbox)  # type: ignore[arg-type]
     task = asyncio.ensure_future(running)
     async with asyncio.timeout(10):
         while len(outbox.sent) < len(txids):
@@ -167,7 +171,7 @@ async def test_what_is_due_is_looked_at_once_and_so_many_together(tmp_path: Path
 async def run_until(looker: Looker, store: Store, endpoints: Endpoints, outbox: Outbox, count: int) -> list[News]:
     """Until so much was written."""
     stores: dict[int, Any] = {3: Readable(store, 1, owner=True)}
-    task = asyncio.ensure_future(looker.run(stores, endpoints, outbox))  # type: ignore[arg-type]
+    task = asyncio.ensure_future(looker.run(stores, never, endpoints, outbox))  # type: ignore[arg-type]
     async with asyncio.timeout(10):
         while len(outbox.sent) < count:
             await asyncio.sleep(0.01)
@@ -221,6 +225,60 @@ def test_what_was_seen_and_not_mined_is_looked_at_in_its_time(unmined_s: float) 
     assert (buried.outcome, buried.block_height, buried.endpoint) == ("buried", 800, "arc@a")
 
 
+async def test_a_standing_that_is_not_what_was_written_has_its_store_made_again(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    store.write({TXID: bytes(32) + b"junk"}, 1)
+    spoiled: list[int] = []
+    stores: dict[int, Any] = {3: Readable(store, 1, owner=True)}
+    looker, endpoints, outbox = Looker(2, Says()), Endpoints(), Outbox(store)  # type: ignore[arg-type]
+    looker.due(3, 1, TXID)
+
+    def spoil(number: int, error: Corrupt) -> None:
+        spoiled.append(number)
+        write(store, TXID, 1)  # as its changelog has it
+
+    task = asyncio.ensure_future(looker.run(stores, spoil, endpoints, outbox))  # type: ignore[arg-type]
+    looker.due(3, 1, TXID)
+    async with asyncio.timeout(10):
+        while not spoiled:
+            await asyncio.sleep(0.01)
+        stores[3] = Readable(store, 2, owner=True)
+        while not outbox.sent:
+            await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert spoiled == [3]
+    store.close()
+
+
+async def test_what_is_due_in_many_hours_is_left_to_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mined transactions wait for a hundred blocks: nothing of them stays in memory, and none is forgotten."""
+    now = 1_800_000_000.0
+    monkeypatch.setattr("agents.runtime.looker.time.time", lambda: now)
+    store = Store(tmp_path / "store")
+    later = int(now * 1000) + 3 * HORIZON_MS
+    write(store, TXID, later)
+    endpoints, outbox = Endpoints(), Outbox(store)
+    looker = Looker(2, Says())  # type: ignore[arg-type]
+    looker.due(3, later, TXID)
+    stores: dict[int, Any] = {3: Readable(store, 1, owner=True)}
+    task = asyncio.ensure_future(looker.run(stores, never, endpoints, outbox))  # type: ignore[arg-type]
+    await asyncio.sleep(0.3)
+    assert not looker._due.get(3)
+    now += 2 * HORIZON_MS / 1000
+    await asyncio.sleep(0.5)
+    assert len(looker._due[3]) == 1
+    assert outbox.sent == []
+    now += HORIZON_MS / 1000
+    async with asyncio.timeout(10):
+        while not outbox.sent:
+            await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert endpoints.asked == [TXID]
+    store.close()
+
+
 async def test_who_gets_no_answer_asks_again_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agents.runtime.looker.AGAIN_MS", 50)
     store = Store(tmp_path / "store")
@@ -228,7 +286,7 @@ async def test_who_gets_no_answer_asks_again_later(tmp_path: Path, monkeypatch: 
     looker, endpoints, outbox = Looker(2, Says()), Endpoints(), Outbox(store)  # type: ignore[arg-type]
     endpoints.silent = True
     stores: dict[int, Any] = {3: Readable(store, 1, owner=True)}
-    task = asyncio.ensure_future(looker.run(stores, endpoints, outbox))  # type: ignore[arg-type]
+    task = asyncio.ensure_future(looker.run(stores, never, endpoints, outbox))  # type: ignore[arg-type]
     async with asyncio.timeout(10):
         while len(endpoints.asked) < 2:
             await asyncio.sleep(0.01)
