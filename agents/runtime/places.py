@@ -49,6 +49,7 @@ class Places:
         self._reader.pause(*self.partitions)
         # What lies untaken (a place's neighbours, errors of partitions without a position) holds no other fetch up.
         self._reader._fetcher._prefetch_backoff = 0.0
+        await asyncio.sleep(0)  # its tasks begin: to stop one that has not is to be cancelled oneself
 
     async def stop(self) -> None:
         """Disconnect."""
