@@ -99,12 +99,15 @@ class Looker:
 
     async def _begin(self, number: int, held: Readable, now_ms: int) -> None:
         """What is due of a partition that came, or within the next hours: its store says."""
-        self._due.pop(number, None)
+        known = set(self._due.get(number, ()))  # among them what is decided, and not in the store yet
         walk = held.store.walk(b"")
         try:
             while entries := walk.take(PASS):
                 for key, stored in entries:
-                    if len(key) == 32 and (at_ms := _checked(key, stored).look_ms):
+                    if len(key) != 32:
+                        continue
+                    at_ms = _checked(key, stored).look_ms
+                    if at_ms and (at_ms, key) not in known:
                         self.due(number, at_ms, key)
                 await asyncio.sleep(0)
         finally:

@@ -1,8 +1,9 @@
 """A simulated ARC's HTTP: true paths, bodies, headers, statuses and errors, for raw transactions and Extended Format.
 
 As the real one it answers a batch with HTTP 200, successes first, and a resubmission with the present status. It
-differs in three things: it takes no BEEF (468), calls nobody back (headers for callbacks are ignored), and names the
-rivals of a refused double spend (466) in `competingTxs` too, which the real one does in its statuses alone.
+differs in three things: it takes no BEEF (468), calls back about one transaction at a time (`X-CallbackBatch` is
+ignored), and names the rivals of a refused double spend (466) in `competingTxs` too, which the real one does in its
+statuses alone.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ import msgspec
 from aiohttp import web
 
 from ops.simulate.arc import MODES, STATUSES, Answered, Arc, ArcOptions, TxScript
+from ops.simulate.callbacks import Caller
 from ops.simulate.faults import Faults
 from ops.simulate.network import Network
 from ops.simulate.rules import TITLES, Refusal
@@ -45,6 +47,9 @@ class ArcService(Service):
     def __init__(self, network: Network, options: ArcOptions, token: str = "") -> None:
         super().__init__("arc", Faults(MODES), token=token)
         self.arc = Arc(network, options, self.faults)
+        self.caller = Caller(self.arc.status, now)
+        self.app.on_startup.append(self.caller.start)
+        self.app.on_cleanup.append(self.caller.stop)
         self.get("/v1/policy", self._policy)
         self.get("/v1/health", self._health)
         self.get("/v1/tx/{txid}", self._status)
@@ -66,7 +71,7 @@ class ArcService(Service):
             tx = read_tx(_single(request.headers.get("Content-Type", ""), await request.read()))
         except BadRequestError as bad:
             return reply(problem(bad.refusal), bad.refusal.number)
-        (answer,) = self.arc.submit([tx])
+        (answer,) = self._submit([tx], request)
         await self._wait([answer], request)
         body = self._body(answer, tx.txid)
         return reply(body, body["status"])
@@ -76,11 +81,18 @@ class ArcService(Service):
             txs = _batch(request.headers.get("Content-Type", ""), await request.read())
         except BadRequestError as bad:
             return reply(problem(bad.refusal), bad.refusal.number)
-        answers = self.arc.submit(txs)
+        answers = self._submit(txs, request)
         await self._wait(answers, request)
         bodies = [self._body(answer, tx.txid) for answer, tx in zip(answers, txs, strict=True)]
         # Stable, as the server builds it: its successes in order, and then its failures.
         return reply(sorted(bodies, key=lambda body: body["status"] != 200))
+
+    def _submit(self, txs: list[Tx], request: web.Request) -> list[Answered | Refusal]:
+        answers = self.arc.submit(txs)
+        for answer in answers:
+            if isinstance(answer, Answered):
+                self.caller.asks(answer.txid, request)
+        return answers
 
     def _body(self, answer: Answered | Refusal, txid: Txid) -> dict[str, Any]:
         if isinstance(answer, Refusal):
@@ -161,6 +173,7 @@ class ArcService(Service):
             "repeats": self.arc.repeats,
             "received": len(self.arc.received),
             "refused": refused,
+            "callbacks": {"taken": self.caller.taken, "refused": self.caller.refused},
             "network": len(self.arc.network),
             "orphans": len(self.arc.network.orphans),
         }

@@ -238,12 +238,16 @@ def hosting_stage(topics: str) -> ApplyStage:
 
 
 def status_stage(services: str) -> Status:
-    """The real one, quick to look again. services: endpoints, and behind a semicolon trackers."""
-    endpoints, _, trackers = services.partition(";")
+    """The real one, quick to look again. services: endpoints; trackers; and a file with the token of callbacks."""
+    endpoints, trackers, token = services.split(";")
     settings = StatusSettings(settle_s=1.5, unseen_s=1.0, unmined_s=1.0)
     return Status(
         settings,
-        BroadcastSettings(endpoints=tuple(endpoints.split(","))),
+        BroadcastSettings(
+            endpoints=tuple(endpoints.split(",")),
+            callback_url="http://127.0.0.1" if token else "",
+            callback_token_file=token,
+        ),
         HttpSettings(),
         TrackerSettings(trackers=tuple(trackers.split(","))),
     )

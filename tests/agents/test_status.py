@@ -251,6 +251,28 @@ async def test_a_standing_that_is_not_what_was_written_has_its_store_made_again(
     store.close()
 
 
+async def test_what_is_decided_while_its_store_is_looked_through_is_not_forgotten(tmp_path: Path) -> None:
+    """A worker that starts: its first records are decided before their transaction has ended, and written behind it."""
+    store = Store(tmp_path / "store")
+    for number in range(1_200):
+        write(store, number.to_bytes(32, "big"), 0)
+    looker, endpoints, outbox = Looker(2, Says()), Endpoints(), Outbox(store)  # type: ignore[arg-type]
+    stores: dict[int, Any] = {3: Readable(store, 1, owner=True)}
+    looker.due(3, 1, TXID)  # decided
+    task = asyncio.ensure_future(looker.run(stores, never, endpoints, outbox))  # type: ignore[arg-type]
+    await asyncio.sleep(0)  # its store is being looked through
+    looker.due(3, 1, b"\x12" * 32)
+    write(store, TXID, 1)  # and only now written
+    write(store, b"\x12" * 32, 1)
+    async with asyncio.timeout(10):
+        while len(outbox.sent) < 2:
+            await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert sorted(endpoints.asked) == [TXID, b"\x12" * 32]
+    store.close()
+
+
 async def test_what_is_due_in_many_hours_is_left_to_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Mined transactions wait for a hundred blocks: nothing of them stays in memory, and none is forgotten."""
     now = 1_800_000_000.0

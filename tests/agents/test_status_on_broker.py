@@ -1,5 +1,6 @@
 """The status stage on a real broker, beside simulated endpoints: decided once, and looked at again."""
 
+import asyncio
 import urllib.request
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -16,7 +17,7 @@ from pipeline.proof import Claim, claim
 from pipeline.results import network_id
 from schemas.external import RESULT
 from schemas.flow import OPERATION, Accept, Evict, Readmit
-from schemas.network import NETWORK_STATUS, NEWS, NetworkStatus, Reported, Word
+from schemas.network import NETWORK_STATUS, NEWS, Heard, NetworkStatus, Reported, Word
 from schemas.types import Txid, display
 from tests.agents.harness import Bench, until
 from tests.agents.test_reads_on_broker import ready
@@ -62,17 +63,20 @@ def argument(services: tuple[list[Simulated], Chain]) -> str:
     """Of the stage: whom it asks."""
     started, _ = services
     trackers = ",".join(f"{dialect}={one.url}" for dialect, one in zip(DIALECTS, started[2:], strict=True))
-    return ",".join(f"arc={arc.url}" for arc in started[:2]) + f";{trackers}"
+    return ",".join(f"arc={arc.url}" for arc in started[:2]) + f";{trackers};"
 
 
 def names(arcs: Sequence[Simulated]) -> tuple[str, ...]:
     return tuple(f"arc@{arc.url.removeprefix('http://')}" for arc in arcs)
 
 
-def has(arc: Simulated, tx: Any, status: str, info: str = "") -> None:
-    """The endpoint says this when it is asked where the transaction stands."""
+def has(arc: Simulated, tx: Any, status: str, info: str = "", **told: str) -> None:
+    """The endpoint says this when it is asked where the transaction stands. told: headers."""
     arc.script(display(tx.txid), status, info or "scripted")
-    headers = {"Content-Type": "application/octet-stream"}
+    headers = {
+        "Content-Type": "application/octet-stream",
+        **{name.replace("_", "-"): text for name, text in told.items()},
+    }
     body = write_ef(tx, [(9_999).to_bytes(8, "little") + b"\x01\x51"])
     with urllib.request.urlopen(urllib.request.Request(f"{arc.url}/v1/txs", body, headers), timeout=5) as reply:
         assert status.encode() in reply.read()
@@ -226,3 +230,36 @@ async def test_what_is_mined_is_found_and_its_path_kept(
         kept = claim(txid, standing[txid].path)
         assert isinstance(kept, Claim)
         assert kept.at == (height, chain.block(height).root)
+
+
+async def test_an_endpoint_calls_back(
+    bench: Bench, arcs: tuple[Simulated, Simulated], argument: str, tmp_path: Path
+) -> None:
+    """Before broadcast has reported; the worker is away at first, and the token is wrong once."""
+    token = tmp_path / "token"
+    await asyncio.to_thread(token.write_text, "secret")
+    worker = bench.worker("status", argument=f"{argument}{token}")
+    await ready(worker)
+    txs = [made_tx([coin_of_others(n)], 1, n) for n in range(40, 42)]
+    url = f"{worker.address()}/callback?endpoint=arc%40there"
+    told = {"X_CallbackUrl": url, "X_FullStatusUpdates": "true"}
+    has(arcs[0], txs[0], "SEEN_ON_NETWORK", X_CallbackToken="secret", **told)
+    has(arcs[0], txs[1], "SEEN_ON_NETWORK", X_CallbackToken="wrong", **told)
+    (heard,) = await bench.wait_for(NETWORK_NEWS, 1)
+    assert heard.key == txs[0].txid
+    news = NEWS.decode(heard.value, heard.headers)
+    assert isinstance(news, Heard)
+    assert [(word.endpoint, word.kind, word.status) for word in news.words] == [
+        ("arc@there", "accepted", "SEEN_ON_NETWORK")
+    ]
+    reported = Reported((), names(arcs), False, CONTEXTS, ("r1",), origin_at(1))
+    await bench.send(NETWORK_NEWS, [NEWS.encode(reported)], [txs[0].txid], headers=[NEWS.header])
+    (result,) = await bench.wait_for(RESULTS, 1)
+    assert RESULT.decode(result.value).outcome == "accepted"
+
+    async def refused() -> bool:
+        stats = await asyncio.to_thread(arcs[0].stats)
+        return bool(stats["callbacks"]["taken"] == 1 and stats["callbacks"]["refused"] >= 3)
+
+    await until(refused, "calls with a wrong token refused")
+    assert {record.key for record in await bench.read(NETWORK_NEWS)} == {txs[0].txid}
