@@ -53,6 +53,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: str | None = None  # of the network, where it answered
     origin: Coordinate | None = None  # the ingest record
     time: str  # RFC 3339, UTC
+    block_height: int | None = None  # of `mined` and `buried`
 
     @property
     def is_decision(self) -> bool:

@@ -50,9 +50,9 @@ class Result(Struct, frozen=True, kw_only=True):
     repeat: bool = False  # the transaction had been applied under another coordinate
     competing: tuple[str, ...] = ()  # display txids
     endpoint: str | None = None
-    block_height: int | None = None  # of `mined` and `buried`
     origin: ResultOrigin | None = None
     time: str  # RFC 3339, UTC
+    block_height: int | None = None  # of `mined` and `buried`
 
 
 class Effect(Struct, frozen=True):

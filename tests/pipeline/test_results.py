@@ -84,7 +84,7 @@ def test_what_each_outcome_tells() -> None:
         "request_ids": ("r1",), "txid": display(TXID), "context": CONTEXT, "contexts": 2, "revision": 0,
         "origin": ResultOrigin("beef.ingest", 3, 7), "time": "2026-09-21T14:13:20.123Z", "code": None, "message": None,
         "at": None, "admittance": None, "sequence": None, "state_root": None, "repeat": False, "competing": (),
-        "endpoint": None,
+        "endpoint": None, "block_height": None,
     }  # fmt: skip
     why: dict[str, object] = {"code": "script.false", "message": "why"}
     table: dict[str, tuple[Result, dict[str, object]]] = {
@@ -102,6 +102,11 @@ def test_what_each_outcome_tells() -> None:
             results.refused(ABOUT, VERDICT, "arc@a", NOW, 4, (RIVAL,)),
             {**why, "revision": 4, "endpoint": "arc@a", "competing": (display(RIVAL),)},
         ),
+        "mined": (
+            results.in_block(ABOUT, "mined", 900_007, ROOT, NOW, "arc@a"),
+            {"endpoint": "arc@a", "block_height": 900_007},
+        ),
+        "buried": (results.in_block(ABOUT, "buried", 900_007, ROOT, NOW, ""), {"block_height": 900_007}),
         "evicted": (
             results.evicted(ABOUT, VERDICT, 8, ROOT, NOW, (RIVAL,)),
             {**why, "revision": 8, "sequence": 8, "state_root": ROOT.hex(), "competing": (display(RIVAL),)},

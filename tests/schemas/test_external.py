@@ -13,6 +13,9 @@ FIELDS = (
 )  # fmt: skip
 """Of a result, as design.md promises them to the outside."""
 
+ADDED = ("block_height",)
+"""Since then, behind them."""
+
 OUTCOMES = {"applied", "rejected", "parked", "revised", "accepted", "refused", "mined", "buried", "evicted"}
 
 APPLIED = Result(
@@ -25,10 +28,10 @@ APPLIED = Result(
 def test_a_result_has_the_promised_fields_and_all_of_them_always() -> None:
     """What does not apply is null, empty or false: a reader never asks whether a field is there."""
     told = json.loads(RESULT.encode(APPLIED))
-    assert tuple(told) == FIELDS
+    assert tuple(told) == FIELDS + ADDED
     assert told["admittance"] == {"outputs_to_admit": [0, 2], "coins_to_retain": [1], "coins_removed": []}
     assert told["origin"] == {"topic": "beef.ingest", "partition": 3, "offset": 17}
-    assert [told[name] for name in ("code", "message", "at", "endpoint")] == [None] * 4
+    assert [told[name] for name in ("code", "message", "at", "endpoint", "block_height")] == [None] * 5
     assert (told["repeat"], told["competing"]) == (False, [])
 
 
