@@ -8,12 +8,12 @@ from msgspec import Struct
 from agents.runtime.endpoints import BroadcastSettings, Endpoints, NoEndpoint, Outcome, word_of
 from agents.runtime.http import HttpSettings, Transport
 from agents.runtime.records import Decision, Defer, Emit, Fault, Inbound, Out, SetAside, WorldCondition
-from pipeline.broadcast import Refused, Success
+from pipeline.broadcast import Refused, Success, remembered
 from pipeline.broadcasters import ANSWERS
 from pipeline.outcome import Condition
 from pipeline.results import About
 from schemas.flow import BROADCAST_REQUEST, BroadcastRequest
-from schemas.network import NEWS, Reported, Word
+from schemas.network import NEWS, Reported
 from schemas.types import Txid
 from schemas.wire import Undecodable
 from topics.registry import (
@@ -133,7 +133,7 @@ def _news(outcome: Outcome, taken: Mapping[Txid, str], now_ms: int) -> list[Out]
         replies = outcome.replies.get(member.txid, ())
         words = {name: word_of(name, reply, now_ms) for name, reply in replies if reply.kind in ANSWERS}
         if (by := taken.get(member.txid)) is not None and by not in words:  # it was taken before, and not sent again
-            words[by] = Word(by, "accepted", "", "", "", False, now_ms)
+            words[by] = remembered(by)
         own = member.txid == request.txid
         if not (own or words):
             continue

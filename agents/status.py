@@ -114,7 +114,7 @@ class Status:
     ) -> Sequence[Coroutine[Any, Any, None]]:
         """Endpoints are asked where transactions stand whose time has come."""
         assert self._endpoints is not None
-        self._callbacks.outbox = outbox
+        self._callbacks.outbox, self._callbacks.names = outbox, self._endpoints.names
         return (self._looker.run(stores, spoil, self._endpoints, outbox),)
 
     def add_to(self, router: web.UrlDispatcher) -> None:

@@ -25,6 +25,7 @@ from msgspec import Struct
 from pipeline.broadcasters import Reply
 from pipeline.outcome import Condition, Verdict
 from schemas.flow import BroadcastRequest, Unmined
+from schemas.network import Word
 from schemas.types import Txid, display
 
 Replies: TypeAlias = Mapping[str, Mapping[Txid, Reply]]
@@ -105,6 +106,11 @@ def decide(
         name, reply = refused
         return Refused(Verdict(reply.code, _said(name, reply)), name, competing)
     return Waits(_condition(request, {txid for txid, _ in accepted}, words, endpoints, replies), competing)
+
+
+def remembered(endpoint: str) -> Word:
+    """That an endpoint accepted a transaction once, and was not asked again: older than whatever it said since."""
+    return Word(endpoint, "accepted", "", "", "", False, 0)
 
 
 def _accepted_by(txid: Txid, endpoints: Sequence[str], replies: Replies, known: Mapping[Txid, str]) -> str | None:

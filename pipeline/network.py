@@ -13,7 +13,9 @@
 - **Mined** when the trackers say yes to a Merkle path of it; the path is kept. When they say no to it later, its block
   was replaced: the path is dropped, and another taken when it comes. **Buried** when its block is `BURIED` deep.
 
-News comes repeated and in any order. Of one endpoint the latest word counts, by when it was heard.
+News comes repeated and in any order. Of one endpoint the latest word counts, by when it was heard; but what it says of
+its own steps, as a call that was on its way still may, counts less than the network's word and than an answer to where
+the transaction stands.
 """
 
 from collections.abc import Iterable, Sequence
@@ -112,7 +114,7 @@ def _heard(before: NetworkStatus, news: Said) -> NetworkStatus:
     words = {word.endpoint: word for word in before.words}
     for word in news.words:
         last = words.get(word.endpoint)
-        if last is None or word.at_ms >= last.at_ms:
+        if last is None or _weight(word) >= _weight(last):
             words[word.endpoint] = word
     kept = tuple(words[name] for name in sorted(words))
     news_to_us = list(map(_says, kept)) != list(map(_says, before.words))
@@ -163,6 +165,11 @@ def _taker(status: NetworkStatus) -> Word | None:
     """Whose word makes it accepted: the network's own, or an endpoint's that took it with its ancestors."""
     takers = [word for word in status.words if word.kind == "accepted" and (word.network or status.stood)]
     return min(takers, key=lambda word: (word.at_ms, word.endpoint), default=None)
+
+
+def _weight(word: Word) -> tuple[bool, int]:
+    """Which of an endpoint's words counts: how far it has come itself says nothing against what the network said."""
+    return word.network or word.asked, word.at_ms
 
 
 def _says(word: Word) -> tuple[str, str, str, bool]:

@@ -20,6 +20,7 @@ class Word(Struct, frozen=True, array_like=True):
     network: bool  # the network's own word, not the endpoint's check
     at_ms: int  # when it was heard (Unix milliseconds)
     competing: tuple[Txid, ...] = ()
+    asked: bool = False  # the answer to where it stands, not to a call that hands it over
 
 
 class Reported(Struct, frozen=True, array_like=True, tag="reported"):

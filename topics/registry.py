@@ -24,6 +24,13 @@ FEW = 3
 WEEK = 168
 """Hours: the longest outage we promise to replay."""
 
+CHANGELOG: tuple[tuple[str, str], ...] = (
+    ("delete.retention.ms", str(WEEK * 3_600_000)),  # a copy that was away shorter still sees deletions
+    ("segment.ms", "3600000"),
+    ("min.cleanable.dirty.ratio", "0.1"),  # a restore reads little that is out of date
+)
+"""Configuration of topics that state is restored from."""
+
 HEADROOM = 512 * 1024
 """Bytes beyond the payload: the record's other fields (32 contexts, names, ids), headers and the batch's frame."""
 
@@ -141,11 +148,7 @@ STATE = Topic(
     writers=("apply",),
     readers=("apply",),
     segment_bytes=64 << 20,  # small: compaction passes over closed segments only
-    config=(
-        ("delete.retention.ms", str(WEEK * 3_600_000)),  # a copy that was away shorter still sees deletions
-        ("segment.ms", "3600000"),
-        ("min.cleanable.dirty.ratio", "0.1"),  # a restore reads little that is out of date
-    ),
+    config=CHANGELOG,
 )
 MEMBERS = Topic(
     name="members",
@@ -217,11 +220,7 @@ NETWORK_STATUS = Topic(
     writers=("status",),
     readers=("status", "anyone"),
     segment_bytes=64 << 20,
-    config=(
-        ("delete.retention.ms", str(WEEK * 3_600_000)),
-        ("segment.ms", "3600000"),
-        ("min.cleanable.dirty.ratio", "0.1"),
-    ),
+    config=CHANGELOG,
 )
 RESULTS = Topic(
     name="results",

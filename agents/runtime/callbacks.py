@@ -3,6 +3,7 @@
 import hmac
 import logging
 import time
+from collections.abc import Collection
 
 from aiohttp import web
 from aiokafka.errors import KafkaError
@@ -11,6 +12,7 @@ from agents.runtime.anchors import Anchors
 from agents.runtime.endpoints import read_token, word_of
 from agents.runtime.outbox import Outbox
 from agents.runtime.records import Out
+from agents.runtime.settings import CALLBACK_PATH
 from pipeline.broadcasters import ANSWERS
 from pipeline.broadcasters.arc import read_callbacks
 from pipeline.http import Unreadable
@@ -19,7 +21,8 @@ from topics.registry import NETWORK_NEWS
 
 log = logging.getLogger(__name__)
 
-PATH = "/callback"
+NOBODY = "callback"
+"""Who said it, where the URL names no endpoint of the settings."""
 
 MOST = 1_000
 """Statuses in one call: ARC sends 50."""
@@ -38,15 +41,16 @@ class Callbacks:
         self._expected = f"Bearer {read_token(token_file)}".encode() if token_file else None
         self._anchors = anchors
         self.outbox: Outbox | None = None  # from when the stage runs
+        self.names: Collection[str] = ()  # of endpoints: another name is nobody's, and words are kept by name
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         """Answer there."""
         if self._expected is not None:
-            router.add_post(PATH, self._take)
+            router.add_post(CALLBACK_PATH, self._take)
 
     async def _take(self, request: web.Request) -> web.Response:
-        given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
-        if self._expected is None or not hmac.compare_digest(given, self._expected):
+        shown = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+        if self._expected is None or not hmac.compare_digest(shown, self._expected):
             return _said(401, "the token that came with the transaction is required")
         if self.outbox is None:
             return _said(503, "the stage starts")
@@ -55,7 +59,8 @@ class Callbacks:
             return _said(400, replies.why)
         if len(replies) > MOST:
             return _said(400, f"more than {MOST} statuses")
-        endpoint = request.query.get("endpoint") or "callback"
+        given = request.query.get("endpoint", "")
+        endpoint = given if given in self.names else NOBODY
         now_ms = int(time.time() * 1000)
         outs = []
         for reply in replies:

@@ -16,6 +16,8 @@ from urllib.parse import quote
 from msgspec import Struct, structs
 
 from agents.runtime.http import BreakerOpen, Failure, Remote, Transport, Unavailable, remotes
+from agents.runtime.outcomes import MESSAGE_CHARS
+from agents.runtime.settings import CALLBACK_PATH
 from pipeline.broadcast import AskAgain, Call, Lane, Refused, Success, Waits, decide, halves, lanes
 from pipeline.broadcasters import ANSWERS, Batch, Kind, Policy, Reply
 from pipeline.broadcasters.arc import DIALECTS
@@ -27,6 +29,12 @@ from schemas.types import Txid, why
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+STATUS_CHARS = 64
+"""Of what an endpoint calls a status: the longest known has 26."""
+
+MOST_RIVALS = 100
+"""Of one transaction, that are told on: a dispute has a handful, and endpoints say what they like."""
 
 
 class BroadcastSettings(Struct, frozen=True):
@@ -345,7 +353,7 @@ class Endpoints:
         request = endpoint.dialect.submit(efs, self._settings.wait_for, self._settings.max_wait_s)
         if not self._callback_token:
             return request
-        url = f"{self._settings.callback_url.rstrip('/')}/callback?endpoint={quote(endpoint.name, safe='')}"
+        url = f"{self._settings.callback_url.rstrip('/')}{CALLBACK_PATH}?endpoint={quote(endpoint.name, safe='')}"
         told = (("X-CallbackUrl", url), ("X-CallbackToken", self._callback_token), ("X-FullStatusUpdates", "true"))
         return structs.replace(request, headers=(*request.headers, *told))
 
@@ -361,11 +369,16 @@ class Endpoints:
         }
         return Outcome(request, step, words, self.counting())
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all, in the order of the setting."""
+        return tuple(endpoint.name for endpoint in self._endpoints)
+
     def counting(self) -> tuple[str, ...]:
         """Endpoints whose silence counts: all but those that have not been reached for long; at least one."""
         since = time.monotonic() - self._settings.down_limit_s
         up = tuple(e.name for e in self._endpoints if e.silent_since is None or e.silent_since > since)
-        return up or tuple(endpoint.name for endpoint in self._endpoints)
+        return up or self.names
 
     async def look_up(self, txid: Txid, whom: str = "") -> Found | None:
         """Where a transaction stands with every endpoint that knows it; None where none answers.
@@ -382,7 +395,7 @@ class Endpoints:
             for endpoint, reply in zip(asked, replies, strict=True)
             if reply is not None and reply.status != "UNKNOWN"
         ]
-        words = tuple(word_of(name, reply, now_ms) for name, reply in known)
+        words = tuple(structs.replace(word_of(name, reply, now_ms), asked=True) for name, reply in known)
         return Found(words, tuple(reply.path for _, reply in known if reply.path))
 
     async def _look_up(self, endpoint: _Endpoint, txid: Txid) -> Reply | None:
@@ -437,7 +450,14 @@ def word_of(endpoint: str, reply: Reply, now_ms: int) -> Word:
     match reply.kind:
         case "accepted" | "pending" | "condition" | "refused":
             return Word(
-                endpoint, reply.kind, reply.status, reply.code, reply.message, reply.network, now_ms, reply.competing
+                endpoint,
+                reply.kind,
+                reply.status[:STATUS_CHARS],
+                reply.code,
+                reply.message[:MESSAGE_CHARS],
+                reply.network,
+                now_ms,
+                reply.competing[:MOST_RIVALS],
             )
         case _:
             raise ValueError(f"{reply.kind} is no answer")

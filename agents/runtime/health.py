@@ -9,7 +9,7 @@ from typing import Protocol
 from aiohttp import web
 
 from agents import metrics
-from agents.runtime.settings import WorkerSettings
+from agents.runtime.settings import CALLBACK_PATH, WorkerSettings
 
 
 class Watched(Protocol):
@@ -101,7 +101,7 @@ class Port:
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         # Probes of an orchestrator carry no token; they tell nothing but up or down. Callbacks have one of their own.
-        if self._token is not None and request.path not in ("/livez", "/readyz", "/callback"):
+        if self._token is not None and request.path not in ("/livez", "/readyz", CALLBACK_PATH):
             given = request.headers.get("Authorization", "")
             # aiohttp keeps bytes that are no text as lone surrogates
             if not hmac.compare_digest(given.encode("utf-8", "surrogateescape"), f"Bearer {self._token}".encode()):

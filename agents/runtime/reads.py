@@ -266,9 +266,8 @@ class Reads:
         places = await self._changelog.get()
         end = await places.end(number)
         last: int | None = None  # the last record that the store lacked when it was looked for
-        while (
-            position := self._look(number, lambda store: store.position)
-        ) < end - 1:  # the last offset is the transaction's marker
+        end -= 1  # the last offset is the transaction's marker
+        while (position := self._look(number, lambda store: store.position)) < end:
             if last is None:
                 last = position - 1
                 async with aclosing(places.scan(number, position, end)) as lacking:

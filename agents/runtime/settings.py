@@ -6,6 +6,9 @@ from msgspec import Struct
 
 from schemas.types import why
 
+CALLBACK_PATH = "/callback"
+"""Of a worker's HTTP port: where endpoints call back, who have a token of their own."""
+
 
 class KafkaSettings(Struct, frozen=True):
     """How to reach the cluster."""

@@ -221,7 +221,8 @@ class Store:
             raise
 
     def _fail(self) -> None:
-        (self.path / _FAILED).touch()
+        if self.path.exists():  # else whoever opens it next finds nothing to take for a store
+            (self.path / _FAILED).touch()
 
     def close(self) -> None:
         """Flush and close; a second time does nothing. One that cannot be flushed is of no use from then on."""

@@ -7,13 +7,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from msgspec import msgpack, structs
+from msgspec import Struct, msgpack, structs
 from rocksdict import Options, Rdict
 
 from agents.runtime.cluster import admin, create, look
 from agents.runtime.store import KEPT_DELETIONS_S
 from ops.apply_chaos.exactly_once import HOSTED, TOPIC_NAMES
-from ops.apply_chaos.proof import Proof, prove
+from ops.apply_chaos.proof import prove
 from ops.apply_chaos.rig import Late, Rig, Worker, until_so
 from ops.holders import Holders
 from ops.instruments.operations import operations
@@ -49,26 +49,27 @@ async def run(name: str, wanted: Asked, bootstrap: str = "", workers: int = WORK
         sent = await rig.feed(islice(load, wanted.records), wanted.rate)
         await rig.drained()
         await _again(rig)  # what was written is in RocksDB's tables then, and in nobody's memory
-        figures: list[str] = []
+        found: list[Found] = []
         async with Holders(rig.settings) as holders:
             field = Field(rig, holders, context, topic)
             for damage in (field.flip_owner, field.flip_copy, field.forge, field.delete, field.cut, field.age):
-                figures.append(await damage())
-                rig.say(figures[-1])
-            figures.append(await _altered_journal(rig, context))
-            rig.say(figures[-1])
+                found.append(await damage())
+                rig.say(found[-1].says)
+            found.append(await _altered_journal(rig, context))
+            rig.say(found[-1].says)
         proof = await prove(rig, TOPIC_NAMES)
-        for figure in figures:
-            _note(proof, figure)
-        seconds = time.monotonic() - began
-        return Outcome(name, sent, len(figures), rig.restarts, seconds, proof.report(KINDS), tuple(figures))
+        for each in found:
+            if each.finding:
+                proof.note(each.finding, each.says)
+        figures = tuple(each.says for each in found)
+        return Outcome(name, sent, len(found), rig.restarts, time.monotonic() - began, proof.report(KINDS), figures)
 
 
-def _note(proof: Proof, figure: str) -> None:
-    if "not found" in figure:
-        proof.note("unfound", figure)
-    if "not made again" in figure:
-        proof.note("not-repaired", figure)
+class Found(Struct, frozen=True):
+    """What came of a damage."""
+
+    says: str
+    finding: str = ""  # of KINDS, where it was not as it must be
 
 
 async def _again(rig: Rig, between: Callable[[], object] | None = None) -> float:
@@ -91,15 +92,15 @@ class Field:
         self.topic = topic
         self.number = holders.partition(context)
 
-    async def flip_owner(self) -> str:
+    async def flip_owner(self) -> Found:
         """One bit on the disk, in a file of the owner's store, while it runs."""
         return await self._flip("the owner's", 0)
 
-    async def flip_copy(self) -> str:
+    async def flip_copy(self) -> Found:
         """The same of a copy."""
         return await self._flip("a copy's", 1)
 
-    async def _flip(self, whose: str, holder: int) -> str:
+    async def _flip(self, whose: str, holder: int) -> Found:
         await _again(self.rig)
         worker, url = await self._holder(holder)
         before = len(await self._events())
@@ -111,7 +112,7 @@ class Field:
             table.write(bytes([byte[0] ^ 1]))
         return await self._told(f"a bit of {whose} file, untouched since", url, before)
 
-    async def forge(self) -> str:
+    async def forge(self) -> Found:
         """An entry that is whole, and that nobody wrote: roots alone show it."""
         worker, _ = await self._holder(0)
 
@@ -124,11 +125,11 @@ class Field:
         await _again(self.rig, forged)
         return await self._told("an entry that nobody wrote", self._url(worker), before)
 
-    async def delete(self) -> str:
+    async def delete(self) -> Found:
         """The store is gone."""
         return await self._lost("a store deleted", shutil.rmtree)
 
-    async def cut(self) -> str:
+    async def cut(self) -> Found:
         """Its files end halfway."""
 
         def cut(path: Path) -> None:
@@ -137,7 +138,7 @@ class Field:
 
         return await self._lost("a store cut off", cut)
 
-    async def age(self) -> str:
+    async def age(self) -> Found:
         """It was last written before the changelog's oldest deletion."""
 
         def age(path: Path) -> None:
@@ -145,11 +146,11 @@ class Field:
             store[b"\0written"] = int(time.time() - KEPT_DELETIONS_S - 60).to_bytes(8, "big")
             store.close()
 
-        return await self._lost("a store older than the kept deletions", age)
+        return await self._lost("a store older than the kept deletions", age, caught_up=False)
 
     # --- what comes of it
 
-    async def _told(self, what: str, url: str, before: int) -> str:
+    async def _told(self, what: str, url: str, before: int) -> Found:
         """Found by whoever looks through the store, told by events, and right again."""
         began = time.monotonic()
         kinds: list[str] = []
@@ -162,16 +163,17 @@ class Field:
             await until_so(lambda: told(*TOLD), "word of it", FOUND_WITHIN_S)
             found_s = time.monotonic() - began
         except Late:
-            return f"{what}: not found"
+            return Found(f"{what}: not found", "unfound")
         kind = next(kind for kind in kinds if kind in TOLD)
         try:
             await until_so(lambda: told("store-repaired"), "word of a repair", FOUND_WITHIN_S)
             await self._right(url)
         except Late:
-            return f"{what}: found after {found_s:.1f} s ({kind}), not made again"
-        return f"{what}: found after {found_s:.1f} s ({kind}), made again after {time.monotonic() - began:.1f} s"
+            return Found(f"{what}: found after {found_s:.1f} s ({kind}), not made again", "not-repaired")
+        return Found(f"{what}: found after {found_s:.1f} s ({kind}), made again after {time.monotonic() - began:.1f} s")
 
-    async def _lost(self, what: str, damage: Callable[[Path], object]) -> str:
+    async def _lost(self, what: str, damage: Callable[[Path], object], *, caught_up: bool = True) -> Found:
+        """caught_up: whether a store that only lacks something is all that this may leave."""
         worker, _ = await self._holder(0)
         log_size = worker.log.stat().st_size
         path = self._path(worker)
@@ -180,17 +182,14 @@ class Field:
             ready_s = await _again(self.rig, lambda: damage(path))
             await self._right(self._url(worker))
         except Late:
-            return f"{what}: not made again"
+            return Found(f"{what}: not made again", "not-repaired")
         said = worker.log.read_bytes()[log_size:].decode(errors="replace")
+        when = f"all ready {ready_s:.1f} s after their start, right {time.monotonic() - began:.1f} s later"
         if "made again" in said:
-            how = "found when it is opened"
-        elif path.exists() and not what.endswith("deletions"):
-            how = "it opens with less, and is caught up"  # what is behind is not wrong
-        else:
-            how = "not found"
-        return (
-            f"{what}: {how}, all ready {ready_s:.1f} s after their start, right {time.monotonic() - began:.1f} s later"
-        )
+            return Found(f"{what}: found when it is opened, {when}")
+        if caught_up:  # what is behind is not wrong
+            return Found(f"{what}: it opens with less, and is caught up, {when}")
+        return Found(f"{what}: not found, {when}", "unfound")
 
     async def _right(self, url: str) -> None:
         """Until this worker's own store stands where its context's owner says."""
@@ -234,7 +233,7 @@ async def _records(rig: Rig, topic: Topic) -> list[Any]:
     return found
 
 
-async def _altered_journal(rig: Rig, context: Context) -> str:
+async def _altered_journal(rig: Rig, context: Context) -> Found:
     """One field of one entry in the middle, in a copy of the topics."""
     settings = structs.replace(
         rig.settings, topics=structs.replace(rig.settings.topics, prefix=f"{rig.settings.topics.prefix}copy.")
@@ -260,10 +259,11 @@ async def _altered_journal(rig: Rig, context: Context) -> str:
         took = time.monotonic() - began
         broken = {each.context: each.breaks for each in walked if each.breaks}
         entries = sum(each.entries for each in walked)
-        how = (
-            f"found by a walk of {entries:,} entries in {took:.1f} s: {broken[context][0]}" if context in broken else ""
+        if context not in broken:
+            return Found("an altered journal entry: not found", "unfound")
+        return Found(
+            f"an altered journal entry: found by a walk of {entries:,} entries in {took:.1f} s: {broken[context][0]}"
         )
-        return f"an altered journal entry: {how or 'not found'}"
     finally:
         async with admin(settings.kafka) as client:
             await client.delete_topics([each.named(settings.topics.prefix) for each in BY_NAME.values()])

@@ -229,8 +229,12 @@ async def opened(loaded: "Loaded", contexts: frozenset[str]) -> "AsyncIterator[J
 T = TypeVar("T")
 
 
-def run_or_fail(work: Callable[[], Any]) -> Any:
-    """Run it; what is not as it must be ends in words."""
+def _ended() -> NoReturn:
+    sys.exit(0)  # the way to end --follow
+
+
+def run_or_fail(work: Callable[[], Any], interrupted: Callable[[], NoReturn] = _ended) -> Any:
+    """Run it; what is not as it must be ends in words. interrupted: what Ctrl-C comes to."""
     from agents.runtime.cluster import Unreachable
     from ops.journal import Broken
     from ops.reading import NotReadable
@@ -238,7 +242,7 @@ def run_or_fail(work: Callable[[], Any]) -> Any:
     try:
         return asyncio.run(work())
     except KeyboardInterrupt:
-        sys.exit(0)  # the way to end --follow
+        interrupted()
     except Unreachable as error:
         fail(str(error), USAGE)
     except (Broken, NotReadable) as error:

@@ -5,7 +5,7 @@ import getpass
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
@@ -20,6 +20,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 RATE = 50.0
 """A replay's records a second, unless told otherwise: a tenth of what a small installation takes beside its own."""
+
+
+STOPPED = 130
+"""Exit code of a replay that was interrupted, as shells have it."""
 
 
 @click.group("dead-letters")
@@ -159,7 +163,11 @@ def replay(
         )  # fmt: skip
 
     with click.progressbar(length=len(found), label="replayed", file=sys.stderr) as bar:
-        done = run_or_fail(lambda: run(lambda: bar.update(1)))
+
+        def interrupted() -> NoReturn:
+            fail(f"stopped at {bar.pos:,} of {len(found):,}: run it again, what was sent is then a repeat", STOPPED)
+
+        done = run_or_fail(lambda: run(lambda: bar.update(1)), interrupted)
     for place, reason in done.refused[:20]:
         click.echo(f"{place}  not sent: {reason}")
     if len(done.refused) > 20:

@@ -69,6 +69,7 @@ async def called(outbox: Outbox | None, token: Path) -> AsyncIterator[Post]:
     await asyncio.to_thread(token.write_text, "secret\n")
     callbacks = Callbacks(str(token), Anchors())  # type: ignore[arg-type]
     callbacks.outbox = outbox  # type: ignore[assignment]
+    callbacks.names = ("arc@a", "arc@b")
     app = web.Application()
     callbacks.add_to(app.router)
     async with TestServer(app, host="127.0.0.1") as server, ClientSession() as session:
@@ -89,15 +90,17 @@ async def test_what_an_endpoint_says_is_news(tmp_path: Path) -> None:
         mined = {**ONE, "txStatus": "MINED", "merklePath": "0bad", "blockHeight": 7}
         assert await post({"count": 3, "callbacks": [ONE, mined, {"txid": "junk"}]}) == (200, {"taken": 3})
         assert (await post({**mined, "merklePath": "ff"}, endpoint=""))[1] == {"taken": 1}
+        assert (await post(ONE, endpoint="arc@made-up"))[1] == {"taken": 1}
     news = [NEWS.decode(out.value) for out in outbox.sent]
     assert {(out.topic, out.key) for out in outbox.sent} == {(NETWORK_NEWS, TXID)}
-    assert [type(each) for each in news] == [Heard, Heard, Heard, Anchored, Heard]
+    assert [type(each) for each in news] == [Heard, Heard, Heard, Anchored, Heard, Heard]
     words = [each.words[0] for each in news if isinstance(each, Heard)]
     assert [(word.endpoint, word.kind, word.status, word.network) for word in words] == [
         ("arc@a", "accepted", "SEEN_ON_NETWORK", True),
         ("arc@a", "accepted", "SEEN_ON_NETWORK", True),
         ("arc@a", "accepted", "MINED", True),
         ("callback", "accepted", "MINED", True),
+        ("callback", "accepted", "SEEN_ON_NETWORK", True),
     ]
 
 

@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from agents.runtime.endpoints import BroadcastSettings, Endpoints, Found, NoEndpoint, Outcome
+from agents.runtime.endpoints import MOST_RIVALS, BroadcastSettings, Endpoints, Found, NoEndpoint, Outcome, word_of
 from agents.runtime.http import HttpSettings, Transport
 from pipeline.broadcast import Refused, Success, Waits
+from pipeline.broadcasters import Reply
 from pipeline.outcome import BY_CODE
 from schemas.flow import BroadcastRequest, Origin, Unmined
+from schemas.network import NEWS, Heard
 from schemas.types import Txid, display
 from tests.agents.serving import Clock, Handler, hang, nobody, reset, served, until
 
@@ -664,3 +666,12 @@ async def test_endpoints_are_told_where_to_call_back_and_what_to_show(world: Wor
     file.write_text(" ")
     with pytest.raises(ValueError, match="is empty"):
         world.endpoints(callback_url="https://here", callback_token_file=str(file))
+
+
+def test_what_is_reported_is_bounded_whatever_an_endpoint_says() -> None:
+    """A record of news holds no payload: an endpoint must not be able to make one that no topic takes."""
+    rivals = tuple(number.to_bytes(32, "big") for number in range(10_000))
+    word = word_of("arc@a", Reply(txid_of(1), "refused", "network.fee", "x" * 1_000_000, "S" * 10_000, rivals), 5)
+    assert word.competing == rivals[:MOST_RIVALS]
+    assert (word.code, word.at_ms, word.message[:5]) == ("network.fee", 5, "xxxxx")
+    assert len(NEWS.encode(Heard((word,)))) < 16_000

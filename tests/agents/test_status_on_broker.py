@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -241,7 +242,8 @@ async def test_an_endpoint_calls_back(
     worker = bench.worker("status", argument=f"{argument}{token}")
     await ready(worker)
     txs = [made_tx([coin_of_others(n)], 1, n) for n in range(40, 42)]
-    url = f"{worker.address()}/callback?endpoint=arc%40there"
+    name = names(arcs)[0]
+    url = f"{worker.address()}/callback?endpoint={quote(name, safe='')}"
     told = {"X_CallbackUrl": url, "X_FullStatusUpdates": "true"}
     has(arcs[0], txs[0], "SEEN_ON_NETWORK", X_CallbackToken="secret", **told)
     has(arcs[0], txs[1], "SEEN_ON_NETWORK", X_CallbackToken="wrong", **told)
@@ -249,9 +251,7 @@ async def test_an_endpoint_calls_back(
     assert heard.key == txs[0].txid
     news = NEWS.decode(heard.value, heard.headers)
     assert isinstance(news, Heard)
-    assert [(word.endpoint, word.kind, word.status) for word in news.words] == [
-        ("arc@there", "accepted", "SEEN_ON_NETWORK")
-    ]
+    assert [(word.endpoint, word.kind, word.status) for word in news.words] == [(name, "accepted", "SEEN_ON_NETWORK")]
     reported = Reported((), names(arcs), False, CONTEXTS, ("r1",), origin_at(1))
     await bench.send(NETWORK_NEWS, [NEWS.encode(reported)], [txs[0].txid], headers=[NEWS.header])
     (result,) = await bench.wait_for(RESULTS, 1)

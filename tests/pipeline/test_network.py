@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
+from pipeline.broadcast import remembered
 from pipeline.network import BLOCK_MS, BURIED, LOOK_LIMIT_MS, MINE_LIMIT_MS, UNKNOWN, Step, Times, hear, to_ask
 from schemas.flow import Origin
 from schemas.network import Anchored, Heard, Looked, NetworkStatus, News, Reported, Word
@@ -238,6 +240,32 @@ def test_what_an_endpoint_says_by_itself_counts_like_an_answer_also_before_it() 
     assert late.results == {1: "accepted"}
 
 
+def test_what_broadcast_only_remembers_brings_nothing_back() -> None:
+    """A child of what was refused is sent: its parent was accepted once, and nobody has said so again."""
+    told = Told()
+    told.hear(reported(word(A, "accepted"), stands=True))
+    told.hear(Looked((no(A, NOW + 9), no(B, NOW + 9)), BOTH, NOW + 9), NOW + 9)
+    told.hear(Looked((), BOTH, NOW + 30_009), NOW + 30_009)
+    assert told.status.decided == "refused"
+    told.hear(reported(remembered(A), stands=True, contexts=("topic:tm_y",), request_ids=()), NOW + 60_000)
+    assert told.status.decided == "refused"
+    assert told.contexts == {"topic:tm_x": "evict", "topic:tm_y": "evict"}
+
+
+@pytest.mark.parametrize("seen_first", [True, False])
+def test_an_endpoints_own_step_takes_nothing_back_that_the_network_said(seen_first: bool) -> None:
+    """A callback may come before the reply to the call, and be heard before or behind it."""
+    for told_by_network in (seen(A), word(A, "refused", NOW, network=True, code="network.rejected")):
+        late = word(A, "accepted", NOW + 5, status="RECEIVED")
+        heard: list[News] = [Heard((told_by_network,)), reported(late, stands=True)]
+        told = Told()
+        for news in heard if seen_first else reversed(heard):
+            told.hear(news)
+        assert told.status.words == (told_by_network,)
+        told.hear(Looked((replace(late, at_ms=NOW + 9, asked=True),), BOTH, NOW + 9))
+        assert told.status.words[0].status == "RECEIVED", "asked where it stands, the endpoint knows better"
+
+
 def settled(told: Told) -> NetworkStatus:
     """After the looks that are due, at which endpoints say nothing new."""
     for _ in range(3):
@@ -262,7 +290,7 @@ def test_the_order_of_news_does_not_matter(said: list[tuple[str, tuple[str, bool
         shuffled.hear(each)  # and repeated
     one, other = settled(straight), settled(shuffled)
     assert one.words == other.words
-    last = dict(said)
+    last = dict(sorted(said, key=lambda each: each[1][1]))  # the network's words behind all others, each in their order
     if any(kind == "accepted" for kind, _ in last.values()):
         assert one.decided == other.decided == "accepted"
     elif not any(kind == "accepted" for _, (kind, _) in said):
