@@ -3,13 +3,12 @@
 - **Accepted** as soon as one endpoint, any, says so: that the network has it, or that it took it with all its un-mined
   ancestors. Refusals of others are kept and change nothing.
 - **Refused** when the last words of the endpoints are a refusal (`pipeline/broadcast.py`: every endpoint that counts is
-  final, or a node rejected it and nobody who answered thinks otherwise), and a second look, a settle time later, finds
-  no acceptance. So an answer that was on its way is not overtaken.
+  final, or a node rejected it and nobody who answered thinks otherwise), and a second look, a settle time later, that
+  every endpoint answers which counts, finds no acceptance. So an answer that was on its way is not overtaken.
 - What is decided may turn: an acceptance after a refusal brings it back, the refusal of what was accepted (a late
   double spend) takes it away, again after a second look. Each turn is a new revision of the same result.
 - Contexts hear each decision once. One that comes later hears it when it comes; who asks again gets the result again,
   at the next revision, with all request ids.
-
 - **Mined** when the trackers say yes to a Merkle path of it; the path is kept. When they say no to it later, its block
   was replaced: the path is dropped, and another taken when it comes. **Buried** when its block is `BURIED` deep.
 
@@ -146,7 +145,7 @@ def _decision(before: NetworkStatus, status: NetworkStatus, news: Said, now_ms: 
         return replace(status, settles_ms=0 if refused is None else status.settles_ms, competing=_rivals(status))
     if not before.settles_ms:
         return replace(status, settles_ms=now_ms + times.settle_ms, competing=_rivals(status))
-    if not isinstance(news, Looked) or news.asked_ms < before.settles_ms:
+    if not isinstance(news, Looked) or news.asked_ms < before.settles_ms or set(news.silent) & set(news.endpoints):
         return replace(status, competing=_rivals(status))
     endpoint, word = refused
     return replace(

@@ -40,6 +40,7 @@ class Looked(Struct, frozen=True, array_like=True, tag="looked"):
     words: tuple[Word, ...]  # of those that know it
     endpoints: tuple[str, ...]  # as in Reported
     asked_ms: int
+    silent: tuple[str, ...] = ()  # who was asked, and gave no answer
 
 
 class Heard(Struct, frozen=True, array_like=True, tag="heard"):

@@ -115,6 +115,7 @@ class Found(Struct, frozen=True):
 
     words: tuple[Word, ...]
     paths: tuple[bytes, ...]  # Merkle paths that came along, unverified
+    silent: tuple[str, ...] = ()  # who gave no answer
 
 
 class _Endpoint:
@@ -396,7 +397,8 @@ class Endpoints:
             if reply is not None and reply.status != "UNKNOWN"
         ]
         words = tuple(structs.replace(word_of(name, reply, now_ms), asked=True) for name, reply in known)
-        return Found(words, tuple(reply.path for _, reply in known if reply.path))
+        silent = tuple(each.name for each, reply in zip(asked, replies, strict=True) if reply is None)
+        return Found(words, tuple(reply.path for _, reply in known if reply.path), silent)
 
     async def _look_up(self, endpoint: _Endpoint, txid: Txid) -> Reply | None:
         """An endpoint's answer; None where it gives none."""

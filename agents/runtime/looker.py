@@ -133,7 +133,7 @@ class Looker:
             found = await endpoints.look_up(txid, to_ask(status))
             if found is None:
                 return  # nobody answered: again in a while
-            news.append(Looked(found.words, endpoints.counting(), asked_ms))
+            news.append(Looked(found.words, endpoints.counting(), asked_ms, found.silent))
             paths = list(dict.fromkeys(found.paths))
         for path in paths:
             if (anchored := await self._anchors.check(txid, path)) is not None:

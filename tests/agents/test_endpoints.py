@@ -641,6 +641,10 @@ async def test_where_a_transaction_stands_is_said_by_those_that_know_it(world: W
     mined = await endpoints.look_up(txid_of(1))
     assert mined is not None
     assert mined.paths == (b"\x0b\xad",)
+    world.arcs[1].on_look_up = lambda _: web.Response(status=503)
+    half = await endpoints.look_up(txid_of(1))
+    assert half is not None
+    assert half.silent == (f"arc@{world.urls[1][7:]}",)
     for arc in world.arcs:
         arc.on_look_up = lambda _: web.Response(status=503)
     assert await endpoints.look_up(txid_of(1)) is None

@@ -89,6 +89,20 @@ def test_a_refusal_counts_when_a_second_look_finds_no_acceptance() -> None:
 
 
 @pytest.mark.invariant("STATUS-2")
+def test_a_second_look_that_an_endpoint_does_not_answer_decides_nothing() -> None:
+    """It may know better: it is asked again, until it has been down for so long that it does not count."""
+    told = Told()
+    told.hear(reported(no(A), no(B)))
+    at_ms = NOW + 30_000
+    for _ in range(3):
+        told.hear(Looked((), BOTH, at_ms, (B,)), at_ms)
+        assert (told.status.decided, told.status.look_ms) == ("", at_ms + 30_000)
+        at_ms += 30_000
+    told.hear(Looked((), (A,), at_ms, (B,)), at_ms)
+    assert told.status.decided == "refused"
+
+
+@pytest.mark.invariant("STATUS-2")
 def test_an_acceptance_that_was_on_its_way_comes_before_the_second_look() -> None:
     told = Told()
     told.hear(reported(no(A), no(B)))
