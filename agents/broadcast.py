@@ -56,6 +56,7 @@ class Broadcast:
         """Open connections."""
         await self._transport.__aenter__()
         self._endpoints = Endpoints(self._settings, self._transport)
+        self._endpoints.follow_policies()
 
     async def stop(self) -> None:
         """Close them."""

@@ -13,11 +13,14 @@ A request is whole: its un-mined ancestors first, then the subject (CAST-1). The
   the other endpoints those that answered are final too. A refusal by an endpoint's own policy (fee, size, …) alone is
   no consensus: while another endpoint has not spoken, it waits. That one endpoint's 461, 463, 464 or 468 could decide
   when our verifier agrees never comes to pass here: what is broadcast has passed our verifier.
+- **Not asked** is an endpoint that says by its policy that it would not take the family. Read anew, its policy is its
+  word about the subject, a refusal by its own rules (docs/decisions/endpoints.md); until then it has not spoken.
 - **Waits** otherwise: an ancestor is missing, a lock time lies ahead, a rival is known, or nobody decided. Our own
   faults (key, account, address) and an endpoint's absence never refuse anything.
 """
 
 from collections.abc import Iterable, Mapping, Sequence, Set
+from types import MappingProxyType
 from typing import Protocol, TypeAlias, TypeVar
 
 from msgspec import Struct
@@ -67,6 +70,8 @@ class AskAgain(Struct, frozen=True):
 
 Step: TypeAlias = Success | Refused | Waits | AskAgain
 
+NOBODY: Mapping[str, str] = MappingProxyType({})
+
 UNANSWERED = frozenset({"transport", "pending"})
 """Kinds that a further try may turn into an answer."""
 
@@ -78,6 +83,7 @@ def decide(
     known: Mapping[Txid, str],
     asked: Mapping[str, int],
     attempts: int,
+    unfit: Mapping[str, str] = NOBODY,
 ) -> Step:
     """What is next for `request`, by the rule above.
 
@@ -85,6 +91,8 @@ def decide(
     known: transactions accepted earlier, and by whom; they count as accepted and are not sent again.
     asked: how often each endpoint has been asked; `attempts` is the limit. A request without un-mined transactions
     needs nothing.
+    unfit: endpoints whose policy would refuse the family, so that they are not asked, and the condition in which it
+    is while that is no word of theirs.
     """
     accepted = tuple(
         (member.txid, by)
@@ -96,7 +104,9 @@ def decide(
     calls = {
         name: wanted
         for name in endpoints
-        if asked.get(name, 0) < attempts and (wanted := _unanswered(request, name, replies.get(name, {}), known))
+        if name not in unfit
+        and asked.get(name, 0) < attempts
+        and (wanted := _unanswered(request, name, replies.get(name, {}), known))
     }
     if calls:
         return AskAgain(calls)
@@ -105,6 +115,10 @@ def decide(
     if refused := refusal(words, len(endpoints)):
         name, reply = refused
         return Refused(Verdict(reply.code, _said(name, reply)), name, competing)
+    said = dict(words)
+    silent = {name: unfit[name] for name in endpoints if name in unfit and name not in said}
+    if silent and all(name in silent or (name in said and said[name].kind == "refused") for name in endpoints):
+        return Waits(_unfit(words, silent), competing)
     return Waits(_condition(request, {txid for txid, _ in accepted}, words, endpoints, replies), competing)
 
 
@@ -193,6 +207,12 @@ def _condition(
         return Condition("network.orphan", f"ancestor {display(missing)}: {'; '.join(said) or 'not sent'}")
     code = next((reply.code for _, reply in words if reply.kind == "condition"), "network.undecided")
     return Condition(code, "; ".join(_said(name, reply) for name, reply in words) or "no endpoint was asked")
+
+
+def _unfit(words: Sequence[tuple[str, Reply]], silent: Mapping[str, str]) -> Condition:
+    """Nobody else is left to ask. The code is that of the endpoint preferred."""
+    said = [_said(name, reply) for name, reply in words]
+    return Condition(next(iter(silent.values())), "; ".join([*said, f"not asked by their policy: {', '.join(silent)}"]))
 
 
 def _said(name: str, reply: Reply) -> str:

@@ -109,7 +109,7 @@ CODES: tuple[Code, ...] = (
     # --- policy
     _verdict("policy.limits", "More transactions, proofs or levels than this installation takes.", "Send a shorter chain of ancestors.", 474),
     _verdict("policy.contexts", "More than 32 contexts.", "Name fewer.", 400),
-    _verdict("policy.fee", "The fee is below the floor.", "Pay more.", 465),
+    _verdict("policy.fee", "The fee is below the floor, or below what the endpoints publish.", "Pay more.", 465),
     _verdict("policy.script-budget", "The scripts need more time or memory than they may have.", "Use scripts that cost less.", 461),
     # --- contexts
     _verdict("admission.no-context", "No topic or basket was named.", "Name one; `tm_anytx` just verifies and broadcasts.", 400),

@@ -3,7 +3,7 @@
 import hmac
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from aiohttp import web
 from aiokafka.errors import KafkaError
@@ -13,8 +13,10 @@ from agents.runtime.endpoints import read_token, word_of
 from agents.runtime.outbox import Outbox
 from agents.runtime.records import Out
 from agents.runtime.settings import CALLBACK_PATH
-from pipeline.broadcasters import ANSWERS
-from pipeline.broadcasters.arc import read_callbacks
+from pipeline.broadcasters import ANSWERS, Means
+from pipeline.broadcasters.arc import STATUSES
+from pipeline.broadcasters.table import DIALECTS
+from pipeline.broadcasters.words import read_callbacks
 from pipeline.http import Unreadable
 from schemas.network import NEWS, Heard
 from topics.registry import NETWORK_NEWS
@@ -54,13 +56,13 @@ class Callbacks:
             return _said(401, "the token that came with the transaction is required")
         if self.outbox is None:
             return _said(503, "the stage starts")
-        replies = read_callbacks(await request.read())
+        given = request.query.get("endpoint", "")
+        endpoint = given if given in self.names else NOBODY
+        replies = read_callbacks(await request.read(), _statuses(endpoint))
         if isinstance(replies, Unreadable):
             return _said(400, replies.why)
         if len(replies) > MOST:
             return _said(400, f"more than {MOST} statuses")
-        given = request.query.get("endpoint", "")
-        endpoint = given if given in self.names else NOBODY
         now_ms = int(time.time() * 1000)
         outs = []
         for reply in replies:
@@ -74,6 +76,12 @@ class Callbacks:
             log.warning("a callback is not on Kafka, and will come again: %r", error)
             return _said(503, "not written")
         return web.json_response({"taken": len(outs)})
+
+
+def _statuses(endpoint: str) -> Mapping[str, Means]:
+    """What the names of statuses mean to this endpoint: they are ARC's, and two of Arcade's mean something else."""
+    dialect = DIALECTS.get(endpoint.partition("@")[0])
+    return STATUSES if dialect is None or dialect.calls_back is None else dialect.calls_back
 
 
 def _said(status: int, message: str) -> web.Response:

@@ -8,9 +8,10 @@ import io
 import logging
 import time
 from collections.abc import Callable, Collection, Sequence
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Literal, Self, TypeAlias, TypeVar
+from typing import Annotated, Literal, Self, TypeAlias, TypeVar, cast
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -53,7 +54,8 @@ class Remote(Struct, frozen=True):
         return f"{self.dialect}@{parts.netloc}{parts.path}"
 
 
-OPTIONS = {"key-file": "key_file", "token-file": "key_file"}
+KEY_OPTIONS = ("key-file", "token-file")
+"""Options that every entry may have; both name the file that holds the key."""
 
 
 def remotes(entries: Sequence[str], dialects: Collection[str], setting: str) -> tuple[Remote, ...]:
@@ -62,24 +64,45 @@ def remotes(entries: Sequence[str], dialects: Collection[str], setting: str) -> 
     Raises:
         ValueError: an entry that is not of this form, or a service that stands twice.
     """
-    found: list[Remote] = []
-    for entry in entries:
-        place, *options = entry.split(";")
+    return tuple(remote for remote, _ in listed(entries, dialects, setting))
+
+
+def listed(
+    entries: Sequence[str], dialects: Collection[str], setting: str, options: Collection[str] = ()
+) -> list[tuple[Remote, dict[str, str]]]:
+    """As `remotes`, with what each entry says of `options`, the names it may have beside those of the key's file.
+
+    Raises:
+        ValueError: as `remotes`, or an option stands twice. What an entry holds is not repeated, but for names known
+            to be harmless: somebody may have put a key where none belongs.
+    """
+    found: list[tuple[Remote, dict[str, str]]] = []
+    allowed = (*KEY_OPTIONS, *options)
+    for number, entry in enumerate(entries, 1):
+        place, *rest = entry.split(";")
         dialect, _, url = place.partition("=")
         if dialect not in dialects:
-            raise ValueError(f"{setting}: {dialect!r} is none of {', '.join(sorted(dialects))}")
+            named = (
+                repr(dialect) if dialect.isalnum() and len(dialect) < 20 and url else f"what entry {number} begins with"
+            )
+            raise ValueError(f"{setting}: {named} is none of {', '.join(sorted(dialects))}")
         if not _is_base(url):
             raise ValueError(f"{setting}: {dialect}= wants http(s)://host[:port][/path], without user or query")
-        named: dict[str, str] = {}
-        for option in options:
+        given: dict[str, str] = {}
+        for option in rest:
             name, _, value = option.partition("=")
-            if name not in OPTIONS or not value:
-                raise ValueError(f"{setting}: {dialect}= has an option {name!r} that is none of {', '.join(OPTIONS)}")
-            named[OPTIONS[name]] = value
-        found.append(Remote(dialect, url.rstrip("/"), **named))
-    if len({remote.url for remote in found}) < len(found):
+            if name not in allowed or not value:
+                raise ValueError(
+                    f"{setting}: {dialect}= has an option that is none of {', '.join(allowed)} with a value"
+                )
+            name = "key-file" if name in KEY_OPTIONS else name
+            if name in given:
+                raise ValueError(f"{setting}: {dialect}= has {name} twice")
+            given[name] = value
+        found.append((Remote(dialect, url.rstrip("/"), given.pop("key-file", "")), given))
+    if len({remote.url for remote, _ in found}) < len(found):
         raise ValueError(f"{setting}: a service stands twice")
-    return tuple(found)
+    return found
 
 
 def _is_base(url: str) -> bool:
@@ -238,6 +261,26 @@ class Turned(Struct, frozen=True):
     why: str
 
 
+def nothing_answers(value: object) -> bool:
+    """HTTP 5xx is no answer, whatever it says."""
+    return False
+
+
+def patience_s(reply: HttpReply) -> float | None:
+    """Seconds for which a service asks not to be called (Retry-After, RFC 9110 10.2.3); None where it does not.
+
+    A date is counted from the reply's own Date: the two clocks may differ, and only the service's is asked.
+    """
+    asked = reply.headers.get("retry-after", "").strip()
+    if asked.isascii() and asked.isdigit():
+        return float(asked[:9])
+    try:
+        until, since = parsedate_to_datetime(asked), parsedate_to_datetime(reply.headers.get("date", ""))
+        return max(0.0, (until - since).total_seconds())
+    except (TypeError, ValueError, OverflowError):  # no date, or one with a zone beside one without
+        return None
+
+
 def log_turn(turn: Turned) -> None:
     """The breaker's turn as a log line."""
     if turn.state == "closed":
@@ -296,6 +339,11 @@ class Transport:
         """Of the service's breaker."""
         return self._breaker(remote).state(self._clock())
 
+    def condition(self, remote: Remote) -> tuple[State, str]:
+        """State of the service's breaker, and why, unless it is closed."""
+        state = self.state(remote)
+        return state, "" if state == "closed" else self._breaker(remote).why
+
     async def send(
         self,
         remote: Remote,
@@ -304,12 +352,14 @@ class Transport:
         timeout_s: float,
         authorization: str = "Bearer {key}",
         force: bool = False,
+        answers: Callable[[T], bool] = nothing_answers,
     ) -> T | Failure:
         """One call, complete within `timeout_s` (waiting for a connection included), and what its reply means.
 
         read: makes a value of the reply, whatever its status, and says why it is none (empty when it is one).
         authorization: the Authorization header, `{key}` standing for the key.
         force: also through an open breaker, to learn whether the service is up.
+        answers: whether what `read` made is an answer even under HTTP 5xx, as some services give theirs.
         The breaker counts what brought nothing: broken connections, time-outs, oversized replies, 5xx, 429, and what
         `read` complains of. Retry-After is heeded. Redirects are replies: a key follows none. A GET is sent anew, once,
         when a kept connection turns out to be closed; a POST never is.
@@ -323,10 +373,11 @@ class Transport:
         try:
             came = await self._exchange(remote, request, timeout_s, authorization)
             value, fault = read(came) if isinstance(came, HttpReply) else (came, came.detail)
+            heard = isinstance(came, HttpReply) and came.status >= 500 and not fault and answers(cast(T, value))
         except BaseException:
             breaker.dropped()
             raise
-        self._learn(breaker, came, fault)
+        self._learn(breaker, came, fault, heard)
         self._turned(remote)
         self._count(Sent(remote, came, self._clock() - started))
         return value
@@ -375,16 +426,16 @@ class Transport:
         except (aiohttp.ClientError, OSError) as error:
             return Unreachable(f"{type(error).__name__}: {error}")
 
-    def _learn(self, breaker: Breaker, came: HttpReply | Failure, fault: str) -> None:
-        now, patience = self._clock(), ""
-        if isinstance(came, HttpReply) and (came.status == 429 or came.status >= 500):
-            fault, patience = f"HTTP {came.status}", came.headers.get("retry-after", "")
+    def _learn(self, breaker: Breaker, came: HttpReply | Failure, fault: str, heard: bool) -> None:
+        now, patience = self._clock(), None
+        if isinstance(came, HttpReply) and (came.status == 429 or came.status >= 500) and not heard:
+            fault, patience = f"HTTP {came.status}", patience_s(came)
         if not fault:
             breaker.succeeded()
             return
         breaker.failed(now, fault)
-        if patience.isascii() and patience.isdigit():  # a date is no use between clocks that differ
-            seconds = min(float(patience), self._settings.retry_after_limit_s)
+        if patience is not None:
+            seconds = min(patience, self._settings.retry_after_limit_s)
             breaker.pause(now, seconds, f"{fault}, asks for {seconds:g} s of patience")
 
     def _turned(self, remote: Remote) -> None:

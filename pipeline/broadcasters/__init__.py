@@ -41,37 +41,70 @@ class Batch(Struct, frozen=True):
 
 
 class Policy(Struct, frozen=True):
-    """What an endpoint takes."""
+    """What an endpoint says that it takes. Sizes are those of raw transactions; 0 is no limit."""
 
     max_tx_bytes: int
     max_script_bytes: int
     fee_satoshis: int  # for each `fee_bytes`
-    fee_bytes: int
+    fee_bytes: int  # 1 or more
+
+
+class Means(Struct, frozen=True):
+    """What a status, a number or a reason comes to."""
+
+    kind: Kind
+    code: str = ""
+    network: bool = False
 
 
 class Dialect(Protocol):
-    """How one kind of broadcast service is spoken to. Stateless."""
+    """How one kind of broadcast service is spoken to. Stateless.
+
+    What a service does not offer stands here as None, so that who asks must say what it does without.
+    """
 
     authorization: str
     """The Authorization header, `{key}` standing for the key."""
 
-    def submit(self, transactions: Sequence[bytes], wait_for: str = "", max_wait_s: int = 5) -> HttpRequest:
-        """The request that hands over `transactions` (Extended Format, ancestors first).
+    most: int
+    """Transactions that one call may carry."""
 
-        wait_for: status to hold the reply for, at most `max_wait_s`; empty leaves it to the endpoint.
+    waits: bool
+    """Whether it holds a reply for a status (`wait_for`)."""
+
+    calls_back: Mapping[str, Means] | None
+    """The statuses it calls back with, for whoever gives it `X-CallbackUrl`; None: it calls nobody back."""
+
+    def submit(self, transactions: Sequence[bytes], wait_for: str = "", max_wait_s: int = 5) -> HttpRequest:
+        """The request that hands over `transactions` (Extended Format, ancestors first; `most` of them at most).
+
+        wait_for: status to hold the reply for, at most `max_wait_s`; empty leaves it to the endpoint, as do dialects
+        that do not wait.
+
+        Raises:
+            Malformed: by dialects that send another format, for what is no Extended Format.
         """
 
     def read(self, txids: Sequence[Txid], status: int, body: bytes) -> Batch:
-        """The reply to `submit`: each of `txids` stands in `replies` or in `narrow`. Total: no bytes make it raise."""
+        """The reply to `submit`: each of `txids` stands in `replies` or in `narrow`, and one alone in `replies`.
 
-    def look_up(self, txid: Txid) -> HttpRequest:
-        """The request for where a transaction stands."""
+        Total: no bytes make it raise.
+        """
+
+    def look_up(self, txid: Txid) -> HttpRequest | None:
+        """The request for where a transaction stands; None: the service cannot be asked."""
 
     def read_status(self, txid: Txid, status: int, body: bytes) -> Reply:
-        """The reply to `look_up`."""
+        """The reply to `look_up`. Total."""
 
-    def ask_policy(self) -> HttpRequest:
-        """The request for the endpoint's policy: cheap, and answered by whoever is up."""
+    def probe(self) -> HttpRequest:
+        """A request that is cheap, and answered by whoever is up."""
+
+    def read_probe(self, status: int, body: bytes) -> str:
+        """The reply to `probe`: empty where the service is up, else why not. Total."""
+
+    def ask_policy(self) -> HttpRequest | None:
+        """The request for what the endpoint takes; None: it does not publish that."""
 
     def read_policy(self, status: int, body: bytes) -> Policy | Unreadable:
-        """The reply to `ask_policy`."""
+        """The reply to `ask_policy`. Total."""

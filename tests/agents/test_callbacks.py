@@ -17,7 +17,8 @@ from agents.runtime.callbacks import Callbacks
 from agents.runtime.health import Port
 from agents.runtime.records import Out
 from agents.runtime.settings import WorkerSettings
-from pipeline.broadcasters.arc import read_callbacks
+from pipeline.broadcasters.arc import STATUSES
+from pipeline.broadcasters.words import read_callbacks
 from pipeline.http import Unreadable
 from schemas.network import NEWS, Anchored, Heard
 from schemas.types import display
@@ -105,6 +106,20 @@ async def test_what_an_endpoint_says_is_news(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("endpoint", "kind"),
+    [("arc@a", "condition"), ("arcade@a", "refused"), ("teranode@a", "condition"), ("", "condition")],
+)
+async def test_a_status_means_what_it_means_to_who_calls(tmp_path: Path, endpoint: str, kind: str) -> None:
+    """DOUBLE_SPEND_ATTEMPTED is the end in Arcade, and not in ARC."""
+    outbox = Outbox()
+    async with called(outbox, tmp_path / "token") as post:
+        assert (await post({**ONE, "txStatus": "DOUBLE_SPEND_ATTEMPTED"}, endpoint=endpoint))[0] == 200
+    (news,) = [NEWS.decode(out.value) for out in outbox.sent]
+    assert isinstance(news, Heard)
+    assert news.words[0].kind == kind
+
+
+@pytest.mark.parametrize(
     "shown", ["", "secret", "Bearer", "Bearer secre", "Bearer secret2", "bearer secret", "Bearer \udcff"]
 )
 async def test_who_does_not_show_the_token_is_not_heard(tmp_path: Path, shown: str) -> None:
@@ -182,4 +197,4 @@ async def test_the_ports_own_token_is_not_for_endpoints(tmp_path: Path) -> None:
 @settings(CHEAP)
 @given(st.binary(max_size=300))
 def test_no_bytes_make_the_reader_raise(body: bytes) -> None:
-    assert isinstance(read_callbacks(body), list | Unreadable)
+    assert isinstance(read_callbacks(body, STATUSES), list | Unreadable)

@@ -307,3 +307,41 @@ def test_halves(size: int, expected: list[int]) -> None:
     split = halves(call)
     assert [len(half) for half in split] == expected
     assert tuple(m for half in split for m in half) == call
+
+
+# --- endpoints that would refuse by their policy
+
+OPEN, LOST = "network.undecided", "network.orphan"
+
+
+@pytest.mark.parametrize(
+    ("words", "unfit", "expected"),
+    [
+        (("", ""), {0: LOST, 1: OPEN}, f"waits {LOST}"),  # nobody is asked
+        (("", ""), {0: OPEN}, "ask again"),
+        (("taken", ""), {1: OPEN}, "success"),
+        (("fee", ""), {1: LOST}, f"waits {LOST}"),  # a policy that may have changed is no second refusal
+        (("fee", "fee"), {1: OPEN}, "refused network.fee"),  # read anew, it is one
+        (("rejected", ""), {1: OPEN}, "refused network.rejected"),  # a node spoke
+        (("contested", ""), {1: OPEN}, "waits network.contested"),
+        (("transport", ""), {1: OPEN}, "ask again"),
+        (("config", ""), {1: LOST}, "waits network.undecided"),
+        (("fee", "taken"), {1: OPEN}, "success"),  # it took it with another request
+    ],
+)
+@pytest.mark.invariant("CAST-2")
+def test_who_is_not_asked_refuses_nothing(words: tuple[str, str], unfit: dict[int, str], expected: str) -> None:
+    said = {name: {SUBJECT: reply(SUBJECT, word)} for name, word in zip(ENDPOINTS, words, strict=True) if word}
+    named = {ENDPOINTS[number]: code for number, code in unfit.items()}
+    asked = {name: 1 if name in said else 0 for name in ENDPOINTS}
+    step = decide(request(SUBJECT), ENDPOINTS, said, {}, asked, 3, named)
+    assert told(step) == expected
+    if isinstance(step, AskAgain):
+        assert not set(step.calls) & set(named)
+
+
+def test_a_policy_that_leaves_nobody_is_told_with_what_others_said() -> None:
+    said = {ENDPOINTS[0]: {SUBJECT: reply(SUBJECT, "fee")}}
+    step = decide(request(SUBJECT), ENDPOINTS, said, {}, dict.fromkeys(ENDPOINTS, 3), 3, {ENDPOINTS[1]: OPEN})
+    assert isinstance(step, Waits)
+    assert step.condition.message == f"{ENDPOINTS[0]}: says fee; not asked by their policy: {ENDPOINTS[1]}"

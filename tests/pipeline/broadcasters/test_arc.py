@@ -13,11 +13,12 @@ import pytest
 
 from pipeline import outcome
 from pipeline.broadcasters import Batch, Policy, Reply
-from pipeline.broadcasters.arc import DIALECTS, REASONS, STATUSES
+from pipeline.broadcasters.arc import STATUSES, Arc
+from pipeline.broadcasters.words import REASONS
 from pipeline.http import Unreadable
 from schemas.types import display, from_display
 
-ARC = DIALECTS["arc"]
+ARC = Arc()
 A, B, C = (bytes([n]) + bytes(range(1, 32)) for n in (0xAA, 0xBB, 0xCC))
 VECTORS = {
     v["id"].rpartition(".")[2]: v
