@@ -1,6 +1,6 @@
 """`beefline simulate`: one simulated service in the foreground. Its URL is the first line on stdout."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ GUARDED = "End when the parent ends; told its pid, also when it ended before thi
 
 @click.group()
 def simulate() -> None:
-    """A simulated service: ARC, or a header service. POST /simulate/faults scripts what is wrong with it."""
+    """A simulated broadcast endpoint or header service. POST /simulate/faults scripts what is wrong with it."""
 
 
 def _common(command: Command) -> Command:
@@ -49,20 +49,61 @@ def _begin(guarded: int | None, gives_way: bool) -> None:
         end_with_parent(os.getppid() if guarded == -1 else guarded)
 
 
+def _endpoint(command: Command) -> Command:
+    """The options every broadcast endpoint has."""
+    options = [
+        click.option("--network", type=FILE, help="File that endpoints of one network share, and remember by."),
+        click.option(
+            "--fee-sat-per-kb", default=1, show_default=True,
+            help="Fee asked for, satoshis for 1,000 bytes; 0 asks for none.",
+        ),
+        click.option("--max-tx-bytes", default=10_000_000, show_default=True, help="Largest transaction taken."),
+        click.option("--scripts/--no-scripts", default=True, help="Run scripts, or take it that somebody did."),
+        click.option("--stored-ms", default=5, show_default=True, help="From RECEIVED to STORED, where there is such."),
+        click.option("--seen-ms", default=20, show_default=True, help="From RECEIVED to SEEN_ON_NETWORK."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return _common(command)
+
+
+def _serve(
+    kind: str,
+    host: str,
+    port: int,
+    chain: Path | None,
+    token: str,
+    guarded: int | None,
+    gives_way: bool,
+    network: Path | None,
+    fee_sat_per_kb: int,
+    max_tx_bytes: int,
+    scripts: bool,
+    own: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> None:
+    """Run a broadcast endpoint. own: what its kind alone takes."""
+    _begin(guarded, gives_way)
+    import asyncio
+
+    from ops.instruments.chain import Chain
+    from ops.simulate.endpoint import Options
+    from ops.simulate.kinds import KINDS
+    from ops.simulate.mined import MinedView
+    from ops.simulate.network import Network
+    from ops.simulate.rules import Policy
+
+    policy = Policy(max_tx_bytes=max_tx_bytes, fee_sat_per_kb=fee_sat_per_kb, scripts=scripts)
+    known = Network(MinedView(Chain.open(chain)), network)
+
+    async def serve() -> None:
+        await KINDS[kind](known, Options(policy=policy, **options), token, **(own or {})).run(host, port)
+
+    asyncio.run(serve())
+
+
 @simulate.command()
-@_common
-@click.option(
-    "--network",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="File that endpoints of one network share, and remember by.",
-)
-@click.option(
-    "--fee-sat-per-kb", default=1, show_default=True, help="Fee asked for, satoshis for 1,000 bytes; 0 asks for none."
-)
-@click.option("--max-tx-bytes", default=10_000_000, show_default=True, help="Largest transaction taken.")
-@click.option("--scripts/--no-scripts", default=True, help="Run scripts, or take it that somebody did.")
-@click.option("--stored-ms", default=5, show_default=True, help="From RECEIVED to STORED.")
-@click.option("--seen-ms", default=20, show_default=True, help="From RECEIVED to SEEN_ON_NETWORK.")
+@_endpoint
 @click.option(
     "--orphans",
     type=click.Choice(["mempool", "refuse"]),
@@ -77,37 +118,31 @@ def _begin(guarded: int | None, gives_way: bool) -> None:
     show_default=True,
     help="A second spender: 466, or DOUBLE_SPEND_ATTEMPTED.",
 )
-def arc(
-    host: str,
-    port: int,
-    chain: Path | None,
-    token: str,
-    guarded: int | None,
-    gives_way: bool,
-    network: Path | None,
-    fee_sat_per_kb: int,
-    max_tx_bytes: int,
-    scripts: bool,
-    **options: Any,
-) -> None:
+def arc(**options: Any) -> None:
     """An ARC endpoint that validates what it gets."""
-    _begin(guarded, gives_way)
-    import asyncio
+    _serve("arc", **options)
 
-    from ops.instruments.chain import Chain
-    from ops.simulate.arc import ArcOptions
-    from ops.simulate.arc_http import ArcService
-    from ops.simulate.mined import MinedView
-    from ops.simulate.network import Network
-    from ops.simulate.rules import Policy
 
-    policy = Policy(max_tx_bytes=max_tx_bytes, fee_sat_per_kb=fee_sat_per_kb, scripts=scripts)
-    known = Network(MinedView(Chain.open(chain)), network)
+@simulate.command()
+@_endpoint
+def arcade(**options: Any) -> None:
+    """An Arcade endpoint: missing parents and rivals are statuses there, everything else refuses the call."""
+    _serve("arcade", conflicts="attempt", **options)
 
-    async def serve() -> None:
-        await ArcService(known, ArcOptions(policy=policy, **options), token).run(host, port)
 
-    asyncio.run(serve())
+@simulate.command()
+@_endpoint
+@click.option("--old", is_flag=True, help="HTTP 500 for every error, as older builds have it.")
+def teranode(old: bool, **options: Any) -> None:
+    """The propagation service of a Teranode."""
+    _serve("teranode", own={"old": old}, **options)
+
+
+@simulate.command()
+@_endpoint
+def whatsonchain(**options: Any) -> None:
+    """WhatsOnChain, as far as it broadcasts. Its URL ends with /v1/bsv/main."""
+    _serve("whatsonchain", orphans="refuse", **options)
 
 
 @simulate.command()

@@ -39,7 +39,9 @@ class Simulated:
         self._order({"mode": mode, **details})
 
     def script(self, txid: str, status: str | int, extra_info: str = "scripted") -> None:
-        """Of ARC: what one transaction (display hex) is to get.
+        """Of broadcast endpoints: what one transaction (display hex) is to get.
+
+        `POISON` refuses each call that holds it.
 
         Raises:
             ValueError: there is no such status.
@@ -47,12 +49,12 @@ class Simulated:
         self._order({"txid": txid, "status": status, "extra_info": extra_info})
 
     def transactions(self) -> dict[str, str]:
-        """Of ARC: each transaction submitted to it, by display txid, with its status, or `REFUSED <number>`."""
+        """Of broadcast endpoints: each transaction submitted, by display txid; its status, or `REFUSED <number>`."""
         lines = self._call("GET", "/simulate/transactions")[1].decode().splitlines()
         return dict(line.split(" ", 1) for line in lines)
 
     def stats(self) -> dict[str, Any]:
-        """Requests and faults met; of ARC also what was submitted and what became of it."""
+        """Requests and faults met; of broadcast endpoints also what was submitted and what became of it."""
         found: dict[str, Any] = msgspec.json.decode(self._call("GET", "/simulate/stats")[1])
         return found
 

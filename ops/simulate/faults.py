@@ -17,7 +17,7 @@ class Fault(Struct, kw_only=True, forbid_unknown_fields=True):
     ratio: float = 1.0  # of what it concerns: requests, or transactions for `reject` and `orphan`
     delay_ms: int = 500  # of `slow`
     status: int = 503  # of `5xx`
-    retry_after_s: int = 1  # of `429`
+    retry_after_s: int = 1  # of `429` and `busy`
     depth: int = 1  # blocks, of `behind` and `reorganisation`
     lie: Lie = "root"  # of `lying`
     until: float = 0.0  # set on arrival: monotonic seconds
@@ -29,6 +29,7 @@ TRANSPORT = {
     "slow": "Answers `delay_ms` late.",
     "5xx": "Answers HTTP `status`.",
     "429": "Answers HTTP 429 with Retry-After.",
+    "busy": "Answers HTTP 503 with Retry-After.",
     "hang": "Takes the request, does nothing and never answers.",
     "silent": "The same.",
     "lost-reply": "Does what is asked and closes the connection in place of an answer.",

@@ -110,6 +110,8 @@ class Service:
             case "429":
                 body = {"status": 429, "title": "Too Many Requests", "detail": "simulated fault"}
                 return reply(body, 429, {"Retry-After": str(fault.retry_after_s)})
+            case "busy":
+                return reply({"error": "simulated fault"}, 503, {"Retry-After": str(fault.retry_after_s)})
             case "slow":
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self.stopping.wait(), fault.delay_ms / 1000)

@@ -23,8 +23,9 @@ from ops.instruments.keys import Coin, Made, assemble, spend
 from ops.instruments.payloads import mainnet, mainnet_data
 from ops.instruments.wire import hash256
 from ops.simulate import tx as node
-from ops.simulate.arc import MODES, Answered, Arc, ArcOptions
+from ops.simulate.arc import WORDS
 from ops.simulate.client import Simulated, spawn, spawn_all
+from ops.simulate.endpoint import MODES, Answered, Endpoint, Options
 from ops.simulate.faults import Fault, Faults
 from ops.simulate.mined import MinedView, read_beef
 from ops.simulate.network import Network, Taken
@@ -163,7 +164,7 @@ def test_a_status_comes_forward(chain: Chain, shop: Generator) -> None:
     """By a clock of the test's own."""
     times = [100.0, 100.0, 100.009, 100.011, 100.029, 100.031]
     network = Network(MinedView(chain))
-    arc = Arc(network, ArcOptions(stored_ms=10, seen_ms=30), Faults(MODES), clock=iter(times).__next__)
+    arc = Endpoint(network, WORDS, Options(stored_ms=10, seen_ms=30), Faults(MODES), clock=iter(times).__next__)
     made = payment(shop)
     assert arc.submit([node.read_one(made.extended())]) == [Answered(made.txid)]
     seen = [(arc.status(made.txid) or {})["txStatus"] for _ in times[1:]]
@@ -174,7 +175,7 @@ def test_what_another_process_mines_is_known(chain: Chain, tmp_path: Path) -> No
     """A transaction that does not say what it spends is taken once the coin's block is there."""
     folder = tmp_path / "chain"
     shutil.copytree(chain.folder, folder)
-    arc = Arc(Network(MinedView(Chain.open(folder))), ArcOptions(), Faults(MODES))
+    arc = Endpoint(Network(MinedView(Chain.open(folder))), WORDS, Options(), Faults(MODES))
     grown = Chain.open(folder)
     new = grown.coin(grown.coins).coin
     made = spend([new], [(1000, new.script)])
