@@ -70,7 +70,7 @@ async def called(outbox: Outbox | None, token: Path) -> AsyncIterator[Post]:
     await asyncio.to_thread(token.write_text, "secret\n")
     callbacks = Callbacks(str(token), Anchors())  # type: ignore[arg-type]
     callbacks.outbox = outbox  # type: ignore[assignment]
-    callbacks.names = ("arc@a", "arc@b")
+    callbacks.names = ("arc@a", "arcade@a", "teranode@a")
     app = web.Application()
     callbacks.add_to(app.router)
     async with TestServer(app, host="127.0.0.1") as server, ClientSession() as session:
