@@ -50,6 +50,7 @@ from schemas.flow import (
     Repaired,
     Unmined,
 )
+from schemas.network import NEWS, Challenged, Challenges
 from schemas.state import Applied
 from schemas.types import Context, Txid
 from schemas.wire import Undecodable
@@ -58,6 +59,7 @@ from topics.registry import (
     DEAD_LETTERS,
     INGEST,
     JOURNAL,
+    NETWORK_NEWS,
     OPERATIONS,
     RESULTS,
     RETRY_1M,
@@ -75,7 +77,10 @@ class ApplyStage:
 
     name = "apply"
     inputs: tuple[Topic, ...] = (OPERATIONS,)
-    outputs: tuple[Topic, ...] = (JOURNAL, RESULTS, BROADCAST, OPERATIONS, DEAD_LETTERS, RETRY_10S, RETRY_1M, RETRY_10M)
+    outputs: tuple[Topic, ...] = (
+        *(JOURNAL, RESULTS, BROADCAST, NETWORK_NEWS, OPERATIONS),
+        *(DEAD_LETTERS, RETRY_10S, RETRY_1M, RETRY_10M),
+    )
     changelog = STATE
     form: Form = Contexts()
     went_well: tuple[str, ...] = ("applied", "repeat", "accept", "evict", "readmit", "repaired")
@@ -168,7 +173,8 @@ class ApplyStage:
     ) -> Decided:
         match operation:
             case Apply():
-                change = rules.apply(layer, head, context, operation, self._judges, now_ms, enough)
+                always = context in self._always
+                change = rules.apply(layer, head, context, operation, self._judges, now_ms, enough, always=always)
                 decision = self._answer(record, operation, context, change, now_ms)
             case Accept():
                 change = rules.accept(layer, head, context, operation, now_ms)
@@ -268,6 +274,9 @@ def _told(change: Change, context: Context, partition: int, now_ms: int) -> list
             result = results.evicted(about, verdict, gone.sequence, gone.state_root, now_ms, gone.stone.competing)
             outs.append(result_out(result))
     outs += [_heard_again(origin, key, now_ms) for origin in change.again]
+    for pair in change.challenges:
+        outs.append(Out(NETWORK_NEWS, pair.holder, NEWS.encode(Challenged(pair.by, context, pair.sent))))
+        outs.append(Out(NETWORK_NEWS, pair.by, NEWS.encode(Challenges((pair.holder,), pair.path))))
     return outs
 
 

@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from agents.runtime.endpoints import BroadcastSettings, Endpoints, NoEndpoint, Outcome, word_of
 from agents.runtime.http import HttpSettings, Transport
+from agents.runtime.outcomes import accepted_headers, waiting
 from agents.runtime.records import Decision, Defer, Emit, Fault, Inbound, Out, SetAside, WorldCondition
 from pipeline.broadcast import Refused, Success, remembered
 from pipeline.broadcasters import ANSWERS
@@ -112,22 +113,25 @@ class Broadcast:
         if isinstance(outcome, Fault):
             return outcome
         request, step = outcome.request, outcome.step
-        taken = dict(step.accepted) if isinstance(step, Success) else {}
-        news = _news(outcome, taken, now_ms)
+        taken = dict(step.accepted)
+        efs = [
+            Out(TRANSACTIONS, tx.txid, tx.ef, accepted_headers(taken[tx.txid], request.contexts, request.request_ids))
+            for tx in request.unmined
+            if tx.txid in taken
+        ]
+        outs = [*efs, *_news(outcome, taken, now_ms, keep=isinstance(step, Refused) or waiting(record) is None)]
         if isinstance(step, Success):
-            efs = [
-                Out(TRANSACTIONS, tx.txid, tx.ef, _headers(request, taken[tx.txid]))
-                for tx in request.unmined
-                if tx.txid in taken
-            ]
-            return Emit([*efs, *news], "accepted")
+            return Emit(outs, "accepted")
         if isinstance(step, Refused):
-            return SetAside(step.verdict, news)
-        return Defer(step.condition, _about(request), news)
+            return SetAside(step.verdict, outs)
+        return Defer(step.condition, _about(request), outs)
 
 
-def _news(outcome: Outcome, taken: Mapping[Txid, str], now_ms: int) -> list[Out]:
-    """Of the subject in any case, for it says whom it concerns; of ancestors that somebody said something of."""
+def _news(outcome: Outcome, taken: Mapping[Txid, str], now_ms: int, *, keep: bool) -> list[Out]:
+    """Of the subject in any case, for it says whom it concerns; of ancestors that somebody said something of.
+
+    keep: whether status is given what nobody took, to hand it out if that changes.
+    """
     request, step = outcome.request, outcome.step
     news = []
     for member in request.unmined:
@@ -141,22 +145,15 @@ def _news(outcome: Outcome, taken: Mapping[Txid, str], now_ms: int) -> list[Out]
         reported = Reported(
             words=tuple(words.values()),
             endpoints=outcome.endpoints,
-            stands=isinstance(step, Success),
+            stands=isinstance(step, Success) or member.txid in taken,
             contexts=request.contexts,
             request_ids=request.request_ids if own else (),
             origin=request.origin if own else None,
+            handed=member.txid in taken,
+            ef=member.ef if keep and member.txid not in taken else b"",
         )
         news.append(Out(NETWORK_NEWS, member.txid, NEWS.encode(reported)))
     return news
-
-
-def _headers(request: BroadcastRequest, endpoint: str) -> list[tuple[str, bytes]]:
-    return [
-        ("endpoint", endpoint.encode()),
-        ("status", b"accepted"),
-        ("contexts", ",".join(request.contexts).encode()),
-        ("request-ids", ",".join(request.request_ids).encode()),
-    ]
 
 
 def _about(request: BroadcastRequest) -> About:

@@ -16,7 +16,7 @@ from agents.runtime.headers import HeaderSettings, Reorganised
 from agents.runtime.http import HttpSettings, Transport
 from agents.runtime.looker import Looker
 from agents.runtime.outbox import Outbox
-from agents.runtime.outcomes import result_out
+from agents.runtime.outcomes import accepted_headers, result_out
 from agents.runtime.partition import Decided, Heads, Settled
 from agents.runtime.records import Emit, Fault, Hold, Inbound, Out
 from agents.runtime.shelf import Readable
@@ -28,10 +28,18 @@ from pipeline.outcome import Verdict
 from pipeline.results import About, network_id
 from pipeline.state import Corrupt, Layer, View
 from schemas.flow import OPERATION, Accept, Evict, Operation, Readmit
-from schemas.network import NEWS, NetworkStatus
+from schemas.network import NEWS, NetworkStatus, Outdone
 from schemas.types import Context, Txid, why
 from schemas.wire import Undecodable
-from topics.registry import DEAD_LETTERS, NETWORK_NEWS, NETWORK_STATUS, OPERATIONS, RESULTS, Topic
+from topics.registry import (
+    DEAD_LETTERS,
+    NETWORK_NEWS,
+    NETWORK_STATUS,
+    OPERATIONS,
+    RESULTS,
+    TRANSACTIONS,
+    Topic,
+)
 
 _encode = msgpack.Encoder().encode
 _decode = msgpack.Decoder(NetworkStatus).decode
@@ -60,7 +68,7 @@ class Status:
 
     name = "status"
     inputs: tuple[Topic, ...] = (NETWORK_NEWS,)
-    outputs: tuple[Topic, ...] = (NETWORK_NEWS, OPERATIONS, RESULTS, DEAD_LETTERS)
+    outputs: tuple[Topic, ...] = (NETWORK_NEWS, OPERATIONS, TRANSACTIONS, RESULTS, DEAD_LETTERS)
     changelog = NETWORK_STATUS
     form: Form = Keyed()
     went_well: tuple[str, ...] = ("accepted", "refused", "heard")
@@ -193,8 +201,14 @@ def _outs(txid: Txid, step: Step, now_ms: int) -> list[Out]:
         outs.append(result_out(result))
     if step.block and status.origin is not None:
         about = About(status.origin, status.request_ids, txid, None, len(status.contexts))
-        told = results.in_block(about, step.block, status.height, status.root, now_ms, status.endpoint)
+        told = results.in_block(about, step.block, status.height, status.root, now_ms, status.endpoint, status.revision)
         outs.append(result_out(told))
+    if step.ef:
+        headers = accepted_headers(status.endpoint, status.contexts, status.request_ids)
+        outs.append(Out(TRANSACTIONS, txid, step.ef, headers))
+    if step.outdoes:
+        heard = NEWS.encode(Outdone(txid, bool(status.path)))
+        outs += [Out(NETWORK_NEWS, rival, heard) for rival in step.outdoes]
     return outs
 
 

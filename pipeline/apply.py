@@ -9,22 +9,22 @@ happened. Sources: BRC-22 and the reference overlay engine's semantics, without 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
 
 import msgspec
 
 from pipeline import evict as leaving
 from pipeline import member, state, waiting
 from pipeline.contextual import Answer, Change, Contextual
-from pipeline.evict import come_back, evict, leave, note_loser
+from pipeline.evict import come_back, evict, leave
 from pipeline.judge import Rule, judge, judge_again, never
-from pipeline.outcome import Condition, Verdict
+from pipeline.outcome import Verdict
 from pipeline.overlay.manager import BadManager, TopicManager
+from pipeline.rivals import contested, rivals
 from pipeline.state import Layer, Live, View
 from schemas.external import Admittance
-from schemas.flow import Accept, Apply, Asked, Member, Readmit, Repaired, Verified
+from schemas.flow import Accept, Apply, Asked, Member, Readmit, Repaired
 from schemas.state import Applied, Known, Leave, Rejudge, Return, Submission, Tombstone
-from schemas.types import Context, Outpoint, Txid, display, outpoints
+from schemas.types import Context, Outpoint, display, outpoints
 
 __all__ = ["accept", "apply", "asks_manager", "evict", "readmit", "repaired", "settle"]
 
@@ -45,10 +45,13 @@ def apply(
     managers: Mapping[str, TopicManager],
     now_ms: int,
     enough: Callable[[], bool] = never,
+    *,
+    always: bool = False,
 ) -> Change:
     """Judge a payload in a context.
 
     enough: see `Rule`. The payload itself is judged all the same.
+    always: whether the context has everything broadcast, also what it makes nothing of.
 
     Raises:
         BadManager: the manager's answer is none.
@@ -69,8 +72,8 @@ def apply(
     if (stored := here.value(state.TX, verified.txid)) is not None:
         return Change(head, said=_repeat(_applied(stored), verified.asked))
     spends = [list(outpoints(member.spends(verified.beef, one))) for one in verified.members]
-    if rivals := _rivals(here, verified, spends):
-        return _contested(here, operation, rivals)
+    if found := rivals(here, verified, spends):
+        return contested(here, operation, found, always=always)
     return _submit(here, operation, spends, Rule(topic, manager, enough))
 
 
@@ -80,37 +83,6 @@ def _repeat(applied: Applied, asked: Asked) -> Answer | Verdict:
         return Verdict("conflict.already-applied", "it was applied with other off-chain values")
     repeat = applied.origin != asked.origin
     return Answer(applied.admittance, applied.sequence, applied.state_root, repeat=repeat, fresh=False)
-
-
-def _rivals(here: Contextual, verified: Verified, spends: Sequence[Sequence[Outpoint]]) -> dict[Txid, list[Outpoint]]:
-    """Known spenders of outpoints that the payload spends too (APPLY-2)."""
-    rivals: dict[Txid, list[Outpoint]] = {}
-    holders = iter(here.values(state.SPEND, list(chain.from_iterable(spends))))
-    for one, points in zip(verified.members, spends, strict=True):
-        for spent, holder in zip(points, holders, strict=False):  # the shorter first: no holder is lost between two
-            if holder is not None and holder != one.txid:
-                rivals.setdefault(holder, []).append(spent)
-    return rivals
-
-
-def _contested(here: Contextual, operation: Apply, rivals: dict[Txid, list[Outpoint]]) -> Change:
-    """The first known spender stands while it is not refused; once it is accepted, the later one has lost."""
-    competing = tuple(sorted(rivals))
-    accepted = [txid for txid, taken in zip(competing, here.is_there(state.ACCEPTED, competing), strict=True) if taken]
-    names = ", ".join(display(txid) for txid in competing[:3])
-    if not accepted:
-        said = Condition("conflict.undecided", f"spends what {names} spends, which the network has not decided")
-        return Change(here.head, said=said, competing=competing)
-    verdict = Verdict("conflict.double-spend", f"spends what {names} spends, which the network accepted")
-    origin = operation.verified.asked.origin
-    noted = False
-    for holder in accepted:
-        for spent in rivals[holder]:
-            noted |= note_loser(here, spent, origin)
-    if not noted:
-        return Change(here.head, said=verdict, competing=competing)
-    entry = here.journal("dismiss", operation.id, operation.verified.txid, origin=origin)
-    return Change(here.head, (entry,), verdict, competing)
 
 
 def _submit(here: Contextual, operation: Apply, spends: Sequence[Sequence[Outpoint]], rule: Rule) -> Change:

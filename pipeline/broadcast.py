@@ -53,6 +53,7 @@ class Refused(Struct, frozen=True):
     verdict: Verdict
     endpoint: str  # whose words the verdict repeats
     competing: tuple[Txid, ...] = ()
+    accepted: tuple[tuple[Txid, str], ...] = ()  # ancestors that were, and all their ancestors with them
 
 
 class Waits(Struct, frozen=True):
@@ -60,6 +61,7 @@ class Waits(Struct, frozen=True):
 
     condition: Condition
     competing: tuple[Txid, ...] = ()
+    accepted: tuple[tuple[Txid, str], ...] = ()  # see `Refused`
 
 
 class AskAgain(Struct, frozen=True):
@@ -111,15 +113,16 @@ def decide(
     if calls:
         return AskAgain(calls)
     words = [(name, reply) for name in endpoints if (reply := replies.get(name, {}).get(request.txid)) is not None]
+    standing = _standing(request, dict(accepted), endpoints, replies)
     competing = tuple(dict.fromkeys(rival for _, reply in words for rival in reply.competing))
     if refused := refusal(words, len(endpoints)):
         name, reply = refused
-        return Refused(Verdict(reply.code, _said(name, reply)), name, competing)
+        return Refused(Verdict(reply.code, _said(name, reply)), name, competing, standing)
     said = dict(words)
     silent = {name: unfit[name] for name in endpoints if name in unfit and name not in said}
     if silent and all(name in silent or (name in said and said[name].kind == "refused") for name in endpoints):
-        return Waits(_unfit(words, silent), competing)
-    return Waits(_condition(request, {txid for txid, _ in accepted}, words, endpoints, replies), competing)
+        return Waits(_unfit(words, silent), competing, standing)
+    return Waits(_condition(request, {txid for txid, _ in accepted}, words, endpoints, replies), competing, standing)
 
 
 def remembered(endpoint: str) -> Word:
@@ -150,6 +153,21 @@ def _stands(
     if any(reply is not None and reply.kind == "accepted" and reply.network for reply in words):
         return True
     return all(member.txid in accepted for member in request.unmined)
+
+
+def _standing(
+    request: BroadcastRequest, accepted: Mapping[Txid, str], endpoints: Sequence[str], replies: Replies
+) -> tuple[tuple[Txid, str], ...]:
+    """Of a family that did not succeed, who stands all the same: the network has it, or all before it were accepted."""
+    found = []
+    whole = True
+    for member in request.unmined:
+        by = accepted.get(member.txid)
+        words = (replies.get(name, {}).get(member.txid) for name in endpoints)
+        if by is not None and (whole or any(w is not None and w.kind == "accepted" and w.network for w in words)):
+            found.append((member.txid, by))
+        whole = whole and by is not None
+    return tuple(found)
 
 
 def _unanswered(

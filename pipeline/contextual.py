@@ -51,6 +51,15 @@ class Revised(Struct, frozen=True):
     applied: Applied
 
 
+class Challenge(Struct, frozen=True):
+    """Two that spend the same."""
+
+    holder: Txid  # the known one
+    by: Txid  # the one that came second
+    sent: bool  # see schemas.network.Challenged
+    path: bytes = b""  # see schemas.network.Challenges
+
+
 class Change(Struct, frozen=True):
     """What an operation did to its context."""
 
@@ -61,6 +70,7 @@ class Change(Struct, frozen=True):
     evicted: tuple[Evicted, ...] = ()
     again: tuple[Origin, ...] = ()  # ingest records whose rival has left: to be heard again
     revised: tuple[Revised, ...] = ()
+    challenges: tuple[Challenge, ...] = ()  # for `status` to hear of
     settling: bool = False  # work was put into the queue: `settle` comes before the context's next operation
 
 

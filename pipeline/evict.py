@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from pipeline import state, waiting
-from pipeline.contextual import Change, Contextual, Evicted, Revised
+from pipeline.contextual import Challenge, Change, Contextual, Evicted, Revised
 from pipeline.judge import Rule, judge, judge_again
 from pipeline.state import Layer, Live
 from schemas.external import Admittance
@@ -110,11 +110,11 @@ def _leaves_first(here: Contextual, root: Txid) -> list[Txid]:
                 order.append(txid)
             continue
         state_of[txid] = False
-        stack += [child for child in _children(here, txid) if child not in state_of]
+        stack += [child for child in children(here, txid) if child not in state_of]
     return order
 
 
-def _children(here: Contextual, txid: Txid) -> list[Txid]:
+def children(here: Contextual, txid: Txid) -> list[Txid]:
     """Known transactions that spend an output of a known one."""
     outputs = _known(here.value(state.KNOWN, txid) or b"").outputs
     if outputs <= ASKED_ONE_BY_ONE:
@@ -235,6 +235,7 @@ def come_back(here: Contextual, work: Return, rule: Rule) -> Change:
     entries: list[bytes] = []
     revised: list[Revised] = []
     affected: list[Txid] = []
+    challenges: list[Challenge] = []
     left = None
     for count, txid in enumerate(work.txids):
         if count and (here.written >= waiting.BYTES or rule.enough()):
@@ -253,6 +254,8 @@ def come_back(here: Contextual, work: Return, rule: Rule) -> Change:
             here.put(state.DEPARTED, txid, msgspec.structs.replace(departed, lost=lost))
             if departed.applied is not None:
                 note_loser(here, lost, departed.applied.origin)
+            if (holder := here.value(state.SPEND, lost)) is not None:
+                challenges.append(Challenge(holder, txid, sent=True))
             entries.append(here.journal("dismiss", work.operation, txid))
         elif root is not None:
             below = int.from_bytes(here.rests_with(state.LEFT, root)[0][32:40], "big") - 1
@@ -269,6 +272,7 @@ def come_back(here: Contextual, work: Return, rule: Rule) -> Change:
         again,
         entries=(*entries, *again.entries),
         revised=(*revised, *again.revised),
+        challenges=tuple(challenges),
         settling=again.settling or left is not None,
     )
 

@@ -56,6 +56,8 @@ INVARIANTS: tuple[Invariant, ...] = (
     Invariant("CAST-2", "One endpoint's acceptance is success; a fault of ours never fails a transaction.", "pipeline/broadcast.py"),
     Invariant("STATUS-1", "One acceptance by the network is success, whatever else is said and in whichever order it is heard.", "pipeline/network.py"),
     Invariant("STATUS-2", "A transaction is refused when nobody who counts thinks otherwise, and a second look finds no acceptance.", "pipeline/network.py"),
+    Invariant("STATUS-3", "Of two that spend the same, the one in a block is right everywhere, as long as its block stands.", "pipeline/network.py"),
+    Invariant("STATUS-4", "What the network accepted is handed on, also when broadcast had given it up.", "pipeline/network.py"),
     Invariant("PROC-1", "Children end when their parent does, however it ends.", "ops/supervisor.py"),
 )  # fmt: skip
 

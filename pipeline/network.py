@@ -7,8 +7,12 @@
   every endpoint answers which counts, finds no acceptance. So an answer that was on its way is not overtaken.
 - What is decided may turn: an acceptance after a refusal brings it back, the refusal of what was accepted (a late
   double spend) takes it away, again after a second look. Each turn is a new revision of the same result.
-- Contexts hear each decision once. One that comes later hears it when it comes; who asks again gets the result again,
-  at the next revision, with all request ids.
+- Contexts hear each refusal once, and of an acceptance where one that spends the same waits for it. One that comes
+  later hears it when it comes; who asks again gets the result again, at the next revision, with all request ids.
+- Of two that spend the same in a context, the one in a block is right: the other is refused everywhere, whatever
+  endpoints say of it, as long as that block stands (STATUS-3). One that nobody ever sent gives way to one that came
+  second: once a look, a settle time later, finds that no endpoint knows it.
+- What is accepted after broadcast gave it up is handed out from here, once (STATUS-4).
 - **Mined** when the trackers say yes to a Merkle path of it; the path is kept. When they say no to it later, its block
   was replaced: the path is dropped, and another taken when it comes. **Buried** when its block is `BURIED` deep.
 
@@ -18,14 +22,27 @@ the transaction stands.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from pipeline.broadcast import refusal
-from schemas.network import Anchored, Heard, Looked, NetworkStatus, News, Reported, Word
-from schemas.types import Context
+from schemas.network import (
+    Anchored,
+    Challenged,
+    Challenges,
+    Heard,
+    Looked,
+    NetworkStatus,
+    News,
+    Outdone,
+    Reported,
+    Word,
+)
+from schemas.types import Context, Txid, display
+
+S = TypeVar("S")
 
 UNKNOWN = NetworkStatus(revision=0, decided="", endpoint="")
 """Where a transaction stands that nothing was heard of."""
@@ -41,6 +58,12 @@ BURIED = 100
 
 BLOCK_MS = 600_000
 """Between two blocks, about."""
+
+MOST_RIVALS = 100
+"""Of one transaction, that are told when it is mined: each has been refused, or waited, where it came second."""
+
+TRACKERS = "trackers"
+"""Whose word it is, in place of an endpoint's."""
 
 Block = Literal["", "mined", "buried"]
 """What became of a transaction's place in a block."""
@@ -71,42 +94,119 @@ class Step(Struct, frozen=True):
     tells: tuple[Tell, ...] = ()
     result: bool = False  # whether what is decided is told on `results`, at the status's revision
     block: Block = ""  # to be told there too
+    ef: bytes = b""  # to be handed out on `transactions`
+    outdoes: tuple[Txid, ...] = ()  # rivals that are to hear whether it is in a block (`status.path`)
 
 
 def hear(before: NetworkStatus, news: News, now_ms: int, times: Times) -> Step:
     """What follows from news about a transaction that stood so."""
-    if isinstance(news, Anchored):
-        return _anchored(before, news, now_ms, times)
-    status = _heard(before, news)
-    decided = _decision(before, status, news, now_ms, times)
-    status = replace(decided, look_ms=_next_look(decided, news, now_ms, times))
-    turned = status.decided != before.decided
-    tells = _tells(before, status)
+    match news:
+        case Anchored():
+            return _anchored(before, news, now_ms, times)
+        case Challenged():
+            return _challenged(before, news, now_ms, times)
+        case Challenges():
+            return _challenges(before, news, now_ms)
+        case Outdone():
+            return _outdone(before, news, now_ms)
+        case Reported() | Looked() | Heard():
+            status = _heard(before, news)
+            decided = _decision(before, status, news, now_ms, times)
+            return _step(before, replace(decided, look_ms=_next_look(decided, news, now_ms, times)))
+
+
+def _step(
+    before: NetworkStatus, status: NetworkStatus, *, block: Block = "", waits: Context = "", tells_rivals: bool = False
+) -> Step:
+    """What follows when it stands so.
+
+    waits: a context where a rival has just been found to wait.
+    """
     asked_again = bool(status.decided) and status.request_ids != before.request_ids
-    result = bool(status.request_ids) and (turned or asked_again)
-    return Step(replace(status, revision=before.revision + 1) if result else status, tells, result)
+    result = bool(status.request_ids) and (status.decided != before.decided or asked_again)
+    if asked_again and status.path:
+        block = _block(status)
+    ef = status.ef if status.decided == "accepted" and not status.handed else b""
+    return Step(
+        replace(
+            status,
+            revision=before.revision + result,
+            ef=b"" if ef or status.handed else status.ef,
+            handed=status.handed or bool(ef),
+        ),
+        _tells(before, status, waits),
+        result,
+        block,
+        ef,
+        status.rivals if tells_rivals else (),
+    )
+
+
+def _block(status: NetworkStatus) -> Block:
+    return "buried" if status.buried else "mined"
 
 
 def _anchored(before: NetworkStatus, news: Anchored, now_ms: int, times: Times) -> Step:
     """What the trackers said of a path. A later no to the one that is kept takes it away; other noes say nothing."""
     same = bool(before.path) and (news.height, news.root) == (before.height, before.root)
     if not news.stands:
+        heard = replace(before, claimed=b"") if news.path == before.claimed else before
         if not same:
-            return Step(before)
+            return Step(heard)
         look_ms = now_ms + times.unmined_ms
-        return Step(replace(before, path=b"", height=-1, root=b"", buried=False, looks=0, look_ms=look_ms))
+        gone = replace(heard, path=b"", height=-1, root=b"", buried=False, looks=0, look_ms=look_ms)
+        return _step(before, gone, tells_rivals=True)
     depth = news.tip - news.height + 1
     status = replace(
         before, path=news.path, height=news.height, root=news.root, buried=depth >= BURIED, decided="accepted", code="",
-        message="", settles_ms=0, looks=0, endpoint=before.endpoint or "trackers",
-        look_ms=0 if depth >= BURIED else now_ms + max(1, BURIED - depth) * BLOCK_MS,
+        message="", settles_ms=0, looks=0, endpoint=before.endpoint or TRACKERS, outdone=(), claimed=b"", unsent_ms=0,
+        competing=_rivals(before), look_ms=0 if depth >= BURIED else now_ms + max(1, BURIED - depth) * BLOCK_MS,
     )  # fmt: skip
-    result = bool(status.request_ids) and before.decided != "accepted"
-    if result:
-        status = replace(status, revision=before.revision + 1)
-    block: Block = "buried" if status.buried else "mined"
-    news_to_us = status.request_ids and not (same and status.buried == before.buried)
-    return Step(status, _tells(before, status), result, block if news_to_us else "")
+    told_before = same and status.buried == before.buried
+    block = _block(status) if status.request_ids and not told_before else ""
+    return _step(before, status, block=block, tells_rivals=not same)
+
+
+def _challenged(before: NetworkStatus, news: Challenged, now_ms: int, times: Times) -> Step:
+    """Another waits for what becomes of it; where nobody sent it, nothing would."""
+    status = replace(
+        before,
+        contexts=_added(before.contexts, (news.context,)),
+        awaiting=_added(before.awaiting, (news.context,)),
+        rivals=_added(before.rivals, (news.by,))[:MOST_RIVALS],
+        sent=before.sent or news.sent,
+    )
+    nobody = not (status.sent or status.words or status.origin or status.decided)
+    if not nobody:
+        status = replace(status, unsent_ms=0)
+    elif not status.unsent_ms:
+        at_ms = now_ms + times.settle_ms
+        status = replace(status, unsent_ms=at_ms, look_ms=at_ms)
+    return _step(before, status, waits=news.context, tells_rivals=bool(status.path))
+
+
+def _challenges(before: NetworkStatus, news: Challenges, now_ms: int) -> Step:
+    """It came second. Its path is asked about, unless it is known to be in a block: then its rivals hear that."""
+    status = replace(before, rivals=_added(before.rivals, news.holders)[:MOST_RIVALS])
+    if news.path and not status.path:
+        status = replace(status, claimed=news.path, look_ms=now_ms)
+    return _step(before, status, tells_rivals=bool(status.path))
+
+
+def _outdone(before: NetworkStatus, news: Outdone, now_ms: int) -> Step:
+    """A rival is in a block: what spends the same is in none. Or its block was replaced: anything may be (STATUS-3)."""
+    if not news.stands:
+        outdone = tuple(txid for txid in before.outdone if txid != news.by)
+        if outdone == before.outdone:
+            return Step(before)
+        return Step(replace(before, outdone=outdone, look_ms=before.look_ms if outdone else now_ms))
+    status = replace(
+        before, outdone=_added(before.outdone, (news.by,)), rivals=_added(before.rivals, (news.by,))[:MOST_RIVALS],
+        decided="refused", endpoint=TRACKERS, code="network.double-spend", claimed=before.path or before.claimed,
+        message=f"{display(news.by)} spends the same, and is in a block", path=b"", height=-1, root=b"", buried=False,
+        settles_ms=0, unsent_ms=0, looks=0, look_ms=0,
+    )  # fmt: skip
+    return _step(before, replace(status, competing=_rivals(status)))
 
 
 def _heard(before: NetworkStatus, news: Said) -> NetworkStatus:
@@ -120,10 +220,16 @@ def _heard(before: NetworkStatus, news: Said) -> NetworkStatus:
     counting = before.counting if isinstance(news, Heard) else news.endpoints
     looks = 0 if news_to_us else before.looks + isinstance(news, Looked)
     status = replace(before, words=kept, looks=looks, counting=counting)
+    if kept:
+        status = replace(status, unsent_ms=0)
     if not isinstance(news, Reported):
         return status
     return replace(
         status,
+        unsent_ms=0,
+        sent=True,
+        handed=before.handed or news.handed,
+        ef=news.ef or before.ef,
         stood=before.stood or news.stands,
         contexts=_added(before.contexts, news.contexts),
         request_ids=_added(before.request_ids, news.request_ids),
@@ -132,7 +238,7 @@ def _heard(before: NetworkStatus, news: Said) -> NetworkStatus:
 
 
 def _decision(before: NetworkStatus, status: NetworkStatus, news: Said, now_ms: int, times: Times) -> NetworkStatus:
-    if status.path:
+    if status.path or status.outdone:
         return replace(status, competing=_rivals(status))  # whatever anybody says of it
     if (taker := _taker(status)) is not None:
         endpoint = before.endpoint if before.decided == "accepted" else taker.endpoint
@@ -140,18 +246,28 @@ def _decision(before: NetworkStatus, status: NetworkStatus, news: Said, now_ms: 
             status, decided="accepted", endpoint=endpoint, code="", message="", competing=_rivals(status), settles_ms=0
         )
     words = [(word.endpoint, word) for word in status.words if word.endpoint in status.counting]
+    if status.unsent_ms and _settles(news, status.unsent_ms):
+        return replace(
+            status, decided="refused", endpoint="", code="conflict.unsent", competing=_rivals(status), unsent_ms=0,
+            message=f"nobody sent it, and {', '.join(map(display, status.rivals[:3]))} spends the same",
+        )  # fmt: skip
     refused = refusal(words, len(status.counting)) if status.counting else None
     if refused is None or before.decided == "refused":
         return replace(status, settles_ms=0 if refused is None else status.settles_ms, competing=_rivals(status))
     if not before.settles_ms:
         return replace(status, settles_ms=now_ms + times.settle_ms, competing=_rivals(status))
-    if not isinstance(news, Looked) or news.asked_ms < before.settles_ms or set(news.silent) & set(news.endpoints):
+    if not _settles(news, before.settles_ms):
         return replace(status, competing=_rivals(status))
     endpoint, word = refused
     return replace(
         status, decided="refused", endpoint=endpoint, code=word.code, message=f"{endpoint}: {_said(word)}",
         competing=_rivals(status), settles_ms=0,
     )  # fmt: skip
+
+
+def _settles(news: Said, at_ms: int) -> bool:
+    """Whether it is a look after that time which everybody answered whose silence counts."""
+    return isinstance(news, Looked) and news.asked_ms >= at_ms and not set(news.silent) & set(news.endpoints)
 
 
 def to_ask(status: NetworkStatus) -> str:
@@ -180,12 +296,19 @@ def _said(word: Word) -> str:
 
 
 def _rivals(status: NetworkStatus) -> tuple[bytes, ...]:
-    return tuple(dict.fromkeys(txid for word in status.words for txid in word.competing))
+    said = (txid for word in status.words for txid in word.competing)
+    unsent = status.rivals if status.unsent_ms or status.code == "conflict.unsent" else ()
+    return tuple(dict.fromkeys((*status.outdone, *unsent, *said)))
 
 
 def _next_look(status: NetworkStatus, news: Said, now_ms: int, times: Times) -> int:
-    if status.path:
+    if status.path or status.outdone:
         return status.look_ms
+    if status.claimed:
+        return now_ms + times.settle_ms
+    if status.unsent_ms:
+        late = isinstance(news, Looked) and now_ms >= status.unsent_ms
+        return now_ms + times.settle_ms if late else status.unsent_ms
     if status.settles_ms:
         late = isinstance(news, Looked) and now_ms >= status.settles_ms  # and still nobody decided it
         return now_ms + times.settle_ms if late else status.settles_ms
@@ -196,21 +319,20 @@ def _next_look(status: NetworkStatus, news: Said, now_ms: int, times: Times) -> 
     return now_ms + min(limit, first << min(status.looks, 16))
 
 
-def _tells(before: NetworkStatus, status: NetworkStatus) -> tuple[Tell, ...]:
-    if not status.decided or not status.contexts:
-        return ()
-    new = tuple(context for context in status.contexts if context not in before.contexts)
-    if status.decided == before.decided:
-        return _tell("accept" if status.decided == "accepted" else "evict", new)
+def _tells(before: NetworkStatus, status: NetworkStatus, waits: Context) -> tuple[Tell, ...]:
+    turned = status.decided != before.decided
     if status.decided == "refused":
-        return _tell("evict", status.contexts)
+        new = tuple(context for context in status.contexts if context not in before.contexts)
+        return _tell("evict", status.contexts if turned else new)
+    if status.decided != "accepted":
+        return ()
     back = _tell("readmit", before.contexts) if before.decided == "refused" else ()
-    return (*back, *_tell("accept", status.contexts))
+    return (*back, *_tell("accept", status.awaiting if turned else tuple(filter(None, (waits,)))))
 
 
 def _tell(word: Literal["accept", "evict", "readmit"], contexts: Sequence[Context]) -> tuple[Tell, ...]:
     return (Tell(word, tuple(contexts)),) if contexts else ()
 
 
-def _added(before: tuple[str, ...], more: Iterable[str]) -> tuple[str, ...]:
+def _added(before: tuple[S, ...], more: Iterable[S]) -> tuple[S, ...]:
     return tuple(dict.fromkeys((*before, *more)))

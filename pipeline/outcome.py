@@ -118,6 +118,7 @@ CODES: tuple[Code, ...] = (
     _condition("conflict.undecided", "Another transaction spends the same output, and the network has not decided.", _WAIT),
     _verdict("conflict.double-spend", "The network took another transaction that spends the same output.", "Spend another output.", 466),
     _verdict("conflict.already-applied", "This transaction was applied with other off-chain values.", "Nothing; the first ones stand."),
+    _verdict("conflict.unsent", "Nobody sent this transaction to the network, and another that spends the same output came.", "Nothing; the other stands.", 466),
     _verdict("conflict.evicted", "The network had refused this transaction, or one it descends from.", "Build another.", 466),
     # --- the network
     _verdict("network.rejected", "The network refused the transaction.", "Read the message; build another.", 463),

@@ -123,12 +123,21 @@ def refused(
 
 
 def in_block(
-    about: About, outcome: Literal["mined", "buried"], height: int, root: bytes, now_ms: int, endpoint: str
+    about: About,
+    outcome: Literal["mined", "buried"],
+    height: int,
+    root: bytes,
+    now_ms: int,
+    endpoint: str,
+    revision: int,
 ) -> Result:
-    """The transaction is in a block: told once for each block, and again when it is deep."""
+    """The transaction is in a block: told once for each block, again when it is deep, and to who asks later.
+
+    revision: of its status.
+    """
     assert about.txid is not None
     name = _id(outcome, display(about.txid), str(height), root.hex())
-    return _result(name, outcome, about, now_ms, endpoint=endpoint or None, block_height=height)
+    return _result(name, outcome, about, now_ms, revision=revision, endpoint=endpoint or None, block_height=height)
 
 
 def revised(about: About, admittance: Admittance, sequence: int, state_root: bytes, now_ms: int) -> Result:

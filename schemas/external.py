@@ -120,7 +120,7 @@ class Standing(Struct, frozen=True, kw_only=True):
 
     state: ContextState
     standing: Literal["applied", "known", "refused", "departed"]  # departed: with one that was refused
-    accepted: bool = False  # the network took it
+    accepted: bool = False  # the context was told that the network took it: where another that spends the same waited
     sequence: int | None = None  # of the entry that judged it last
     admittance: Admittance | None = None
     manager: str | None = None

@@ -32,6 +32,8 @@ class Reported(Struct, frozen=True, array_like=True, tag="reported"):
     contexts: tuple[Context, ...]
     request_ids: tuple[str, ...] = ()  # who asked for it; an ancestor was asked for by nobody
     origin: Origin | None = None
+    handed: bool = False  # it stands on `transactions`
+    ef: bytes = b""  # Extended Format (BRC-30), for when it is accepted later; empty where it was handed on
 
 
 class Looked(Struct, frozen=True, array_like=True, tag="looked"):
@@ -60,7 +62,29 @@ class Anchored(Struct, frozen=True, array_like=True, tag="anchored"):
     asked_ms: int
 
 
-News = Reported | Looked | Heard | Anchored
+class Challenged(Struct, frozen=True, array_like=True, tag="challenged"):
+    """A context knows the transaction, and another that spends the same waits there."""
+
+    by: Txid
+    context: Context
+    sent: bool  # whether the context asked for it to be broadcast, or for what descends from it
+
+
+class Challenges(Struct, frozen=True, array_like=True, tag="challenges"):
+    """A context knows others that spend what the transaction spends, and came before it."""
+
+    holders: tuple[Txid, ...]
+    path: bytes = b""  # BUMP (BRC-74) that its payload brought; the trackers said yes when that was verified
+
+
+class Outdone(Struct, frozen=True, array_like=True, tag="outdone"):
+    """Another that spends the same is in a block, or no longer."""
+
+    by: Txid
+    stands: bool
+
+
+News = Reported | Looked | Heard | Anchored | Challenged | Challenges | Outdone
 """What is heard about a transaction."""
 
 
@@ -86,6 +110,14 @@ class NetworkStatus(Struct, frozen=True, array_like=True):
     root: Root = b""
     buried: bool = False  # so deep that nobody looks any more
     counting: tuple[str, ...] = ()  # endpoints whose silence counts, as last reported
+    awaiting: tuple[Context, ...] = ()  # where one that spends the same waits for what is decided
+    rivals: tuple[Txid, ...] = ()  # that spend what it spends, as contexts say
+    outdone: tuple[Txid, ...] = ()  # those of them that are in a block
+    claimed: bytes = b""  # a Merkle path that the trackers are still to be asked about
+    sent: bool = False  # somebody asked for it to be broadcast
+    unsent_ms: int = 0  # never sent, when a look at or after this time finds that nobody knows it; 0: not in question
+    handed: bool = False  # it stands on `transactions`
+    ef: bytes = b""  # for `transactions`, when it is accepted; empty where it stands there
 
 
 NEWS: Schema[News] = Schema(

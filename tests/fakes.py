@@ -13,6 +13,8 @@ from agents.parse import Parse, ParseSettings
 from agents.retry import Read, Retry
 from agents.runtime.board import Position, TopicPartition
 from pipeline import apply as rules
+from pipeline.codec.beef import write_beef_v1
+from pipeline.codec.bump import write_bump
 from pipeline.codec.ef import write_ef
 from pipeline.codec.tx import Tx, read_tx
 from pipeline.contextual import Change
@@ -193,6 +195,12 @@ def members_of(txs: Sequence[Tx]) -> tuple[bytes, tuple[Member, ...]]:
     return beef, tuple(members)
 
 
+def proven_alone(tx: Tx) -> tuple[bytes, tuple[Member, ...]]:
+    """A payload of one transaction, the only one of its block."""
+    beef = write_beef_v1([write_bump(900_000, [{0: tx.txid}], {0})], [(tx.raw, 0)])
+    return beef, (member_of(msgspec.structs.replace(tx, start=beef.index(tx.raw), parents=[None] * (len(tx.ins) - 1))),)
+
+
 def unmined(tx: Tx) -> Unmined:
     """The same for the network: what it spends is not known, and so stands nowhere in it."""
     return Unmined(tx.txid, write_ef(tx, [b""] * (len(tx.ins) - 1)))
@@ -208,7 +216,7 @@ def verified(
     contexts: tuple[Context, ...] = ("topic:tm_all",),
 ) -> Verified:
     """A payload that verify let through."""
-    beef, members = members_of([subject] if proven else [*ancestors, subject])
+    beef, members = proven_alone(subject) if proven else members_of([*ancestors, subject])
     asked = Asked(origin_at(offset), f"request-{offset}", contexts, "each", off_chain)
     height = 900_000 if proven else -1
     return Verified(asked, subject.txid, beef, members, 1, height)

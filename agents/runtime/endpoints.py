@@ -275,13 +275,22 @@ class _Work:
             self._weigh(endpoint)
         self._check()
 
-    def step(self, number: int) -> Success | Refused | Waits | AskAgain:
-        """The rule's word on a request, by its place, as things stand."""
+    def step(self, number: int, counting: Sequence[str] = ()) -> Success | Refused | Waits | AskAgain:
+        """The rule's word on a request, by its place, as things stand.
+
+        counting: endpoints that count; empty for all.
+        """
         unfit = {
             name: "network.undecided" if found.own else "network.orphan" for name, found in self._unfit[number].items()
         }
         return decide(
-            self.requests[number], self._endpoints, self.replies, self._known, self.asked, self._attempts, unfit
+            self.requests[number],
+            counting or self._endpoints,
+            self.replies,
+            self._known,
+            self.asked,
+            self._attempts,
+            unfit,
         )
 
     def fits(self, number: int, name: str) -> bool:
@@ -591,7 +600,8 @@ class Endpoints:
         return structs.replace(request, headers=(*request.headers, *told))
 
     def _outcome(self, work: _Work, number: int) -> Outcome:
-        step, request = work.step(number), work.requests[number]
+        counting = self.counting()
+        step, request = work.step(number, counting), work.requests[number]
         assert not isinstance(step, AskAgain), "nobody has a try left"
         if isinstance(step, Waits) and step.condition.code == "network.orphan":
             for member in request.unmined:  # who accepted them may have lost them: send them again next time
@@ -600,7 +610,7 @@ class Endpoints:
             member.txid: [(name, said[member.txid]) for name, said in work.replies.items() if member.txid in said]
             for member in request.unmined
         }
-        return Outcome(request, step, words, self.counting())
+        return Outcome(request, step, words, counting)
 
     @property
     def names(self) -> tuple[str, ...]:

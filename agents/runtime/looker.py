@@ -128,13 +128,10 @@ class Looker:
         asked_ms = int(time.time() * 1000)
         self.due(number, asked_ms + AGAIN_MS, txid)
         news: list[News] = []
-        paths = [status.path] if status.path else []
-        if not paths:
-            found = await endpoints.look_up(txid, to_ask(status))
-            if found is None:
-                return  # nobody answered: again in a while
+        paths = [path for path in (status.path or status.claimed,) if path]
+        if not status.path and (found := await endpoints.look_up(txid, to_ask(status))) is not None:
             news.append(Looked(found.words, endpoints.counting(), asked_ms, found.silent))
-            paths = list(dict.fromkeys(found.paths))
+            paths = list(dict.fromkeys((*paths, *found.paths)))
         for path in paths:
             if (anchored := await self._anchors.check(txid, path)) is not None:
                 news.append(anchored)

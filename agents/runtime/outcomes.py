@@ -8,6 +8,7 @@ from pipeline.outcome import Condition, Verdict
 from pipeline.results import About
 from schemas import headers as h
 from schemas.external import RESULT, Result
+from schemas.types import Context
 from topics import registry
 
 TIERS = (registry.RETRY_10S, registry.RETRY_1M, registry.RETRY_10M)
@@ -30,6 +31,16 @@ def result_key(result: Result) -> bytes:
 def result_out(result: Result) -> Out:
     """A result as a record."""
     return Out(registry.RESULTS, result_key(result), RESULT.encode(result))
+
+
+def accepted_headers(endpoint: str, contexts: Sequence[Context], request_ids: Sequence[str]) -> list[tuple[str, bytes]]:
+    """Of a record on `transactions`."""
+    return [
+        ("endpoint", endpoint.encode()),
+        ("status", b"accepted"),
+        ("contexts", ",".join(contexts).encode()),
+        ("request-ids", ",".join(request_ids).encode()),
+    ]
 
 
 class Router:

@@ -618,6 +618,13 @@ async def test_an_endpoint_that_is_silent_for_long_does_not_count(world: World, 
     await asyncio.sleep(0.1)
     (outcome,) = await endpoints.broadcast([request(2)])
     assert len(outcome.endpoints) == counts
+
+    async def too_low(_: web.Request) -> web.Response:
+        return web.json_response([{"txid": display(txid_of(3)), "status": 465, "title": "Fee too low"}])
+
+    world.arcs[0].on_submit = too_low
+    (outcome,) = await endpoints.broadcast([request(3)])
+    assert isinstance(outcome.step, Refused if counts == 1 else Waits), "what the other refuses is refused"
     world.arcs[1].on_submit = None
     await endpoints.close()
 

@@ -73,7 +73,7 @@ from schemas.flow import (
     Readmit,
 )
 from schemas.journal import JOURNAL
-from schemas.network import NEWS, Reported, Word
+from schemas.network import NEWS, Challenged, Challenges, Reported, Word
 from schemas.types import display, outpoint
 from tests import builders
 from tests.fakes import (
@@ -640,7 +640,12 @@ def test_a_condition_waits_and_a_lost_conflict_is_refused_with_its_rival() -> No
     waits = world.do(apply_of(verified(second, offset=2)))
     about = About(origin_at(2), ("request-2",), second.txid, CONTEXT, 1)
     assert isinstance(waits, Defer)
-    assert (waits.condition.code, waits.about, waits.outs) == ("conflict.undecided", about, [])
+    assert (waits.condition.code, waits.about) == ("conflict.undecided", about)
+    assert {out.key: NEWS.decode(out.value) for out in waits.outs} == {
+        first.txid: Challenged(second.txid, CONTEXT, sent=True),
+        second.txid: Challenges((first.txid,)),
+    }
+    assert {out.topic for out in waits.outs} == {registry.NETWORK_NEWS}
     accepted = world.do(Accept("accept", (first.txid,), "arc@a"))
     assert isinstance(accepted, Emit)
     assert [out.topic for out in accepted.outs] == [registry.JOURNAL]
@@ -747,8 +752,13 @@ TAKEN, NO = Reply(CHILD.txid, "accepted", status="SEEN_ON_NETWORK", network=True
 FINAL = Reply(CHILD.txid, "refused", "network.fee", "too little", "465", (b"\x09" * 32,))
 
 
-def cast(step: Success | Refused | Waits, *words: Reply) -> Decision:
-    record = Record("beef.broadcast", 0, 0, CHILD.txid, BROADCAST_REQUEST.encode(REQUEST))
+def cast(step: Success | Refused | Waits, *words: Reply, waited: bool = False) -> Decision:
+    kept = h.RetryHeaders(
+        origin_topic="broadcast", origin_partition=0, origin_offset=0, attempt=1, first_failed=1, not_before=5,
+        code="network.undecided",
+    )  # fmt: skip
+    headers = h.to_pairs(kept) if waited else []
+    record = Record("beef.broadcast", 0, 0, CHILD.txid, BROADCAST_REQUEST.encode(REQUEST), headers=headers)
     stage = Broadcast(BroadcastSettings(), HttpSettings())
     assert stage.about(record) == ABOUT
     names = ("arc@a", "arc@b")
@@ -773,7 +783,7 @@ def test_what_the_network_took_is_handed_on_and_reported_for_each_transaction() 
     reported = news(decision)
     assert reported[CHILD.txid] == Reported(
         (Word("arc@b", "accepted", "SEEN_ON_NETWORK", "", "", True, NOW_MS),), ("arc@a", "arc@b"), True,
-        REQUEST.contexts, ("r1", "r2"), REQUEST.origin,
+        REQUEST.contexts, ("r1", "r2"), REQUEST.origin, handed=True,
     )  # fmt: skip
     parent = reported[PARENT.txid]  # taken before, and not sent again
     assert [(word.endpoint, word.kind) for word in parent.words] == [("arc@a", "accepted")]
@@ -794,7 +804,24 @@ def test_what_the_network_refused_is_kept_and_reported() -> None:
         ("arc@b", "refused", "network.fee"),
     ]
     assert reported.words[0].competing == (b"\x09" * 32,)
-    assert not reported.stands
+    assert (reported.stands, reported.handed, reported.ef) == (False, False, unmined(CHILD).ef)
+
+
+@pytest.mark.invariant("STATUS-4")
+@pytest.mark.parametrize("step", [Refused, Waits])
+def test_an_ancestor_that_was_taken_is_handed_on_whatever_became_of_its_child(step: Any) -> None:
+    """The child is kept by status, for when it is taken after all; while it is tried again, once."""
+    said: Any = Verdict("network.fee", "too little") if step is Refused else Condition("network.undecided")
+    taken = ((PARENT.txid, "arc@a"),)
+    done = step(said, "arc@a", (), taken) if step is Refused else step(said, (), taken)
+    for waited in (False, True):
+        decision = cast(done, FINAL, FINAL, waited=waited)
+        assert [(out.key, out.value) for out in outs_to(decision, TRANSACTIONS)] == [(PARENT.txid, unmined(PARENT).ef)]
+        reported = news(decision)
+        parent, child = reported[PARENT.txid], reported[CHILD.txid]
+        assert (parent.handed, parent.stands, parent.ef) == (True, True, b"")
+        kept = step is Refused or not waited
+        assert (child.handed, child.stands, child.ef) == (False, False, unmined(CHILD).ef if kept else b"")
 
 
 def test_what_nobody_decided_waits_as_the_networks_answer() -> None:

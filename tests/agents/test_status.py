@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from agents.runtime.endpoints import BroadcastSettings, Found
 from agents.runtime.http import HttpSettings
@@ -19,9 +20,9 @@ from pipeline import state
 from pipeline.state import Corrupt, Layer, Memory, encode
 from schemas.external import RESULT
 from schemas.flow import OPERATION, Evict
-from schemas.network import NEWS, Anchored, Looked, NetworkStatus, News, Reported, Word
+from schemas.network import NEWS, Anchored, Challenges, Heard, Looked, NetworkStatus, News, Outdone, Reported, Word
 from tests.fakes import NOW_MS, Record, origin_at
-from topics.registry import NETWORK_NEWS, OPERATIONS, RESULTS
+from topics.registry import NETWORK_NEWS, OPERATIONS, RESULTS, TRANSACTIONS
 
 TXID = b"\x11" * 32
 BOTH = ("arc@a", "arc@b")
@@ -191,6 +192,40 @@ async def test_paths_that_come_with_answers_are_asked_about(tmp_path: Path) -> N
     assert isinstance(anchored, Anchored)
     assert says.asked == [b"junk", b"path"]
     store.close()
+
+
+async def test_a_path_that_is_claimed_is_asked_about_whether_or_not_endpoints_answer(tmp_path: Path) -> None:
+    for number, silent in enumerate((False, True)):
+        store = Store(tmp_path / f"store{number}")
+        status = NetworkStatus(0, "", "", look_ms=1, claimed=b"claim")
+        store.write({TXID: state.seal(encode(status))}, 1)
+        endpoints, says = Endpoints(), Says()
+        endpoints.silent = silent
+        looker = Looker(2, says)  # type: ignore[arg-type]
+        news = await run_until(looker, store, endpoints, Outbox(store), 1 if silent else 2)
+        assert [type(each) for each in news] == ([Anchored] if silent else [Looked, Anchored])
+        assert says.asked == [b"claim"]
+        store.close()
+
+
+@pytest.mark.invariant("STATUS-3")
+@pytest.mark.invariant("STATUS-4")
+def test_rivals_hear_and_what_is_accepted_late_is_handed_out() -> None:
+    """What the rule says goes to the topics it is for, in one transaction."""
+    stage = Stage()
+    stage.hear(Challenges((b"\x22" * 32,), b"path"))
+    (told,) = stage.hear(Anchored(b"path", 800, b"\x01" * 32, True, 800, NOW_MS))
+    assert (told.topic, told.key, NEWS.decode(told.value)) == (NETWORK_NEWS, b"\x22" * 32, Outdone(TXID, True))
+    (told,) = stage.hear(Anchored(b"path", 800, b"\x01" * 32, False, 801, NOW_MS))
+    assert NEWS.decode(told.value) == Outdone(TXID, False)
+    late = Stage()
+    late.hear(replace(no(), ef=b"ef"))
+    seen = Word("arc@b", "accepted", "SEEN_ON_NETWORK", "", "", True, NOW_MS + 9)
+    result, handed = late.hear(Heard((seen,)))
+    assert (result.topic, handed.topic, handed.key, handed.value) == (RESULTS, TRANSACTIONS, TXID, b"ef")
+    assert dict(handed.headers) == {
+        "endpoint": b"arc@b", "status": b"accepted", "contexts": b"topic:tm_x,topic:tm_y", "request-ids": b"r1",
+    }  # fmt: skip
 
 
 async def test_a_path_that_is_kept_is_asked_about_in_its_time_and_when_blocks_are_replaced(tmp_path: Path) -> None:

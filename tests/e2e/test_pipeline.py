@@ -132,22 +132,20 @@ async def test_ancestors_named_by_their_txid_are_put_in_place(talk: Talk, genera
 async def test_who_lost_a_coin_comes_back_when_its_rival_is_evicted_and_the_rival_when_it_is_readmitted(
     talk: Talk, generator: Generator
 ) -> None:
-    """By the network's words on `operations`; the loser's decision stands under the id it had."""
+    """The loser waits for what `status` says of both. Then by the network's words on `operations`; the loser's decision
+    stands under the id it had.
+    """
     shop, context = generator.shop, b"topic:tm_anytx"
     funding = shop.take()
     first, second = (shop.pay([funding.coin], key=shop.key()) for _ in range(2))
     sent = await talk.send(shop.frame(Bag([funding], [first])))
     assert (await talk.network(sent)).outcome == "accepted"
 
-    async def taken() -> bool:
-        entries = [JOURNAL_SCHEMA.decode(record.value) for record in await talk.read_end(JOURNAL, 20)]
-        return any((entry.kind, entry.txid) == ("accept", first.txid) for entry in entries)
-
-    while not await taken():
-        await asyncio.sleep(0.2)
     loser = await talk.send(shop.frame(Bag([funding], [second])))
     (lost,) = await talk.decisions(loser)
     assert (lost.outcome, lost.code, lost.competing) == ("rejected", "conflict.double-spend", (display(first.txid),))
+    entries = [JOURNAL_SCHEMA.decode(record.value) for record in await talk.read_end(JOURNAL, 20)]
+    assert ("accept", first.txid) in {(entry.kind, entry.txid) for entry in entries}
     evict = Evict("evict", first.txid, "network.double-spend", "reorganised", (second.txid,))
     await talk.send(OPERATION.encode(evict), [OPERATION.header], OPERATIONS, context)
     *_, won = await talk.decisions(loser, 2)

@@ -167,14 +167,14 @@ class World:
             outcome = Outcome(request, Refused(verdict, *names), {request.txid: [(*names, no)]}, names)
             look = Looked((), names, self.now_ms + DAY_MS)  # once it has settled
             later = Out(NETWORK_NEWS, request.txid, NEWS.encode(look))
-            return SetAside(verdict, [*_news(outcome, {}, self.now_ms), later])
+            return SetAside(verdict, [*_news(outcome, {}, self.now_ms, keep=True), later])
         if fate == "cast-parked":
             about = About(request.origin, request.request_ids, request.txid, None, len(request.contexts))
             return Defer(Condition("network.undecided"), about)
         taken = dict.fromkeys(txids, names[0])
         outcome = Outcome(request, Success(tuple(taken.items())), {}, names)
         efs = [Out(TRANSACTIONS, member.txid, member.ef) for member in request.unmined]
-        return Emit([*efs, *_news(outcome, taken, self.now_ms)])
+        return Emit([*efs, *_news(outcome, taken, self.now_ms, keep=False)])
 
     def _heard(self, record: Record) -> Decision:
         layer = Layer(self._standings)

@@ -168,7 +168,7 @@ class Model:
             assert change.competing == self.stones[refused[0]].competing
         elif subject.txid in self.judged:
             self._repeated(subject, change, operation)
-        elif rivals & self.accepted:
+        elif rivals & self.accepted and not proven:
             self._lost(members, rivals, change, asked.origin)
         elif rivals:
             assert isinstance(change.said, Condition)

@@ -11,7 +11,18 @@ from msgspec.structs import replace
 from pipeline.broadcast import remembered
 from pipeline.network import BLOCK_MS, BURIED, LOOK_LIMIT_MS, MINE_LIMIT_MS, UNKNOWN, Step, Times, hear, to_ask
 from schemas.flow import Origin
-from schemas.network import Anchored, Heard, Looked, NetworkStatus, News, Reported, Word
+from schemas.network import (
+    Anchored,
+    Challenged,
+    Challenges,
+    Heard,
+    Looked,
+    NetworkStatus,
+    News,
+    Outdone,
+    Reported,
+    Word,
+)
 from tests.profiles import CHEAP
 
 A, B = "arc@a", "arc@b"
@@ -53,8 +64,8 @@ class Told:
             for context in tell.contexts:
                 if tell.word == "readmit":
                     assert self.contexts[context] == "evict"
-                else:
-                    assert self.contexts.get(context) != tell.word, "nobody is told the same twice"
+                elif tell.word == "evict":
+                    assert self.contexts.get(context) != "evict", "nobody is told the same twice"
                 self.contexts[context] = tell.word
         if step.block:
             self.blocks.append((step.block, step.status.height, step.status.root[:1]))
@@ -70,7 +81,7 @@ def test_one_acceptance_is_success_whatever_others_say() -> None:
     told = Told()
     told.hear(reported(no(A), seen(B)))
     assert (told.status.decided, told.status.endpoint) == ("accepted", B)
-    assert (told.contexts, told.results) == ({"topic:tm_x": "accept"}, {1: "accepted"})
+    assert (told.contexts, told.results) == ({}, {1: "accepted"})
     told.hear(reported(no(A, NOW + 1), seen(B, NOW + 1), request_ids=()))
     assert told.results == {1: "accepted"}
 
@@ -107,7 +118,7 @@ def test_an_acceptance_that_was_on_its_way_comes_before_the_second_look() -> Non
     told = Told()
     told.hear(reported(no(A), no(B)))
     told.hear(Looked((seen(B, NOW + 30_000),), BOTH, NOW + 30_000), NOW + 30_000)
-    assert (told.status.decided, told.results, told.contexts) == ("accepted", {1: "accepted"}, {"topic:tm_x": "accept"})
+    assert (told.status.decided, told.results, told.contexts) == ("accepted", {1: "accepted"}, {})
 
 
 def test_one_endpoints_own_refusal_waits_for_the_other_unless_that_is_down_for_long() -> None:
@@ -159,14 +170,14 @@ def test_a_late_double_spend_takes_away_what_was_accepted_and_the_network_may_tu
     assert (told.status.decided, told.status.competing) == ("refused", (RIVAL,))
     told.hear(reported(seen(A, NOW + 40_000), contexts=("topic:tm_y",), request_ids=()), NOW + 40_000)
     assert told.results == {1: "accepted", 2: "refused", 3: "accepted"}
-    assert told.contexts == {"topic:tm_x": "accept", "topic:tm_y": "accept"}
+    assert told.contexts == {"topic:tm_x": "readmit"}
 
 
 def test_who_comes_later_hears_at_once_and_who_asks_again_hears_again() -> None:
     told = Told()
     told.hear(reported(seen(A)))
     told.hear(reported(contexts=("topic:tm_y",), request_ids=("r2",)))
-    assert told.contexts == {"topic:tm_x": "accept", "topic:tm_y": "accept"}
+    assert told.contexts == {}
     assert told.results == {1: "accepted", 2: "accepted"}
     assert told.status.request_ids == ("r1", "r2")
     told.hear(reported(contexts=("topic:tm_y",), request_ids=("r2",)))  # delivered twice
@@ -176,7 +187,7 @@ def test_who_comes_later_hears_at_once_and_who_asks_again_hears_again() -> None:
 def test_an_ancestor_that_nobody_asked_for_has_no_result() -> None:
     told = Told()
     told.hear(reported(seen(A), request_ids=(), origin=None))
-    assert (told.contexts, told.results) == ({"topic:tm_x": "accept"}, {})
+    assert (told.contexts, told.results) == ({}, {})
     told.hear(reported(request_ids=("r9",)))
     assert told.results == {1: "accepted"}
 
@@ -236,7 +247,7 @@ def test_mined_is_accepted_whatever_was_said_before_and_strangers_have_no_result
     assert told.status.decided == "refused"
     told.hear(anchored(800, 800))
     assert told.results == {1: "refused", 2: "accepted"}
-    assert told.contexts == {"topic:tm_x": "accept"}
+    assert told.contexts == {"topic:tm_x": "readmit"}
     other = Told()
     other.hear(anchored(800, 800))
     assert (other.results, other.blocks) == ({}, [])
@@ -247,7 +258,7 @@ def test_what_an_endpoint_says_by_itself_counts_like_an_answer_also_before_it() 
     early.hear(Heard((seen(A),)))
     assert (early.status.decided, early.results) == ("accepted", {})
     early.hear(reported(word(A, "pending", NOW - 5)))
-    assert (early.results, early.contexts) == ({1: "accepted"}, {"topic:tm_x": "accept"})
+    assert (early.results, early.contexts) == ({1: "accepted"}, {})
     late = Told()
     late.hear(reported(no(A), no(B)))
     late.hear(Heard((seen(B, NOW + 1),)))
@@ -311,5 +322,192 @@ def test_the_order_of_news_does_not_matter(said: list[tuple[str, tuple[str, bool
         assert one.decided == other.decided
     for told in (straight, shuffled):
         if told.status.decided:
-            assert told.contexts == {"topic:tm_x": "accept" if told.status.decided == "accepted" else "evict"}
+            assert (told.contexts.get("topic:tm_x") == "evict") == (told.status.decided == "refused")
             assert told.results[max(told.results)] == told.status.decided
+
+
+# --- rivals: two that spend the same
+
+HOLDER, SECOND = b"\x01" * 32, b"\x02" * 32
+X, Y = "topic:tm_x", "topic:tm_y"
+
+
+class Pair:
+    """Two that spend the same in a context, and what each is told of the other."""
+
+    def __init__(self) -> None:
+        self.told = {HOLDER: Told(), SECOND: Told()}
+        self.told[HOLDER].hear(reported(seen(A), contexts=(X, Y)))
+
+    def hear(self, txid: bytes, news: News, now_ms: int = NOW) -> Step:
+        """And what follows from it for the other."""
+        step = self.told[txid].hear(news, now_ms)
+        for rival in step.outdoes:
+            self.hear(rival, Outdone(txid, bool(step.status.path)), now_ms)
+        return step
+
+    def meet(self, context: str = X, path: bytes = b"") -> None:
+        """The second comes to a context that knows the first."""
+        self.hear(HOLDER, Challenged(SECOND, context, sent=True))
+        self.hear(SECOND, Challenges((HOLDER,), path))
+
+    @property
+    def decided(self) -> tuple[str, str]:
+        return self.told[HOLDER].status.decided, self.told[SECOND].status.decided
+
+
+def test_who_waits_for_a_rival_hears_that_it_was_accepted_and_nobody_else_does() -> None:
+    told = Told()
+    told.hear(Challenged(RIVAL, X, sent=True))
+    assert (told.contexts, told.status.unsent_ms) == ({}, 0)
+    told.hear(reported(seen(A), contexts=(X, Y)))
+    assert told.contexts == {X: "accept"}
+    step = told.hear(Challenged(RIVAL, Y, sent=True))
+    assert [(tell.word, tell.contexts) for tell in step.tells] == [("accept", (Y,))]
+    told.hear(Heard(tuple(no(n, NOW + 9, network=True) for n in BOTH)))
+    told.hear(Looked((), BOTH, NOW + 60_000), NOW + 60_000)
+    assert told.contexts == {X: "evict", Y: "evict"}
+    told.hear(Challenged(RIVAL, "topic:tm_z", sent=False))
+    assert told.contexts["topic:tm_z"] == "evict"
+
+
+@pytest.mark.invariant("STATUS-3")
+def test_a_rival_in_a_block_has_the_first_refused_everywhere_as_long_as_its_block_stands() -> None:
+    pair = Pair()
+    pair.meet(path=b"path")  # sent to one of two contexts
+    second = pair.told[SECOND].status
+    assert (second.claimed, second.look_ms) == (b"path", NOW)
+    pair.hear(SECOND, Looked((), BOTH, NOW))
+    assert pair.told[SECOND].status.look_ms == NOW + 30_000  # the trackers could not say: again
+    pair.hear(SECOND, anchored(800, 800))
+    holder = pair.told[HOLDER]
+    assert pair.decided == ("refused", "accepted")
+    assert holder.contexts == {X: "evict", Y: "evict"}
+    assert (holder.status.code, holder.status.endpoint, holder.status.competing) == (
+        "network.double-spend", "trackers", (SECOND,),
+    )  # fmt: skip
+    pair.hear(HOLDER, Heard((seen(B, NOW + 5),)))
+    assert pair.decided == ("refused", "accepted"), "whatever endpoints say of it"
+    pair.hear(SECOND, anchored(800, 802, stands=False))  # replaced
+    assert (holder.status.outdone, holder.status.look_ms) == ((), NOW)
+    pair.hear(HOLDER, Looked((seen(A, NOW + 7),), BOTH, NOW + 7), NOW + 7)
+    assert pair.decided[0] == "accepted"
+    assert holder.contexts == {X: "accept", Y: "readmit"}
+
+
+@pytest.mark.invariant("STATUS-3")
+def test_both_in_blocks_over_a_reorganisation_the_later_block_counts_and_back() -> None:
+    pair = Pair()
+    pair.hear(HOLDER, anchored(800, 800))
+    pair.meet(path=b"path")
+    pair.hear(SECOND, anchored(800, 801, root=b"\x02"))
+    assert pair.decided == ("refused", "accepted")
+    holder = pair.told[HOLDER]
+    assert (holder.status.path, holder.status.claimed) == (b"", b"path")
+    pair.hear(HOLDER, anchored(800, 802))  # and back: its own is asked about anew
+    assert pair.decided == ("accepted", "refused")
+    assert pair.told[SECOND].status.path == b""
+    assert holder.contexts == {X: "accept", Y: "readmit"}
+    pair.hear(SECOND, anchored(800, 803, root=b"\x02", stands=False))
+    assert pair.decided == ("accepted", "refused")
+
+
+def test_a_claim_that_the_trackers_deny_changes_nothing() -> None:
+    pair = Pair()
+    pair.meet(path=b"path")
+    pair.hear(SECOND, anchored(800, 801, stands=False))
+    assert (pair.decided, pair.told[SECOND].status.claimed) == (("accepted", ""), b"")
+    pair.hear(SECOND, Looked((), BOTH, NOW))
+    assert pair.told[SECOND].status.look_ms == 0
+
+
+def test_one_that_comes_second_while_the_first_is_in_a_block_hears_it_at_once() -> None:
+    pair = Pair()
+    pair.hear(HOLDER, anchored(800, 800))
+    pair.meet()
+    assert pair.decided == ("accepted", "refused")
+    assert pair.told[HOLDER].contexts == {X: "accept"}
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_one_that_nobody_sent_gives_way_once_a_look_finds_that_nobody_knows_it(silent: bool) -> None:
+    told = Told()
+    told.hear(Challenged(RIVAL, X, sent=False))
+    assert (told.status.unsent_ms, told.status.look_ms) == (NOW + 30_000, NOW + 30_000)
+    told.hear(Challenged(RIVAL, X, sent=False), NOW + 10_000)  # its retry
+    assert told.status.unsent_ms == NOW + 30_000
+    told.hear(Looked((), BOTH, NOW + 30_000, (B,) if silent else ()), NOW + 30_000)
+    if silent:
+        assert (told.status.decided, told.status.look_ms) == ("", NOW + 60_000)
+        return
+    assert (told.status.decided, told.status.code, told.status.competing) == ("refused", "conflict.unsent", (RIVAL,))
+    assert told.contexts == {X: "evict"}
+    told.hear(Challenged(RIVAL, Y, sent=False))
+    assert (told.contexts[Y], told.status.competing) == ("evict", (RIVAL,))
+    told.hear(reported(seen(A), contexts=("topic:tm_z",)))  # a context that had it broadcast after all
+    assert (told.status.decided, told.contexts[X]) == ("accepted", "accept")
+
+
+@pytest.mark.parametrize("news", [reported(), Challenged(RIVAL, Y, sent=True), Heard((word(A, "pending"),))])
+def test_what_somebody_sent_is_not_taken_for_unsent(news: News) -> None:
+    told = Told()
+    told.hear(Challenged(RIVAL, X, sent=False))
+    told.hear(news)
+    told.hear(Looked((), BOTH, NOW + 30_000), NOW + 30_000)
+    assert (told.status.decided, told.status.unsent_ms) == ("", 0)
+
+
+CLAIMS = st.lists(
+    st.tuples(st.sampled_from([HOLDER, SECOND]), st.booleans(), st.integers(0, 1)), min_size=1, max_size=8
+)
+
+
+@pytest.mark.invariant("STATUS-3")
+@settings(CHEAP)
+@given(CLAIMS, st.booleans())
+def test_of_two_that_spend_the_same_one_is_in_a_block_at_most(claims: list[tuple[bytes, bool, int]], met: bool) -> None:
+    """Whatever trackers say of their paths: who was found in a block last is accepted, the other refused."""
+    pair = Pair()
+    if met:
+        pair.meet(path=b"path")
+    for txid, stands, root in claims:
+        pair.hear(txid, anchored(800, 800, root=bytes([root]), stands=stands))
+    if not met:
+        pair.meet()
+    mined = [txid for txid, told in pair.told.items() if told.status.path]
+    assert len(mined) <= 1 or not met
+    for txid in mined if met else ():
+        other = SECOND if txid == HOLDER else HOLDER
+        assert pair.told[txid].status.decided == "accepted"
+        assert (pair.told[other].status.decided, pair.told[other].status.outdone) == ("refused", (txid,))
+
+
+# --- what else follows
+
+
+@pytest.mark.invariant("STATUS-4")
+def test_what_was_given_up_is_handed_out_once_when_it_is_accepted_after_all() -> None:
+    told = Told()
+    told.hear(Reported((no(A), no(B)), BOTH, False, (X,), ("r1",), ORIGIN, ef=b"ef"))
+    assert told.hear(Looked((), BOTH, NOW + 30_000), NOW + 30_000).ef == b""
+    assert (told.status.decided, told.status.ef) == ("refused", b"ef")
+    assert told.hear(Heard((seen(B, NOW + 40_000),))).ef == b"ef"
+    assert (told.status.ef, told.status.handed) == (b"", True)
+    assert told.hear(Heard((seen(A, NOW + 40_000),))).ef == b""
+    late = Told()
+    late.hear(Heard((seen(B),)))  # a callback was quicker than the report
+    assert late.hear(Reported((no(A),), BOTH, False, (X,), ("r1",), ORIGIN, ef=b"ef")).ef == b"ef"
+    other = Told()
+    other.hear(Reported((no(A),), BOTH, False, (X,), ("r1",), ORIGIN, ef=b"ef"))
+    step = other.hear(Reported((seen(B),), BOTH, True, (X,), ("r1",), ORIGIN, handed=True))
+    assert (step.ef, other.status.ef, other.status.handed) == (b"", b"", True)
+
+
+def test_who_asks_when_it_is_mined_hears_that_too() -> None:
+    told = Told()
+    told.hear(reported(seen(A)))
+    told.hear(anchored(800, 800))
+    told.hear(reported(request_ids=("r2",)))
+    assert told.blocks == [("mined", 800, b"\x01")] * 2
+    assert told.results == {1: "accepted", 2: "accepted"}
+    assert told.status.request_ids == ("r1", "r2")

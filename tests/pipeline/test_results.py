@@ -103,10 +103,10 @@ def test_what_each_outcome_tells() -> None:
             {**why, "revision": 4, "endpoint": "arc@a", "competing": (display(RIVAL),)},
         ),
         "mined": (
-            results.in_block(ABOUT, "mined", 900_007, ROOT, NOW, "arc@a"),
-            {"endpoint": "arc@a", "block_height": 900_007},
+            results.in_block(ABOUT, "mined", 900_007, ROOT, NOW, "arc@a", 2),
+            {"revision": 2, "endpoint": "arc@a", "block_height": 900_007},
         ),
-        "buried": (results.in_block(ABOUT, "buried", 900_007, ROOT, NOW, ""), {"block_height": 900_007}),
+        "buried": (results.in_block(ABOUT, "buried", 900_007, ROOT, NOW, "", 0), {"block_height": 900_007}),
         "evicted": (
             results.evicted(ABOUT, VERDICT, 8, ROOT, NOW, (RIVAL,)),
             {**why, "revision": 8, "sequence": 8, "state_root": ROOT.hex(), "competing": (display(RIVAL),)},

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from jsonschema import Draft7Validator, Draft202012Validator, ValidationError
 
-from agents.broadcast import _headers
+from agents.runtime.outcomes import accepted_headers
 from schemas import headers as h
 from schemas.external import EVENT, RESULT, Admittance, Event, Result, ResultOrigin
 from schemas.flow import BroadcastRequest, Origin
@@ -220,7 +220,7 @@ def test_headers_are_those_the_code_writes() -> None:
     assert set(headers_of(DEAD_LETTERS)) == h.DEAD_LETTER_NAMES
     assert set(headers_of(RETRY_1M)) == set(headers_of(OPERATIONS)) == h.RETRY_NAMES
     request = BroadcastRequest(bytes(32), (), ("topic:tm_x",), ("r",), Origin("c", "t", 0, 0, 0))
-    written = [name for name, _ in _headers(request, "arc@there")]
+    written = [name for name, _ in accepted_headers("arc@there", request.contexts, request.request_ids)]
     assert written == list(headers_of(TRANSACTIONS)) == list(ACCEPTED_HEADERS)
 
 

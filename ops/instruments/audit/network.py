@@ -130,7 +130,7 @@ class Network:
             elif outcome.standing == "accepted":
                 accepted.setdefault(txid, outcome.time_ms)
             elif outcome.standing == "refused":
-                self._check_refused(txid, journal, flight, tally)
+                self._check_refused(txid, outcome, journal, flight, tally)
         for txid, timestamp_ms in self._requests.items():
             if txid not in self._outcomes:
                 old = flight.too_old(RESULTS.name, timestamp_ms)
@@ -142,9 +142,9 @@ class Network:
         if self._have:
             self._check_endpoints(tally)
 
-    def _check_refused(self, txid: Txid, journal: Journal, flight: Flight, tally: Tally) -> None:
+    def _check_refused(self, txid: Txid, outcome: Outcome, journal: Journal, flight: Flight, tally: Tally) -> None:
         waits = self.waits(txid, flight)
-        if txid in self._handed:
+        if txid in self._handed and "accepted" not in outcome.all:
             tally.miss("torn-outcome", f"{display(txid)} is on transactions", waits=waits, too_old=False)
         for context in journal.standing(txid):
             on_its_way = waits or ("operation" if context in flight.operations else None)
