@@ -275,8 +275,10 @@ def _told(change: Change, context: Context, partition: int, now_ms: int) -> list
             outs.append(result_out(result))
     outs += [_heard_again(origin, key, now_ms) for origin in change.again]
     for pair in change.challenges:
-        outs.append(Out(NETWORK_NEWS, pair.holder, NEWS.encode(Challenged(pair.by, context, pair.sent))))
-        outs.append(Out(NETWORK_NEWS, pair.by, NEWS.encode(Challenges((pair.holder,), pair.path))))
+        holders = () if pair.holder is None else (pair.holder,)
+        told = NEWS.encode(Challenged(pair.by, context, pair.sent, pair.proven))
+        outs += [Out(NETWORK_NEWS, holder, told) for holder in holders]
+        outs.append(Out(NETWORK_NEWS, pair.by, NEWS.encode(Challenges(holders, context, pair.path))))
     return outs
 
 

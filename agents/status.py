@@ -60,6 +60,10 @@ class StatusSettings(Struct, frozen=True):
         float,
         why("From when it was seen to the look whether it is mined: two blocks. Doubled each time, up to 4 h.", gt=0),
     ] = 1200.0
+    watch_s: Annotated[
+        float,
+        why("How often trackers are asked for their tips: a replaced block is noticed when they show another.", gt=0),
+    ] = 30.0
     looks: Annotated[int, why("Transactions looked up at once; each is a call to every endpoint.", ge=1)] = 16
 
 
@@ -99,6 +103,7 @@ class Status:
         )
         anchors = Anchors(self._chain)
         self._callbacks = Callbacks(broadcast.callback_token_file, anchors)
+        self._watch_s = settings.watch_s
         self._broadcast = broadcast
         self._transport = Transport(http)
         self._endpoints: Endpoints | None = None
@@ -123,7 +128,7 @@ class Status:
         """Endpoints are asked where transactions stand whose time has come."""
         assert self._endpoints is not None
         self._callbacks.outbox, self._callbacks.names = outbox, self._endpoints.names
-        return (self._looker.run(stores, spoil, self._endpoints, outbox),)
+        return self._looker.run(stores, spoil, self._endpoints, outbox), self._chain.watch(self._watch_s)
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         """Endpoints call back."""

@@ -19,7 +19,7 @@ from pipeline.evict import come_back, evict, leave
 from pipeline.judge import Rule, judge, judge_again, never
 from pipeline.outcome import Verdict
 from pipeline.overlay.manager import BadManager, TopicManager
-from pipeline.rivals import contested, rivals
+from pipeline.rivals import claimed, contested, rivals
 from pipeline.state import Layer, Live, View
 from schemas.external import Admittance
 from schemas.flow import Accept, Apply, Asked, Member, Readmit, Repaired
@@ -68,6 +68,8 @@ def apply(
         if buried is not None:
             tombstone = _tombstone(buried)
             why = f"{display(one.txid)} was refused: {tombstone.message or tombstone.code}"
+            if verified.proven_height >= 0:
+                return claimed(head, operation, why)
             return Change(head, said=Verdict("conflict.evicted", why), competing=tombstone.competing)
     if (stored := here.value(state.TX, verified.txid)) is not None:
         return Change(head, said=_repeat(_applied(stored), verified.asked))
@@ -130,7 +132,7 @@ def _make_known(
             here.put_all(state.SPEND, points, one.txid)
             here.put(state.KNOWN, one.txid, Known(b"".join(points), one.outputs))
     if accepted:
-        here.put_all(state.ACCEPTED, txids, b"")
+        here.put_all(state.ACCEPTED, txids, state.PROVEN)
 
 
 def accept(layer: Layer, head: Live, context: Context, operation: Accept, now_ms: int) -> Change:

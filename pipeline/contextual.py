@@ -52,11 +52,12 @@ class Revised(Struct, frozen=True):
 
 
 class Challenge(Struct, frozen=True):
-    """Two that spend the same."""
+    """Two that spend the same, or one that was refused and comes with a proof."""
 
-    holder: Txid  # the known one
+    holder: Txid | None  # the known one
     by: Txid  # the one that came second
     sent: bool  # see schemas.network.Challenged
+    proven: bool = False  # see there
     path: bytes = b""  # see schemas.network.Challenges
 
 

@@ -255,7 +255,8 @@ def come_back(here: Contextual, work: Return, rule: Rule) -> Change:
             if departed.applied is not None:
                 note_loser(here, lost, departed.applied.origin)
             if (holder := here.value(state.SPEND, lost)) is not None:
-                challenges.append(Challenge(holder, txid, sent=True))
+                proven = here.value(state.ACCEPTED, holder) == state.PROVEN
+                challenges.append(Challenge(holder, txid, sent=not proven, proven=proven))
             entries.append(here.journal("dismiss", work.operation, txid))
         elif root is not None:
             below = int.from_bytes(here.rests_with(state.LEFT, root)[0][32:40], "big") - 1

@@ -155,6 +155,9 @@ def _anchored(before: NetworkStatus, news: Anchored, now_ms: int, times: Times) 
             return Step(heard)
         look_ms = now_ms + times.unmined_ms
         gone = replace(heard, path=b"", height=-1, root=b"", buried=False, looks=0, look_ms=look_ms)
+        if gone.rivals and _nobody(gone):  # its proof was all that spoke for it
+            at_ms = now_ms + times.settle_ms
+            gone = replace(gone, decided="", unsent_ms=at_ms, look_ms=at_ms)
         return _step(before, gone, tells_rivals=True)
     depth = news.tip - news.height + 1
     status = replace(
@@ -176,18 +179,26 @@ def _challenged(before: NetworkStatus, news: Challenged, now_ms: int, times: Tim
         rivals=_added(before.rivals, (news.by,))[:MOST_RIVALS],
         sent=before.sent or news.sent,
     )
-    nobody = not (status.sent or status.words or status.origin or status.decided)
-    if not nobody:
+    if status.decided or not _nobody(status):
         status = replace(status, unsent_ms=0)
-    elif not status.unsent_ms:
+    elif not (status.unsent_ms or news.proven):
         at_ms = now_ms + times.settle_ms
         status = replace(status, unsent_ms=at_ms, look_ms=at_ms)
     return _step(before, status, waits=news.context, tells_rivals=bool(status.path))
 
 
+def _nobody(status: NetworkStatus) -> bool:
+    """Whether nobody is known to have sent it, or to have it."""
+    return not (status.sent or status.words or status.origin)
+
+
 def _challenges(before: NetworkStatus, news: Challenges, now_ms: int) -> Step:
     """It came second. Its path is asked about, unless it is known to be in a block: then its rivals hear that."""
-    status = replace(before, rivals=_added(before.rivals, news.holders)[:MOST_RIVALS])
+    status = replace(
+        before,
+        contexts=_added(before.contexts, (news.context,)),
+        rivals=_added(before.rivals, news.holders)[:MOST_RIVALS],
+    )
     if news.path and not status.path:
         status = replace(status, claimed=news.path, look_ms=now_ms)
     return _step(before, status, tells_rivals=bool(status.path))
@@ -214,7 +225,7 @@ def _heard(before: NetworkStatus, news: Said) -> NetworkStatus:
     for word in news.words:
         last = words.get(word.endpoint)
         if last is None or _weight(word) >= _weight(last):
-            words[word.endpoint] = word
+            words[word.endpoint] = _with_rivals(last, word)
     kept = tuple(words[name] for name in sorted(words))
     news_to_us = list(map(_says, kept)) != list(map(_says, before.words))
     counting = before.counting if isinstance(news, Heard) else news.endpoints
@@ -235,6 +246,13 @@ def _heard(before: NetworkStatus, news: Said) -> NetworkStatus:
         request_ids=_added(before.request_ids, news.request_ids),
         origin=before.origin or news.origin,
     )
+
+
+def _with_rivals(last: Word | None, word: Word) -> Word:
+    """An endpoint that still refuses need not name again for whom."""
+    if last is None or (last.kind, word.kind) != ("refused", "refused"):
+        return word
+    return replace(word, competing=_added(last.competing, word.competing)[:MOST_RIVALS])
 
 
 def _decision(before: NetworkStatus, status: NetworkStatus, news: Said, now_ms: int, times: Times) -> NetworkStatus:

@@ -14,6 +14,7 @@ from pipeline import proof, state
 from pipeline.contextual import Challenge, Change, Contextual
 from pipeline.evict import children, note_loser
 from pipeline.outcome import Condition, Verdict
+from pipeline.state import Live
 from schemas.flow import Apply, Verified
 from schemas.state import Applied
 from schemas.types import Outpoint, Txid, display
@@ -41,6 +42,14 @@ def rivals(here: Contextual, verified: Verified, spends: Sequence[Sequence[Outpo
     return found
 
 
+def claimed(head: Live, operation: Apply, why: str) -> Change:
+    """What becomes of a payload that was refused and comes with a proof: it waits for the trackers' word."""
+    verified = operation.verified
+    said = Condition("conflict.undecided", f"{why}; the trackers are asked about its proof")
+    path = proof.own_path(verified.beef, verified.txid)
+    return Change(head, said=said, challenges=(Challenge(None, verified.txid, sent=False, path=path),))
+
+
 def contested(here: Contextual, operation: Apply, found: Rivals, *, always: bool) -> Change:
     """What becomes of a payload that came second.
 
@@ -54,9 +63,7 @@ def contested(here: Contextual, operation: Apply, found: Rivals, *, always: bool
     if proven or not accepted:
         said = Condition("conflict.undecided", f"spends what {names} spends, which the network has not decided")
         path = proof.own_path(verified.beef, verified.txid) if proven else b""
-        challenges = tuple(
-            Challenge(holder, found[holder][0][1], was_sent(here, holder, always=always), path) for holder in competing
-        )
+        challenges = tuple(challenge(here, holder, found[holder][0][1], path, always=always) for holder in competing)
         return Change(here.head, said=said, competing=competing, challenges=challenges)
     verdict = Verdict("conflict.double-spend", f"spends what {names} spends, which the network accepted")
     origin = verified.asked.origin
@@ -70,6 +77,13 @@ def contested(here: Contextual, operation: Apply, found: Rivals, *, always: bool
     return Change(here.head, (entry,), verdict, competing)
 
 
+def challenge(here: Contextual, holder: Txid, by: Txid, path: bytes = b"", *, always: bool) -> Challenge:
+    """What status is told of a known transaction and one that came second. Raises nothing."""
+    if here.value(state.ACCEPTED, holder) == state.PROVEN:
+        return Challenge(holder, by, sent=False, proven=True, path=path)
+    return Challenge(holder, by, was_sent(here, holder, always=always), path=path)
+
+
 def was_sent(here: Contextual, txid: Txid, *, always: bool) -> bool:
     """Whether the context asked for a known transaction to be broadcast: for itself, or as an ancestor of another."""
     seen = {txid}
@@ -77,7 +91,8 @@ def was_sent(here: Contextual, txid: Txid, *, always: bool) -> bool:
     while stack:
         one = stack.pop()
         stored = here.value(state.TX, one)
-        if stored is not None and (always or not _applied(stored).admittance.is_empty()):
+        wanted = stored is not None and (always or not _applied(stored).admittance.is_empty())
+        if wanted and here.value(state.ACCEPTED, one) != state.PROVEN:
             return True
         more = [child for child in dict.fromkeys(children(here, one)) if child not in seen]
         seen.update(more)

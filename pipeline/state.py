@@ -19,7 +19,7 @@ COIN = b"c"  # outpoint -> nothing: admitted, and nothing known spends it; value
 HISTORY = b"h"  # outpoint -> txid of the judged transaction that spends it and whose manager keeps it
 TX = b"t"  # txid -> Applied: submitted, with what was judged: the answer to a repeat
 KNOWN = b"k"  # txid -> Known: its spends count, whether it was judged or came as an ancestor
-ACCEPTED = b"y"  # txid -> nothing: the network took this known transaction
+ACCEPTED = b"y"  # txid -> nothing, or PROVEN: the network took this known transaction
 SPEND = b"s"  # outpoint -> txid of the known transaction that spends it
 ADMITTED = b"a"  # outpoint -> nothing: admitted, spent or not
 QUEUE = b"q"  # nothing -> Queue; number, 8 bytes -> Waiting: work that did not fit into one transaction
@@ -29,6 +29,9 @@ DEPARTED = b"d"  # txid -> Departed: left with one that was refused
 LEFT = b"e"  # txid that was refused, place of 8 bytes, txid -> nothing: who left with it
 CONTESTED = b"r"  # outpoint -> Contested: returned by an eviction, while a rival may yet have it
 RIVAL = b"v"  # txid, outpoint -> nothing: what a rival may yet have
+
+PROVEN = b"\x01"
+"""It came with a proof, which says that the network took it."""
 
 IN_STATE_ROOT = frozenset(COIN + HISTORY)
 """Kinds under the state root: what the context holds. All others sway later decisions: the store root."""

@@ -68,12 +68,16 @@ class Challenged(Struct, frozen=True, array_like=True, tag="challenged"):
     by: Txid
     context: Context
     sent: bool  # whether the context asked for it to be broadcast, or for what descends from it
+    proven: bool = False  # whether it came there with a proof, so that nobody had to
 
 
 class Challenges(Struct, frozen=True, array_like=True, tag="challenges"):
-    """A context knows others that spend what the transaction spends, and came before it."""
+    """A context knows others that spend what the transaction spends, and came before it; or it knows the transaction as
+    refused, and its payload comes with a path.
+    """
 
     holders: tuple[Txid, ...]
+    context: Context
     path: bytes = b""  # BUMP (BRC-74) that its payload brought; the trackers said yes when that was verified
 
 

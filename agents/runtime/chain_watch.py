@@ -1,5 +1,7 @@
 """A stage's view of the chain: the trackers, a header follower where one is wanted, and the events of both."""
 
+import asyncio
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +10,9 @@ from agents.runtime.chain_news import ChainNews
 from agents.runtime.desk import Teller
 from agents.runtime.headers import Follower, HeaderSettings, News, Reorganised
 from agents.runtime.http import Transport
-from agents.runtime.trackers import Trackers, TrackerSettings
+from agents.runtime.trackers import NoQuorum, Trackers, TrackerSettings
+
+log = logging.getLogger(__name__)
 
 
 def nobody(_: Reorganised) -> None:
@@ -73,6 +77,15 @@ class ChainWatch:
             await self._follower.close()
         if self._trackers is not None:
             await self._trackers.close()
+
+    async def watch(self, every_s: float) -> None:
+        """Ask for the tips, until cancelled: whoever asks for nothing else notices replaced blocks all the same."""
+        while True:
+            try:
+                await self.trackers.tip()
+            except NoQuorum as error:
+                log.warning("the trackers' tips are not known: %s", error)
+            await asyncio.sleep(every_s)
 
     def _followed(self, news: News) -> None:
         if isinstance(news, Reorganised):

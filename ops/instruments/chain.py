@@ -14,7 +14,7 @@ import fcntl
 import functools
 import hashlib
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -159,8 +159,8 @@ class BareChain:
             self._headers.append(self._write(previous, height, "main"))
             previous = hash256(self._headers[-1])
 
-    def _write(self, previous: bytes, height: int, branch: str) -> bytes:
-        root = material(self.seed, height, f"{branch} root", 32)
+    def _write(self, previous: bytes, height: int, branch: str, given: Sequence[Root] = ()) -> bytes:
+        root = given[0] if given else material(self.seed, height, f"{branch} root", 32)
         return write_header(previous, root, BIRTH + (height - CHECKPOINT) * self.SPACING_S)
 
     @property
@@ -182,13 +182,17 @@ class BareChain:
             raise IndexError(f"the simulated chain has no block {height}")
         return self._headers[height - CHECKPOINT]
 
-    def branch(self, depth: int) -> list[bytes]:
-        """Headers that replace the last `depth` blocks: one more of them, hence more work."""
+    def branch(self, depth: int, roots: Sequence[Root] = ()) -> list[bytes]:
+        """Headers that replace the last `depth` blocks: one more of them, hence more work.
+
+        roots: of the first of them, in place of its own.
+        """
         if not 1 <= depth <= self.tip - CHECKPOINT:
             raise ValueError(f"a branch replaces 1 to {self.tip - CHECKPOINT} blocks")
-        previous, headers = hash256(self.header(self.tip - depth)), []
+        previous = hash256(self.header(self.tip - depth))
+        headers: list[bytes] = []
         for height in range(self.tip - depth + 1, self.tip + 2):
-            headers.append(self._write(previous, height, "branch"))
+            headers.append(self._write(previous, height, "branch", roots[len(headers) : len(headers) + 1]))
             previous = hash256(headers[-1])
         return headers
 
@@ -337,17 +341,19 @@ class Chain:
         times = [int.from_bytes(self.header(h)[68:72], "little") for h in range(max(CHECKPOINT, top - 10), top + 1)]
         return sorted(times)[len(times) // 2]
 
-    def branch(self, depth: int) -> list[bytes]:
+    def branch(self, depth: int, roots: Sequence[Root] = ()) -> list[bytes]:
         """Headers that replace the last `depth` blocks: one more of them, hence more work.
 
-        Their blocks hold a coinbase alone: what the replaced ones proved is proven no longer.
+        roots: of the first of them. The other blocks hold a coinbase alone: what was proven is so no longer.
         """
         if not 1 <= depth <= self.tip - CHECKPOINT:
             raise ValueError(f"a branch replaces 1 to {self.tip - CHECKPOINT} blocks")
         fork = self.tip - depth
-        previous, headers = hash256(self.header(fork)), []
+        previous = hash256(self.header(fork))
+        headers: list[bytes] = []
         for height in range(fork + 1, self.tip + 2):
-            root = hash256(coinbase(self.seed ^ 1 << 32, height, self.keys[0]))
+            own = hash256(coinbase(self.seed ^ 1 << 32, height, self.keys[0]))
+            root = roots[len(headers)] if len(headers) < len(roots) else own
             headers.append(write_header(previous, root, block_time(self.seed, height) + 300))
             previous = hash256(headers[-1])
         return headers

@@ -41,7 +41,7 @@ class HeaderService(Service):
         if fault.mode == "lying" and fault.lie not in self.lies:
             raise ValueError(f"{self.name} is asked for roots and never told one: it cannot confirm")
         if fault.mode == "reorganisation":
-            self.view.chain.branch(fault.depth)
+            self.view.chain.branch(fault.depth, [from_display(root) for root in fault.roots])
         self.faults.order(fault)
 
 

@@ -19,6 +19,7 @@ class Fault(Struct, kw_only=True, forbid_unknown_fields=True):
     status: int = 503  # of `5xx`
     retry_after_s: int = 1  # of `429` and `busy`
     depth: int = 1  # blocks, of `behind` and `reorganisation`
+    roots: tuple[str, ...] = ()  # of `reorganisation`: Merkle roots (display hex) of the branch's first blocks
     lie: Lie = "root"  # of `lying`
     until: float = 0.0  # set on arrival: monotonic seconds
     owed: float = 0.0  # set while it works: the ratio's remainder

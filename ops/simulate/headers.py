@@ -1,5 +1,6 @@
 """The chain as one header service sees it, with what is wrong with its view."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -8,11 +9,11 @@ from ops.instruments.chain import BITS, CHECKPOINT, WORK
 from ops.instruments.payloads import mainnet_data
 from ops.instruments.wire import hash256
 from ops.simulate.faults import Faults
-from schemas.types import Root, display
+from schemas.types import Root, display, from_display
 
 MODES = {
     "behind": "Its tip is `depth` blocks lower.",
-    "reorganisation": "It follows a branch that replaces the last `depth` blocks by one more.",
+    "reorganisation": "It follows a branch that replaces the last `depth` blocks by one more; `roots`: its first.",
     "lying": "`root`: tells another root, and confirms that alone. `confirm`: confirms whatever it is asked.",
 }
 """Faults of header services alone, beside those of `faults.TRANSPORT`."""
@@ -49,8 +50,8 @@ class Headers(Protocol):
     def header(self, height: int) -> bytes:
         """The header at `height`."""
 
-    def branch(self, depth: int) -> list[bytes]:
-        """Headers that replace the last `depth` blocks."""
+    def branch(self, depth: int, roots: Sequence[Root] = ()) -> list[bytes]:
+        """Headers that replace the last `depth` blocks. roots: of the first of them, in place of its own."""
 
 
 class View:
@@ -62,7 +63,7 @@ class View:
         self._old_roots = mainnet_data().root_table()
         self._heights: dict[bytes, int] = {}
         self._indexed = 0
-        self._branches: dict[tuple[int, int], list[bytes]] = {}
+        self._branches: dict[tuple[int, int, tuple[str, ...]], list[bytes]] = {}
 
     def _branch(self) -> tuple[int, list[bytes]]:
         """First height and headers of the branch followed; above the tip, and none, while the chain itself is."""
@@ -70,9 +71,9 @@ class View:
         fault = self.faults.get("reorganisation")
         if fault is None:
             return self.chain.tip + 1, []
-        at = self.chain.tip, fault.depth
+        at = self.chain.tip, fault.depth, fault.roots
         if at not in self._branches:
-            self._branches[at] = self.chain.branch(fault.depth)
+            self._branches[at] = self.chain.branch(fault.depth, [from_display(root) for root in fault.roots])
         return self.chain.tip - fault.depth + 1, self._branches[at]
 
     @property

@@ -42,7 +42,7 @@ class Told:
     def header(self, height: int) -> bytes:
         return self.headers[height - CHECKPOINT]
 
-    def branch(self, depth: int) -> list[bytes]:
+    def branch(self, depth: int, roots: Sequence[bytes] = ()) -> list[bytes]:
         raise AssertionError("a test tells another chain instead")
 
 

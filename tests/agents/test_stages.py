@@ -643,7 +643,7 @@ def test_a_condition_waits_and_a_lost_conflict_is_refused_with_its_rival() -> No
     assert (waits.condition.code, waits.about) == ("conflict.undecided", about)
     assert {out.key: NEWS.decode(out.value) for out in waits.outs} == {
         first.txid: Challenged(second.txid, CONTEXT, sent=True),
-        second.txid: Challenges((first.txid,)),
+        second.txid: Challenges((first.txid,), CONTEXT),
     }
     assert {out.topic for out in waits.outs} == {registry.NETWORK_NEWS}
     accepted = world.do(Accept("accept", (first.txid,), "arc@a"))

@@ -8,13 +8,16 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from agents.runtime.chain_watch import ChainWatch
 from agents.runtime.endpoints import BroadcastSettings, Found
-from agents.runtime.http import HttpSettings
+from agents.runtime.endpoints import Endpoints as BroadcastEndpoints
+from agents.runtime.http import HttpSettings, Transport
 from agents.runtime.looker import HORIZON_MS, Looker
 from agents.runtime.partition import Heads
 from agents.runtime.records import Emit, Fault, Out
 from agents.runtime.shelf import Readable
 from agents.runtime.store import Store
+from agents.runtime.trackers import NoQuorum
 from agents.status import Status, StatusSettings, standing
 from pipeline import state
 from pipeline.state import Corrupt, Layer, Memory, encode
@@ -26,6 +29,7 @@ from topics.registry import NETWORK_NEWS, OPERATIONS, RESULTS, TRANSACTIONS
 
 TXID = b"\x11" * 32
 BOTH = ("arc@a", "arc@b")
+ENDPOINT = BroadcastSettings(endpoints=("arc=http://127.0.0.1:1",))
 
 
 class Stage:
@@ -213,7 +217,7 @@ async def test_a_path_that_is_claimed_is_asked_about_whether_or_not_endpoints_an
 def test_rivals_hear_and_what_is_accepted_late_is_handed_out() -> None:
     """What the rule says goes to the topics it is for, in one transaction."""
     stage = Stage()
-    stage.hear(Challenges((b"\x22" * 32,), b"path"))
+    stage.hear(Challenges((b"\x22" * 32,), "topic:tm_x", b"path"))
     (told,) = stage.hear(Anchored(b"path", 800, b"\x01" * 32, True, 800, NOW_MS))
     assert (told.topic, told.key, NEWS.decode(told.value)) == (NETWORK_NEWS, b"\x22" * 32, Outdone(TXID, True))
     (told,) = stage.hear(Anchored(b"path", 800, b"\x01" * 32, False, 801, NOW_MS))
@@ -258,6 +262,33 @@ def test_what_was_seen_and_not_mined_is_looked_at_in_its_time(unmined_s: float) 
     outs = stage.hear(Anchored(b"path", 800, b"\x01" * 32, True, 899, NOW_MS))
     (buried,) = [RESULT.decode(out.value) for out in outs]
     assert (buried.outcome, buried.block_height, buried.endpoint) == ("buried", 800, "arc@a")
+
+
+@pytest.mark.setting("status.watch_s")
+@pytest.mark.parametrize(("watch_s", "least", "most"), [(0.02, 5, 60), (60.0, 1, 1)])
+async def test_the_trackers_tips_are_asked_for_while_nothing_else_is(
+    monkeypatch: pytest.MonkeyPatch, watch_s: float, least: int, most: int
+) -> None:
+    """Otherwise a replaced block would be noticed with the next transaction. No quorum ends nothing."""
+    asked = 0
+
+    class Trackers:
+        async def tip(self) -> None:
+            nonlocal asked
+            asked += 1
+            raise NoQuorum("nobody answers")
+
+    stage = Stage(watch_s=watch_s).stage
+    monkeypatch.setattr(ChainWatch, "trackers", Trackers())
+    monkeypatch.setattr(stage, "_endpoints", BroadcastEndpoints(ENDPOINT, Transport(HttpSettings())))
+    looking, watching = stage.beside({}, never, Outbox(Memory()))  # type: ignore[arg-type]
+    looking.close()
+    task = asyncio.ensure_future(watching)
+    await asyncio.sleep(0.5)
+    assert least <= asked <= most
+    assert not task.done()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_a_standing_that_is_not_what_was_written_has_its_store_made_again(tmp_path: Path) -> None:

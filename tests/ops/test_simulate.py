@@ -731,6 +731,11 @@ def test_a_reorganisation_links_and_has_more_work(services: dict[str, Simulated]
     after = roots(services, fork + 1)
     assert len(set(after)) == 1, "all services follow the same branch"
     assert after != before[1]
+    own = "ab" * 32
+    for name in ("bhs", "chaintracks", "woc"):
+        services[name].fault("reorganisation", depth=depth, roots=[own])
+    assert set(roots(services, fork + 1)) == {own}
+    assert roots(services, fork + 2) != roots(services, fork + 1)
     stale = display(hash256(chain.header(chain.tip)))
     assert ask(services["bhs"], f"/api/v1/chain/header/state/{stale}")[1]["state"] == "STALE"
     assert ask(services["woc"], f"/block/{stale}/header")[1]["confirmations"] == -1

@@ -99,6 +99,7 @@ class Model:
         self.topic = context.removeprefix("topic:")
         self.known: dict[Txid, Tx] = {}
         self.accepted: set[Txid] = set()
+        self.proven: set[Txid] = set()  # of those, who came with a proof
         self.judged: dict[Txid, Judged] = {}
         self.stones: dict[Txid, Tombstone] = {}
         self.losers: dict[Outpoint, list[Origin]] = {}
@@ -122,7 +123,7 @@ class Model:
         found |= {(state.SPEND, point): txid for point, txid in self.spenders().items()}
         for txid, tx in self.known.items():
             found[state.KNOWN, txid] = Known(tx.spends(), outputs(tx))
-        found |= {(state.ACCEPTED, txid): b"" for txid in self.accepted}
+        found |= {(state.ACCEPTED, txid): state.PROVEN if txid in self.proven else b"" for txid in self.accepted}
         for txid, judged in self.judged.items():
             applied = stored.get((state.TX, txid))
             assert isinstance(applied, Applied)
@@ -162,7 +163,11 @@ class Model:
         spenders = self.spenders()
         rivals = {spenders[p] for tx in members for p in points(tx) if spenders.get(p, tx.txid) != tx.txid}
         refused = [tx.txid for tx in members if tx.txid in self.stones]
-        if refused:
+        if refused and proven:
+            assert isinstance(change.said, Condition)
+            assert (change.said.code, change.entries) == ("conflict.undecided", ())
+            assert [(pair.holder, pair.by) for pair in change.challenges] == [(None, subject.txid)]
+        elif refused:
             assert isinstance(change.said, Verdict)
             assert (change.said.code, change.entries) == ("conflict.evicted", ())
             assert change.competing == self.stones[refused[0]].competing
@@ -206,6 +211,7 @@ class Model:
         before = self.derived().judgements
         self.known |= {tx.txid: tx for tx in members}
         self.accepted |= {subject.txid} if proven else set()
+        self.proven |= {subject.txid} if proven else set()
         asked = operation.verified.asked
         self.judged[subject.txid] = Judged(subject, asked.origin, asked.off_chain)
         after = self.derived().judgements
@@ -254,6 +260,7 @@ class Model:
             tx, judged = self.known.pop(txid), self.judged.pop(txid, None)
             accepted, said = txid in self.accepted, follows.judgements.get(txid)
             self.accepted.discard(txid)
+            self.proven.discard(txid)
             self.gone[txid] = Gone(tx, judged, said, accepted, operation.txid, place)
             again += [origin for point in points(tx) for origin in self.losers.pop(point, [])]
         assert list(change.again) == again

@@ -166,7 +166,8 @@ def test_a_late_double_spend_takes_away_what_was_accepted_and_the_network_may_tu
     ]
     told.hear(Looked(tuple(rejected), BOTH, NOW + 9), NOW + 9)
     assert (told.status.decided, told.status.settles_ms) == ("accepted", NOW + 30_009)
-    told.hear(Looked((), BOTH, NOW + 30_009), NOW + 30_009)
+    still = tuple(replace(each, at_ms=NOW + 30_009, competing=(), asked=True) for each in rejected)
+    told.hear(Looked(still, BOTH, NOW + 30_009), NOW + 30_009)  # which need not name the rival again
     assert (told.status.decided, told.status.competing) == ("refused", (RIVAL,))
     told.hear(reported(seen(A, NOW + 40_000), contexts=("topic:tm_y",), request_ids=()), NOW + 40_000)
     assert told.results == {1: "accepted", 2: "refused", 3: "accepted"}
@@ -349,7 +350,7 @@ class Pair:
     def meet(self, context: str = X, path: bytes = b"") -> None:
         """The second comes to a context that knows the first."""
         self.hear(HOLDER, Challenged(SECOND, context, sent=True))
-        self.hear(SECOND, Challenges((HOLDER,), path))
+        self.hear(SECOND, Challenges((HOLDER,), context, path))
 
     @property
     def decided(self) -> tuple[str, str]:
@@ -388,11 +389,24 @@ def test_a_rival_in_a_block_has_the_first_refused_everywhere_as_long_as_its_bloc
     )  # fmt: skip
     pair.hear(HOLDER, Heard((seen(B, NOW + 5),)))
     assert pair.decided == ("refused", "accepted"), "whatever endpoints say of it"
+    assert pair.told[SECOND].contexts == {}
     pair.hear(SECOND, anchored(800, 802, stands=False))  # replaced
+    assert (pair.decided[1], pair.told[SECOND].status.unsent_ms) == ("", NOW + 30_000)
     assert (holder.status.outdone, holder.status.look_ms) == ((), NOW)
     pair.hear(HOLDER, Looked((seen(A, NOW + 7),), BOTH, NOW + 7), NOW + 7)
     assert pair.decided[0] == "accepted"
     assert holder.contexts == {X: "accept", Y: "readmit"}
+    pair.hear(SECOND, Challenged(HOLDER, X, sent=False, proven=True))  # it still holds the coin there
+    pair.hear(SECOND, Looked((), BOTH, NOW + 30_000), NOW + 30_000)
+    assert (pair.decided, pair.told[SECOND].status.code) == (("accepted", "refused"), "conflict.unsent")
+    assert pair.told[SECOND].contexts == {X: "evict"}
+
+
+def test_one_that_came_with_a_proof_is_not_taken_for_unsent() -> None:
+    """Its context knows that it is in a block; its standing here is empty, since nobody had to broadcast it."""
+    told = Told()
+    told.hear(Challenged(RIVAL, X, sent=False, proven=True))
+    assert (told.status.unsent_ms, told.status.look_ms) == (0, 0)
 
 
 @pytest.mark.invariant("STATUS-3")
