@@ -9,10 +9,10 @@ A request is whole: its un-mined ancestors first, then the subject (CAST-1). The
   acceptance cannot vouch for are the ancestors, since Extended Format is validated without them: a subject that is on
   its way counts once every un-mined ancestor is accepted somewhere too, one that the network has seen counts at once.
 - **Ask again** while an endpoint that has tries left gave no answer (time-out, 5xx, unreadable, pending).
-- **Refused**, once nothing is left to ask: every configured endpoint gave a final answer; or a node rejected it, and of
-  the other endpoints those that answered are final too. A refusal by an endpoint's own policy (fee, size, …) alone is
-  no consensus: while another endpoint has not spoken, it waits. That one endpoint's 461, 463, 464 or 468 could decide
-  when our verifier agrees never comes to pass here: what is broadcast has passed our verifier.
+- **Refused**, once nothing is left to ask: every endpoint that counts gave a final answer. One alone, also where it says
+  that a node rejected the transaction, is no consensus: while another has not spoken, be it that it is down for a
+  moment or that its breaker is open, it waits. One that is down for long does not count. That one endpoint's 461, 463,
+  464 or 468 could decide when our verifier agrees never comes to pass here: what is broadcast has passed it.
 - **Not asked** is an endpoint that says by its policy that it would not take the family. Read anew, its policy is its
   word about the subject, a refusal by its own rules (docs/decisions/endpoints.md); until then it has not spoken.
 - **Waits** otherwise: an ancestor is missing, a lock time lies ahead, a rival is known, or nobody decided. Our own
@@ -199,17 +199,18 @@ class Said(Protocol):
 S = TypeVar("S", bound=Said)
 
 
-def refusal(words: Sequence[tuple[str, S]], configured: int) -> tuple[str, S] | None:
+def refusal(words: Sequence[tuple[str, S]], counting: int, *, taken: bool = False) -> tuple[str, S] | None:
     """The word that refuses a transaction by the rule above, and whose it is; None where nobody's does.
 
-    words: the last of each endpoint that gave one; configured: how many endpoints count.
+    words: the last of each endpoint that gave one; counting: how many endpoints count.
+    taken: it had been accepted, so that no further endpoint was asked: a node's word is enough where nobody who gave
+    one thinks otherwise.
     """
     final = [(name, reply) for name, reply in words if reply.kind == "refused"]
-    by_node = [(name, reply) for name, reply in final if reply.network]
-    undecided = any(reply.kind in ("pending", "condition", "accepted") for _, reply in words)
-    if final and (len(final) == configured or (by_node and not undecided)):
-        return (by_node or final)[0]  # the network's own word says most
-    return None
+    by_node = next((each for each in final if each[1].network), None)
+    if final and len(final) >= counting:
+        return by_node or final[0]  # the network's own word says most
+    return by_node if taken and len(final) == len(words) else None
 
 
 def _condition(

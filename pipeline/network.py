@@ -2,9 +2,9 @@
 
 - **Accepted** as soon as one endpoint, any, says so: that the network has it, or that it took it with all its un-mined
   ancestors. Refusals of others are kept and change nothing.
-- **Refused** when the last words of the endpoints are a refusal (`pipeline/broadcast.py`: every endpoint that counts is
-  final, or a node rejected it and nobody who answered thinks otherwise), and a second look, a settle time later, that
-  every endpoint answers which counts, finds no acceptance. So an answer that was on its way is not overtaken.
+- **Refused** when the last words of all endpoints that count are final (`pipeline/broadcast.py`; of what was accepted
+  before, a node's word and nobody else's against it), and a second look, a settle time later, that all of them answer,
+  finds no acceptance. So an answer that was on its way is not overtaken.
 - What is decided may turn: an acceptance after a refusal brings it back, the refusal of what was accepted (a late
   double spend) takes it away, again after a second look. Each turn is a new revision of the same result.
 - Contexts hear each refusal once, and of an acceptance where one that spends the same waits for it. One that comes
@@ -269,7 +269,8 @@ def _decision(before: NetworkStatus, status: NetworkStatus, news: Said, now_ms: 
             status, decided="refused", endpoint="", code="conflict.unsent", competing=_rivals(status), unsent_ms=0,
             message=f"nobody sent it, and {', '.join(map(display, status.rivals[:3]))} spends the same",
         )  # fmt: skip
-    refused = refusal(words, len(status.counting)) if status.counting else None
+    taken = before.decided == "accepted"
+    refused = refusal(words, len(status.counting), taken=taken) if status.counting else None
     if refused is None or before.decided == "refused":
         return replace(status, settles_ms=0 if refused is None else status.settles_ms, competing=_rivals(status))
     if not before.settles_ms:
@@ -334,6 +335,8 @@ def _next_look(status: NetworkStatus, news: Said, now_ms: int, times: Times) -> 
     if status.decided != "accepted":
         return 0
     first, limit = (times.unmined_ms, MINE_LIMIT_MS) if seen else (times.unseen_ms, LOOK_LIMIT_MS)
+    if any(word.network and word.kind == "refused" for word in status.words):
+        first, limit = times.settle_ms, LOOK_LIMIT_MS  # a node thinks otherwise: who took it may do so by now
     return now_ms + min(limit, first << min(status.looks, 16))
 
 

@@ -81,10 +81,10 @@ FINALLY = {
     ("fee", "fee"): "refused network.fee",
     ("fee", "rejected"): "refused network.rejected",
     ("rejected", "rejected"): "refused network.rejected",
-    ("rejected", "transport"): "refused network.rejected",
-    ("rejected", "unavailable"): "refused network.rejected",
-    ("rejected", "config"): "refused network.rejected",
-    ("rejected", ""): "refused network.rejected",
+    ("rejected", "transport"): "waits network.undecided",  # the other may take it when it is back
+    ("rejected", "unavailable"): "waits network.undecided",
+    ("rejected", "config"): "waits network.undecided",
+    ("rejected", ""): "waits network.undecided",
     ("rejected", "orphan"): "waits network.orphan",
     ("rejected", "contested"): "waits network.contested",
     ("rejected", "pending"): "waits network.undecided",
@@ -322,7 +322,7 @@ OPEN, LOST = "network.undecided", "network.orphan"
         (("taken", ""), {1: OPEN}, "success"),
         (("fee", ""), {1: LOST}, f"waits {LOST}"),  # a policy that may have changed is no second refusal
         (("fee", "fee"), {1: OPEN}, "refused network.fee"),  # read anew, it is one
-        (("rejected", ""), {1: OPEN}, "refused network.rejected"),  # a node spoke
+        (("rejected", ""), {1: OPEN}, f"waits {OPEN}"),  # a node spoke, and not everybody
         (("contested", ""), {1: OPEN}, "waits network.contested"),
         (("transport", ""), {1: OPEN}, "ask again"),
         (("config", ""), {1: LOST}, "waits network.undecided"),

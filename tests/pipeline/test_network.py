@@ -131,6 +131,19 @@ def test_one_endpoints_own_refusal_waits_for_the_other_unless_that_is_down_for_l
     assert told.status.decided == "refused"
 
 
+def test_one_nodes_rejection_waits_for_the_other_endpoint_unless_it_was_accepted_before() -> None:
+    """Which is asked by broadcast again and again; of what was accepted nobody else was asked."""
+    told = Told()
+    told.hear(reported(no(A, network=True)))
+    told.hear(Looked((no(A, NOW + 1, network=True),), BOTH, NOW + 60_000), NOW + 60_000)
+    assert (told.status.decided, told.status.settles_ms) == ("", 0)
+    late = Told()
+    late.hear(reported(seen(A)))
+    late.hear(Heard((no(A, NOW + 1, network=True),)))
+    late.hear(Looked((no(A, NOW + 2, network=True),), BOTH, NOW + 30_000), NOW + 30_000)
+    assert late.status.decided == "refused"
+
+
 def test_taken_without_its_ancestors_is_not_accepted_yet() -> None:
     told = Told()
     told.hear(reported(word(A, "accepted")))
@@ -153,7 +166,7 @@ def test_who_took_it_is_asked_until_that_one_says_otherwise_and_then_the_other()
     assert to_ask(told.status) == A
     told.hear(Looked((no(A, NOW + 1, network=True),), BOTH, NOW))
     assert (to_ask(told.status), told.status.decided) == (B, "accepted")
-    assert told.status.look_ms == NOW + 60_000
+    assert told.status.look_ms == NOW + 30_000, "a node thinks otherwise: soon"
     told.hear(Looked((no(B, NOW + 2, network=True),), BOTH, NOW))
     assert (to_ask(told.status), told.status.settles_ms) == ("", NOW + 30_000)
 
