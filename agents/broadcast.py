@@ -4,12 +4,13 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from agents.runtime.endpoints import BroadcastSettings, Endpoints, NoEndpoint, Outcome, word_of
 from agents.runtime.http import HttpSettings, Transport
 from agents.runtime.outcomes import accepted_headers, waiting
 from agents.runtime.records import Decision, Defer, Emit, Fault, Inbound, Out, SetAside, WorldCondition
-from pipeline.broadcast import Refused, Success, remembered
+from pipeline.broadcast import Refused, Success, Waits, remembered
 from pipeline.broadcasters import ANSWERS
 from pipeline.outcome import Condition
 from pipeline.results import About
@@ -136,7 +137,11 @@ def _news(outcome: Outcome, taken: Mapping[Txid, str], now_ms: int, *, keep: boo
     news = []
     for member in request.unmined:
         replies = outcome.replies.get(member.txid, ())
-        words = {name: word_of(name, reply, now_ms) for name, reply in replies if reply.kind in ANSWERS}
+        words = {
+            name: replace(word_of(name, reply, now_ms), began_ms=outcome.began_ms)
+            for name, reply in replies
+            if reply.kind in ANSWERS
+        }
         if (by := taken.get(member.txid)) is not None and by not in words:  # it was taken before, and not sent again
             words[by] = remembered(by)
         own = member.txid == request.txid
@@ -151,6 +156,7 @@ def _news(outcome: Outcome, taken: Mapping[Txid, str], now_ms: int, *, keep: boo
             origin=request.origin if own else None,
             handed=member.txid in taken,
             ef=member.ef if keep and member.txid not in taken else b"",
+            again=isinstance(step, Waits),
         )
         news.append(Out(NETWORK_NEWS, member.txid, NEWS.encode(reported)))
     return news

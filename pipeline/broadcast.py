@@ -9,7 +9,7 @@ A request is whole: its un-mined ancestors first, then the subject (CAST-1). The
   acceptance cannot vouch for are the ancestors, since Extended Format is validated without them: a subject that is on
   its way counts once every un-mined ancestor is accepted somewhere too, one that the network has seen counts at once.
 - **Ask again** while an endpoint that has tries left gave no answer (time-out, 5xx, unreadable, pending).
-- **Refused**, once nothing is left to ask: every endpoint that counts gave a final answer. One alone, also where it says
+- **Refused**, once nothing is left to ask: every endpoint that counts gave a final answer. One alone, even if it says
   that a node rejected the transaction, is no consensus: while another has not spoken, be it that it is down for a
   moment or that its breaker is open, it waits. One that is down for long does not count. That one endpoint's 461, 463,
   464 or 468 could decide when our verifier agrees never comes to pass here: what is broadcast has passed it.

@@ -3,8 +3,8 @@
 - **Accepted** as soon as one endpoint, any, says so: that the network has it, or that it took it with all its un-mined
   ancestors. Refusals of others are kept and change nothing.
 - **Refused** when the last words of all endpoints that count are final (`pipeline/broadcast.py`; of what was accepted
-  before, a node's word and nobody else's against it), and a second look, a settle time later, that all of them answer,
-  finds no acceptance. So an answer that was on its way is not overtaken.
+  before, and is not being sent again, a node's word and nobody else's against it), and a second look, a settle time
+  later, that all of them answer, finds no acceptance. So an answer that was on its way is not overtaken.
 - What is decided may turn: an acceptance after a refusal brings it back, the refusal of what was accepted (a late
   double spend) takes it away, again after a second look. Each turn is a new revision of the same result.
 - Contexts hear each refusal once, and of an acceptance where one that spends the same waits for it. One that comes
@@ -18,7 +18,7 @@
 
 News comes repeated and in any order. Of one endpoint the latest word counts, by when it was heard; but what it says of
 its own steps, as a call that was on its way still may, counts less than the network's word and than an answer to where
-the transaction stands.
+the transaction stands, if those were heard when the call had begun.
 """
 
 from collections.abc import Iterable, Sequence
@@ -58,6 +58,9 @@ BURIED = 100
 
 BLOCK_MS = 600_000
 """Between two blocks, about."""
+
+APART_MS = 1_000
+"""Clocks of workers differ by less."""
 
 MOST_RIVALS = 100
 """Of one transaction, that are told when it is mined: each has been refused, or waited, where it came second."""
@@ -224,7 +227,7 @@ def _heard(before: NetworkStatus, news: Said) -> NetworkStatus:
     words = {word.endpoint: word for word in before.words}
     for word in news.words:
         last = words.get(word.endpoint)
-        if last is None or _weight(word) >= _weight(last):
+        if last is None or _replaces(word, last):
             words[word.endpoint] = _with_rivals(last, word)
     kept = tuple(words[name] for name in sorted(words))
     news_to_us = list(map(_says, kept)) != list(map(_says, before.words))
@@ -239,6 +242,7 @@ def _heard(before: NetworkStatus, news: Said) -> NetworkStatus:
         status,
         unsent_ms=0,
         sent=True,
+        trying=news.again,
         handed=before.handed or news.handed,
         ef=news.ef or before.ef,
         stood=before.stood or news.stands,
@@ -269,7 +273,7 @@ def _decision(before: NetworkStatus, status: NetworkStatus, news: Said, now_ms: 
             status, decided="refused", endpoint="", code="conflict.unsent", competing=_rivals(status), unsent_ms=0,
             message=f"nobody sent it, and {', '.join(map(display, status.rivals[:3]))} spends the same",
         )  # fmt: skip
-    taken = before.decided == "accepted"
+    taken = before.decided == "accepted" and not status.trying
     refused = refusal(words, len(status.counting), taken=taken) if status.counting else None
     if refused is None or before.decided == "refused":
         return replace(status, settles_ms=0 if refused is None else status.settles_ms, competing=_rivals(status))
@@ -301,9 +305,17 @@ def _taker(status: NetworkStatus) -> Word | None:
     return min(takers, key=lambda word: (word.at_ms, word.endpoint), default=None)
 
 
-def _weight(word: Word) -> tuple[bool, int]:
-    """Which of an endpoint's words counts: how far it has come itself says nothing against what the network said."""
-    return word.network or word.asked, word.at_ms
+def _replaces(word: Word, last: Word) -> bool:
+    """Which of an endpoint's words counts: how far it has come itself says nothing against what the network said.
+
+    Unless it was handed over anew since: then its answer to that is the later one.
+    """
+    mine, other = word.network or word.asked, last.network or last.asked
+    if mine == other:
+        return word.at_ms >= last.at_ms
+    if mine:
+        return last.began_ms <= word.at_ms + APART_MS
+    return word.began_ms > last.at_ms + APART_MS
 
 
 def _says(word: Word) -> tuple[str, str, str, bool]:

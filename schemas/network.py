@@ -21,6 +21,7 @@ class Word(Struct, frozen=True, array_like=True):
     at_ms: int  # when it was heard (Unix milliseconds)
     competing: tuple[Txid, ...] = ()
     asked: bool = False  # the answer to where it stands, not to a call that hands it over
+    began_ms: int = 0  # of a call that hands it over: no later than that
 
 
 class Reported(Struct, frozen=True, array_like=True, tag="reported"):
@@ -34,6 +35,7 @@ class Reported(Struct, frozen=True, array_like=True, tag="reported"):
     origin: Origin | None = None
     handed: bool = False  # it stands on `transactions`
     ef: bytes = b""  # Extended Format (BRC-30), for when it is accepted later; empty where it was handed on
+    again: bool = False  # it waits, to be sent again
 
 
 class Looked(Struct, frozen=True, array_like=True, tag="looked"):
@@ -120,6 +122,7 @@ class NetworkStatus(Struct, frozen=True, array_like=True):
     claimed: bytes = b""  # a Merkle path that the trackers are still to be asked about
     sent: bool = False  # somebody asked for it to be broadcast
     unsent_ms: int = 0  # never sent, when a look at or after this time finds that nobody knows it; 0: not in question
+    trying: bool = False  # as last reported, it waits to be sent again
     handed: bool = False  # it stands on `transactions`
     ef: bytes = b""  # for `transactions`, when it is accepted; empty where it stands there
 

@@ -129,6 +129,7 @@ class Outcome(Struct, frozen=True):
     replies: Mapping[Txid, Sequence[tuple[str, Reply]]]
     """Of each transaction of its family: endpoint and last word, in the order of the setting."""
     endpoints: tuple[str, ...]  # see `Endpoints.counting`
+    began_ms: int = 0  # before anybody was asked (Unix milliseconds)
 
 
 class Found(Struct, frozen=True):
@@ -402,6 +403,7 @@ class Endpoints:
         Raises:
             NoEndpoint: no endpoint answered, nor answers a probe. Nothing is known of these requests then.
         """
+        began_ms = int(time.time() * 1000)
         known = {m.txid: self._accepted[m.txid] for r in requests for m in r.unmined if m.txid in self._accepted}
         work = _Work(requests, self._endpoints, known, self._settings.attempts)
         for priority in sorted({endpoint.entry.priority for endpoint in self._endpoints}):
@@ -417,7 +419,7 @@ class Endpoints:
             await self._all(work, [self._serve_apart(endpoint, work, left) for endpoint in up])
         work.asked = dict.fromkeys(work.asked, self._settings.attempts)  # nobody is asked again, however it ended
         self._remember(work)
-        return [self._outcome(work, number) for number in range(len(requests))]
+        return [self._outcome(work, number, began_ms) for number in range(len(requests))]
 
     async def probe(self) -> bool:
         """Whether an endpoint answers, asked now, open breakers or not: what ends a stage's pause."""
@@ -599,7 +601,7 @@ class Endpoints:
         told = (("X-CallbackUrl", url), ("X-CallbackToken", self._callback_token), ("X-FullStatusUpdates", "true"))
         return structs.replace(request, headers=(*request.headers, *told))
 
-    def _outcome(self, work: _Work, number: int) -> Outcome:
+    def _outcome(self, work: _Work, number: int, began_ms: int) -> Outcome:
         counting = self.counting()
         step, request = work.step(number, counting), work.requests[number]
         assert not isinstance(step, AskAgain), "nobody has a try left"
@@ -610,7 +612,7 @@ class Endpoints:
             member.txid: [(name, said[member.txid]) for name, said in work.replies.items() if member.txid in said]
             for member in request.unmined
         }
-        return Outcome(request, step, words, counting)
+        return Outcome(request, step, words, counting, began_ms)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -87,6 +87,9 @@ class Endpoint:
         self.received: dict[Txid, Received] = {}
         self.refused: dict[Txid, int] = {}
         self.submitted = 0
+        self.early = 0  # transactions that came here before a parent of theirs did
+        self._seen: set[Txid] = set()
+        self._missed: dict[Txid, int] = {}  # parents that never came here and nobody has: by how many children
         self.repeats = 0
         self._scripts: dict[Txid, TxScript] = {}
         self._forced = {"reject": words.rejected, "orphan": words.orphan}
@@ -132,6 +135,7 @@ class Endpoint:
         fresh = []
         for tx in {tx.txid: tx for tx in txs}.values():
             self.submitted += 1
+            self._note_order(tx)
             ordered = self._ordered(tx.txid)
             if ordered is not None:
                 answers[tx.txid] = ordered
@@ -158,6 +162,13 @@ class Endpoint:
             else:
                 self.refused.pop(txid, None)
         return [answers[tx.txid] for tx in txs]
+
+    def _note_order(self, tx: Tx) -> None:
+        self.early += self._missed.pop(tx.txid, 0)
+        self._seen.add(tx.txid)
+        for parent in {each.txid for each in tx.inputs}:
+            if parent not in self._seen and parent not in self.network and parent not in self.network.mined:
+                self._missed[parent] = self._missed.get(parent, 0) + 1
 
     def _stands(self, txid: Txid) -> bool:
         """Whether the present status is the answer: it was submitted before, and nothing about it is to be decided."""

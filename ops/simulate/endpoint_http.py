@@ -99,6 +99,7 @@ class EndpointService(Service):
         return super().stats() | {
             "submitted": self.endpoint.submitted,
             "repeats": self.endpoint.repeats,
+            "early": self.endpoint.early,
             "received": len(self.endpoint.received),
             "refused": refused,
             "network": len(self.endpoint.network),

@@ -303,7 +303,7 @@ SPOILS: Mapping[str, Spoil] = {
     "no payload of a refused": Spoil("refused", {"lost-payload"}, no_payload_of_the_network),
     "two outcomes": Spoil("accepted", {"doubled-decision", "lost-payload"}, two_outcomes),
     "decided as a whole too": Spoil("accepted", {"doubled-decision", "lost-payload"}, as_a_whole_too),
-    "two network outcomes": Spoil("accepted", {"doubled-outcome", "lost-payload"}, two_network_outcomes),
+    "two network outcomes": Spoil("accepted", {"doubled-outcome"}, two_network_outcomes),
     "an entry twice": Spoil("accepted", {"doubled-entry"}, entry_twice),
     "applied twice": Spoil("accepted", {"doubled-entry", "torn-entry"}, applied_twice),
     "an entry gone": Spoil("accepted", {"torn-journal", "torn-result"}, entry_gone),

@@ -305,6 +305,36 @@ def test_an_endpoints_own_step_takes_nothing_back_that_the_network_said(seen_fir
         assert told.status.words[0].status == "RECEIVED", "asked where it stands, the endpoint knows better"
 
 
+def test_what_an_endpoint_takes_when_it_is_handed_over_anew_counts_again() -> None:
+    """Its node had rejected it, and it is sent again: its answer to that is the later one, in any order of arrival."""
+    rejected = word(A, "refused", NOW, network=True, code="network.rejected")
+    for began_ms, taken in ((NOW + 9_000, True), (NOW - 100, False), (NOW + 500, False)):
+        again = word(A, "accepted", NOW + 10_000, status="RECEIVED", began_ms=began_ms)
+        heard: list[News] = [reported(rejected), reported(again, stands=True)]
+        for order in (heard, heard[::-1]):
+            told = Told()
+            for news in order:
+                told.hear(news)
+            assert told.status.words == ((again,) if taken else (rejected,))
+    told = Told()
+    told.hear(reported(rejected))
+    told.hear(reported(word(A, "accepted", NOW + 10_000, status="RECEIVED", began_ms=NOW + 9_000), stands=True))
+    assert told.status.decided == "accepted"
+
+
+def test_what_is_to_be_sent_again_is_not_refused_for_one_nodes_word() -> None:
+    """A worker that died sends again what was accepted, and an endpoint says no by now: the other has not spoken."""
+    told = Told()
+    told.hear(reported(word(A, "accepted"), stands=True))
+    told.hear(
+        replace(reported(word(A, "refused", NOW + 9_000, network=True, code="x", began_ms=NOW + 8_000)), again=True)
+    )
+    told.hear(Looked((no(A, NOW + 60_000, network=True),), BOTH, NOW + 60_000), NOW + 60_000)
+    assert (told.status.decided, told.status.settles_ms) == ("accepted", 0)
+    told.hear(reported(word(B, "accepted", NOW + 70_000, began_ms=NOW + 69_000), stands=True))
+    assert (told.status.decided, told.results, told.status.trying) == ("accepted", {1: "accepted"}, False)
+
+
 def settled(told: Told) -> NetworkStatus:
     """After the looks that are due, at which endpoints say nothing new."""
     for _ in range(3):

@@ -28,6 +28,7 @@ class Told(Struct, frozen=True):
     what: str
     time_ms: int
     waits: str | None
+    may: bool = False  # or may not, as whoever was to keep it heard otherwise first
 
 
 class Letters:
@@ -63,7 +64,7 @@ class Letters:
         """Every refused or parked payload is here, and no other."""
         told = dict(_told(decisions, network, flight))
         for claim, result in told.items():
-            if claim not in self._claims:
+            if claim not in self._claims and not result.may:
                 old = flight.too_old(DEAD_LETTERS.name, result.time_ms)
                 tally.miss("lost-payload", result.what, waits=result.waits, too_old=old)
         for claim, (where, timestamp_ms) in self._claims.items():
@@ -84,9 +85,12 @@ def _told(decisions: Decisions, network: Network, flight: Flight) -> Iterator[tu
                 what = " ".join(filter(None, (f"{INGEST.name}/{at[0]}/{at[1]}", context, outcome)))
                 yield (Payload(at, context), outcome), Told(what, decision.time_ms, flight.waits(at, context))
     for txid, said in network.outcomes():
-        for outcome in said.all - {"accepted"}:
-            what = f"{display(txid)} {outcome}"
-            yield (Payload(txid=txid), outcome), Told(what, said.time_ms, network.waits(txid, flight))
+        accepted = "accepted" in said.all
+        # Accepted first and refused later, its contexts keep it; refused by all, and accepted at the second look, it is
+        # here, and no result calls it refused.
+        for outcome in (said.all | {"refused"} if accepted else said.all) - {"accepted"}:
+            what, may = f"{display(txid)} {outcome}", accepted and outcome == "refused"
+            yield (Payload(txid=txid), outcome), Told(what, said.time_ms, network.waits(txid, flight), may)
 
 
 def _waits(payload: Payload, network: Network, flight: Flight) -> str | None:
