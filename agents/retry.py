@@ -5,20 +5,26 @@ goes the way of any payload again, under its own coordinate.
 """
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from typing import Any
 
+import msgspec
+from aiohttp import web
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 from msgspec import Struct
 
 from agents.parse import Parse
+from agents.runtime.desk import Teller
 from agents.runtime.outcomes import waiting
 from agents.runtime.places import Places
 from agents.runtime.records import Decision, Emit, Fault, Inbound, Out, WorldCondition
 from pipeline.outcome import Condition
 from pipeline.results import About
 from schemas import headers as h
+from schemas.external import Severity
 from schemas.flow import POINTER
 from schemas.wire import Undecodable
 from topics.registry import (
@@ -42,6 +48,9 @@ IN_HAND_BYTES = 1 << 20
 """Of payloads that pointers name. With the one that reaches it, and copies of them on their way out, tens of megabytes
 at the largest payload allowed, whatever the batch; by the kilobyte a thousand go together."""
 
+TIERS = tuple(topic.name.removeprefix("retry.") for topic in (RETRY_10S, RETRY_1M, RETRY_10M))
+"""As commands name them."""
+
 _DROPPED = frozenset({"schema", h.TRACEPARENT})
 
 
@@ -49,6 +58,18 @@ class Read(Struct, frozen=True):
     """Payloads that pointers name, by the pointer's identity in memory; None where the log has it no longer."""
 
     payloads: Mapping[int, Inbound | Fault | None]
+
+
+class Hurry(Struct, frozen=True):
+    """What `POST /retry-now` takes."""
+
+    who: str
+    why: str
+    tiers: tuple[str, ...] = ()  # 10s, 1m, 10m; none named: all
+
+
+def _nobody(kind: str, severity: Severity, message: str, details: dict[str, Any]) -> None:
+    """Until somebody writes events."""
 
 
 class Retry:
@@ -65,12 +86,52 @@ class Retry:
         """parse: the rule for payloads that are read again; ingest: where they stand."""
         self._parse = parse
         self._ingest = ingest
+        self._hurried: dict[str, int] = {}  # by tier: what stands there since before then is due (Unix milliseconds)
+        self._wake: Callable[[], None] = lambda: None
+        self._tell: Teller = _nobody
         self._in_hand = asyncio.Lock()  # payloads that were read, until what follows from them is written
 
     def due(self, record: Inbound) -> int:
         """When a waiting record returns (Unix milliseconds); one that does not say returns at once."""
         waited = waiting(record)
-        return waited.not_before if waited is not None else 0
+        if waited is None or (self._hurried and record.timestamp <= self._hurried.get(_tier(record), -1)):
+            return 0
+        return waited.not_before
+
+    def hurry(self, tiers: Sequence[str], now_ms: int) -> None:
+        """What stands in these tiers by now is due. It is forgotten with the process, and nothing is lost by that.
+
+        Raises:
+            ValueError: there is no such tier.
+        """
+        if unknown := set(tiers) - set(TIERS):
+            raise ValueError(f"no tier {min(unknown)!r}; there are {', '.join(TIERS)}")
+        self._hurried |= dict.fromkeys(tiers, now_ms)
+        self._wake()
+
+    def wake_by(self, wake: Callable[[], None]) -> None:
+        """What to call when something is due sooner than it was."""
+        self._wake = wake
+
+    def tell_to(self, teller: Teller) -> None:
+        """Who writes events of this stage."""
+        self._tell = teller
+
+    def add_to(self, router: web.UrlDispatcher) -> None:
+        """Answer `POST /retry-now` (JSON: who, why, and the tiers; all of them where it names none)."""
+        router.add_post("/retry-now", self._hurry)
+
+    async def _hurry(self, request: web.Request) -> web.Response:
+        try:
+            asked = msgspec.json.decode(await request.read(), type=Hurry)
+            self.hurry(asked.tiers or TIERS, int(time.time() * 1000))
+        except (ValueError, msgspec.MsgspecError) as error:
+            return web.json_response({"error": str(error)}, status=400)
+        message = f"{asked.who} has what waits returned at once: {asked.why}"
+        self._tell(
+            "retry-now", "info", message, {"who": asked.who, "why": asked.why, "tiers": list(asked.tiers or TIERS)}
+        )
+        return web.json_response({"hurried": True})
 
     async def start(self) -> None:
         """Connect to where payloads stand."""
@@ -149,6 +210,11 @@ class Retry:
     def _again(self, payload: Inbound, now_ms: int) -> Decision:
         decision = self._parse.decide(payload, None, now_ms)
         return Emit(decision.outs, "conflict.undecided") if isinstance(decision, Emit) else decision
+
+
+def _tier(record: Inbound) -> str:
+    """Of a tier's record: 10s."""
+    return record.topic.rsplit(".", 1)[-1]
 
 
 def _points(record: Inbound) -> bool:

@@ -60,6 +60,9 @@ BRISK = (
 """An endpoint is asked again within each fault's few seconds, a hanging one costs less, and a worker that is killed at
 short intervals works in between: its group knows it again, and need not wait for its session's end."""
 
+LIAR = 1
+"""The one endpoint that says REJECTED of what is good: both would be a refusal, though at different times."""
+
 KILLED_EVERY_S = 5.0
 RANDOM_S = 1.0
 POISONED = 250
@@ -168,8 +171,9 @@ class Field:
         span_s = self.asked.records / self.asked.rate
         each_s = span_s * 2 / 3 / len(FAULTS)
         for number, fault in enumerate(FAULTS):
-            self.asked.say(f"endpoint {number % 2}: {' '.join(f'{k}={v}' for k, v in fault.items())}")
-            await self.endpoints.order(number % 2, **fault)
+            which = LIAR if fault["mode"] == "reject" else number % 2
+            self.asked.say(f"endpoint {which}: {' '.join(f'{k}={v}' for k, v in fault.items())}")
+            await self.endpoints.order(which, **fault)
             going = await self.during(each_s)
             await self.endpoints.clear()
             if not going:
@@ -177,7 +181,8 @@ class Field:
         self.asked.say("at random")
         while await self.during(RANDOM_S):
             await self.endpoints.clear()  # the other one answers truthfully: it would take what is refused here
-            await self.endpoints.order(self.random.randrange(2), **self.random.choice(FAULTS))
+            fault = self.random.choice(FAULTS)
+            await self.endpoints.order(LIAR if fault["mode"] == "reject" else self.random.randrange(2), **fault)
         await self.endpoints.clear()
 
     async def kill(self, times: int) -> None:

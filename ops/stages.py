@@ -177,7 +177,10 @@ def _driver(stage: Any, settings: Settings, cluster: Cluster) -> Callable[[Worke
             due=getattr(stage, "due", None),
             beside=getattr(stage, "beside", None),
             lift=getattr(stage, "lift", None),
+            routes=getattr(stage, "add_to", None),
         )
+        if hasattr(stage, "wake_by"):
+            stage.wake_by(worker.desk.board.changed.set)
         return runner, stage.start, _stopping(stage, tracer)
 
     return make

@@ -7,6 +7,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, Generic, Protocol, TypeVar
 
+from aiohttp import web
+
 from agents import metrics
 from agents.runtime import crash
 from agents.runtime.aside import aside, is_long
@@ -93,12 +95,14 @@ class Runner(Generic[G]):
         due: Callable[[Inbound], int] | None = None,
         beside: Callable[[], Awaitable[None]] | None = None,
         lift: Callable[[], None] | None = None,
+        routes: Callable[[web.UrlDispatcher], None] | None = None,
     ) -> None:
         """What the runner runs, and how.
 
         due: when a record may be taken (Unix milliseconds); a lane waits for its first.
         beside: what goes on beside the records for as long as the stage runs; an error it raises ends the process.
         lift: what an operator lets go on besides a halted stage.
+        routes: what the stage answers on the worker's port.
         """
         self.stage = stage
         self.desk = desk
@@ -112,6 +116,7 @@ class Runner(Generic[G]):
         self._due = due
         self._beside = beside
         self._lift = lift
+        self.routes = routes
         self._tasks: set[asyncio.Task[None]] = set()
         self._flushes = asyncio.Semaphore(CONCURRENT_FLUSHES)
         self._alone: set[Lane] = set()

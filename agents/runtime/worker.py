@@ -213,6 +213,8 @@ class Worker:
         self.reads.add_to(router)
         if isinstance(self.runs, Lanes):
             self.runs.stage.add_to(router)
+        elif (routes := getattr(self.runs, "routes", None)) is not None:
+            routes(router)
 
     def _shared(self) -> Shelf | None:
         """The stores, where others hold copies of them and reads are answered from them."""

@@ -76,14 +76,21 @@ class EndpointService(Service):
         return txs
 
     async def _transactions(self, request: web.Request) -> web.StreamResponse:
-        """A line for each transaction submitted here: txid, status, and the number where it was refused."""
+        """A line for each transaction submitted here: txid, status, and the number where it was refused.
+
+        As it is in truth: what the network has is not called rejected, whatever a fault had this endpoint say of it.
+        """
         self.endpoint.network.refresh()
         response = web.StreamResponse(headers={"Content-Type": "text/plain; charset=utf-8"})
         await response.prepare(request)
         lines = []
         for txid in dict.fromkeys([*self.endpoint.received, *self.endpoint.refused]):
             number = self.endpoint.refused.get(txid)
-            status = f"REFUSED {number}" if number is not None else (self.endpoint.status(txid) or {})["txStatus"]
+            if txid in self.endpoint.network:
+                number, status = None, "SEEN_ON_NETWORK"
+            else:
+                status = (self.endpoint.status(txid) or {}).get("txStatus", "")
+            status = status if number is None else f"REFUSED {number}"
             lines.append(f"{display(txid)} {status}\n")
             if len(lines) == 1000:
                 await response.write("".join(lines).encode())

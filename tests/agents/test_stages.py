@@ -864,6 +864,26 @@ def test_a_record_that_does_not_say_when_returns_at_once() -> None:
     assert retry_stage().about(Record()) is None
 
 
+def test_what_stands_in_a_tier_when_an_operator_says_so_is_due() -> None:
+    """What comes later waits for its time, and so do other tiers."""
+    stage, woken = retry_stage(), []
+    stage.wake_by(lambda: woken.append(1))
+    kept = h.RetryHeaders(
+        origin_topic="parsed", origin_partition=0, origin_offset=0, attempt=1, first_failed=1, not_before=NOW_MS * 2,
+        code="anchor.above-tip",
+    )  # fmt: skip
+    here, later, elsewhere = (
+        Record(f"p.retry.{tier}", headers=h.to_pairs(kept), timestamp=time_ms)
+        for tier, time_ms in (("1m", NOW_MS), ("1m", NOW_MS + 1), ("10m", NOW_MS))
+    )
+    assert {stage.due(each) for each in (here, later, elsewhere)} == {NOW_MS * 2}
+    stage.hurry(["1m"], NOW_MS)
+    assert [stage.due(each) for each in (here, later, elsewhere)] == [0, NOW_MS * 2, NOW_MS * 2]
+    assert woken == [1]
+    with pytest.raises(ValueError, match="no tier '2m'"):
+        stage.hurry(["2m"], NOW_MS)
+
+
 def pointer_to(record: Inbound, **changes: Any) -> Record:
     """As apply writes it when a rival leaves."""
     origin = msgspec.structs.replace(parse_stage().origin(record), **changes)

@@ -28,7 +28,7 @@ class Kept:
         self.marks: dict[int, int] = {}  # sequence -> hash of kind, txid and state root
         self.applied: dict[int, Applied] = {}
         self.live: set[Txid] = set()  # applied, and not evicted since
-        self.gone: set[Txid] = set()  # applied, and evicted since
+        self.gone: dict[Txid, str] = {}  # applied, and evicted since: by which operation
 
 
 class Journal:
@@ -68,15 +68,17 @@ class Journal:
                     at = f"{entry.context} {entry.sequence}"
                     self._tally.found.add("doubled-entry", f"{at} applies {display(entry.txid)} again")
                 kept.live.add(entry.txid)
-                kept.gone.discard(entry.txid)
+                kept.gone.pop(entry.txid, None)
                 origin = (entry.origin.partition, entry.origin.offset) if entry.origin is not None else None
                 kept.applied[entry.sequence] = Applied(entry.txid, origin, entry.time_ms)
             case "evict" if entry.txid in kept.live:
                 kept.live.discard(entry.txid)
-                kept.gone.add(entry.txid)
+                kept.gone[entry.txid] = entry.operation
             case "readmit" if entry.txid in kept.gone:
-                kept.gone.discard(entry.txid)
+                del kept.gone[entry.txid]
                 kept.live.add(entry.txid)
+            case "dismiss":
+                kept.gone.pop(entry.txid, None)  # it might have come back, and a rival is there
             case "accept":
                 self.accepted[entry.txid] = entry.time_ms
 
@@ -90,6 +92,12 @@ class Journal:
     def standing(self, txid: Txid) -> Iterator[Context]:
         """Contexts that hold a transaction applied."""
         return (context for context, kept in self._contexts.items() if txid in kept.live)
+
+    def left(self) -> Iterator[tuple[Context, Txid, str]]:
+        """Transactions that were applied and left, with the operation that had them leave."""
+        for context, kept in self._contexts.items():
+            for txid, operation in kept.gone.items():
+                yield context, txid, operation
 
     def check(self, flight: Flight, tally: Tally) -> None:
         """Every result's entry is there, and every applying entry's result."""

@@ -8,6 +8,7 @@ from msgspec import Struct
 from ops.instruments.audit.flight import Coordinate, Flight
 from ops.instruments.audit.journal import Journal
 from ops.instruments.audit.report import Tally
+from pipeline.results import network_id
 from schemas.types import Txid, display, from_display
 from topics.registry import RESULTS, TRANSACTIONS
 
@@ -139,8 +140,19 @@ class Network:
             if txid not in self._handed:
                 old = flight.too_old(TRANSACTIONS.name, at_ms)
                 tally.miss("lost-transaction", display(txid), waits=self.waits(txid, flight), too_old=old)
+        self._check_left(journal, flight, tally)
         if self._have:
             self._check_endpoints(tally)
+
+    def _check_left(self, journal: Journal, flight: Flight, tally: Tally) -> None:
+        """Whoever left with one that was refused is back when that was accepted after all."""
+        turned = {network_id(txid): txid for txid, outcome in self._outcomes.items() if "refused" in outcome.all}
+        for context, txid, operation in journal.left():
+            root = turned.get(operation.split(":")[1]) if operation.startswith("evict:") else None
+            if root is not None and self._outcomes[root].standing == "accepted":
+                waits = "operation" if context in flight.operations else None
+                says = f"{display(txid)} left {context} with {display(root)}, which was accepted after all"
+                tally.miss("torn-outcome", says, waits=waits, too_old=False)
 
     def _check_refused(self, txid: Txid, outcome: Outcome, journal: Journal, flight: Flight, tally: Tally) -> None:
         waits = self.waits(txid, flight)

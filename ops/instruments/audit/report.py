@@ -18,7 +18,8 @@ KINDS: Mapping[str, str] = {
     "torn-root": "An entry without roots, or whose effects do not give them.",
     "torn-result": "A result names a journal entry that is not there, or is another's.",
     "torn-entry": "A journal entry applied a transaction, and no result says so.",
-    "torn-outcome": "The network refused it, and it is on `transactions`, at an endpoint, or still in a context.",
+    "torn-outcome": "The network refused it, and it is on `transactions`, at an endpoint, or still in a context; or "
+    "took it after all, and it did not come back.",
     "torn-letter": "A dead letter without a cause, of an unknown code, or of which no result tells.",
     "stranger": "A decision, or a transaction at an endpoint, that no record on `ingest` or `broadcast` asked for.",
     "unreadable": "A record that its topic's schema cannot read.",
