@@ -2,16 +2,18 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from agents import metrics
 from agents.runtime.endpoints import BroadcastSettings, Endpoints, NoEndpoint, Outcome, word_of
 from agents.runtime.http import HttpSettings, Transport
 from agents.runtime.outcomes import accepted_headers, waiting
 from agents.runtime.records import Decision, Defer, Emit, Fault, Inbound, Out, SetAside, WorldCondition
 from pipeline.broadcast import Refused, Success, Waits, remembered
-from pipeline.broadcasters import ANSWERS
+from pipeline.broadcasters import ANSWERS, Reply
 from pipeline.outcome import Condition
 from pipeline.results import About
 from schemas.flow import BROADCAST_REQUEST, BroadcastRequest
@@ -29,6 +31,9 @@ from topics.registry import (
     TRANSACTIONS,
     Topic,
 )
+
+STANDINGS_S = 2.0
+"""Between two looks at how endpoints stand."""
 
 TOGETHER = 100
 """Requests handed to the endpoints at once: a slow one holds back no more than these."""
@@ -53,12 +58,31 @@ class Broadcast:
         self._settings = settings
         self._transport = Transport(http)
         self._endpoints: Endpoints | None = None
+        self._counters: dict[tuple[str, str, str], Any] = {}
 
     async def start(self) -> None:
         """Open connections."""
         await self._transport.__aenter__()
-        self._endpoints = Endpoints(self._settings, self._transport)
+        self._endpoints = Endpoints(self._settings, self._transport, count=self._count)
+        metrics.register_endpoints(self.name, self._endpoints.names)
         self._endpoints.follow_policies()
+
+    async def beside(self) -> None:
+        """Tell how endpoints stand, until cancelled."""
+        assert self._endpoints is not None
+        while True:
+            for each in self._endpoints.standings():
+                metrics.ENDPOINT_UP.labels(self.name, each.name).set(each.state == "closed")
+                if each.policy is not None:
+                    fee = each.policy.fee_satoshis * 1000 / each.policy.fee_bytes
+                    metrics.ENDPOINT_FEE.labels(self.name, each.name).set(fee)
+            await asyncio.sleep(STANDINGS_S)
+
+    def _count(self, endpoint: str, reply: Reply) -> None:
+        said = endpoint, reply.kind, reply.code
+        if (counter := self._counters.get(said)) is None:
+            counter = self._counters[said] = metrics.ENDPOINT_WORDS.labels(self.name, *said)
+        counter.inc()
 
     async def stop(self) -> None:
         """Close them."""

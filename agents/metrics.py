@@ -185,6 +185,57 @@ SUSPENDED = _gauge(
     "Page on it: the context's records wait until its manager is mended, or quick again.",
 )
 
+ENDPOINT_WORDS = _counter(
+    "endpoint_words",
+    "What broadcast endpoints said of transactions, by endpoint, kind and code.",
+    ("endpoint", "kind", "code"),
+    "Of broadcast. Its rate is the transactions sent a second; `accepted` over all of it is how an endpoint likes what is "
+    "sent; `transport`, `config` and `unavailable` are no answers, and speak of the endpoint.",
+)
+ENDPOINT_UP = _gauge(
+    "endpoint_up",
+    "1 while a broadcast endpoint is called; 0 while its breaker is open, or it is paused.",
+    ("endpoint",),
+    "Of broadcast. All at 0: the stage pauses, and lag rises. One at 0 for long: its words are waited for before anything "
+    "is refused, up to `broadcast.down_limit_s`.",
+)
+ENDPOINT_FEE = _gauge(
+    "endpoint_fee_satoshis_per_kilobyte",
+    "The fee a broadcast endpoint asks for, by the policy that was read last.",
+    ("endpoint",),
+    "Of broadcast. Absent where none is published, or none was read yet.",
+)
+DECIDED = _counter(
+    "network_decided",
+    "Transactions somebody asked for, when the network's word on them is known, or turns.",
+    ("decided",),
+    "Of status. `refused` over both is the share of what is sent in vain; a sudden one is a fee that changed, or an attack.",
+)
+FIRST_ACCEPTED_SECONDS = _histogram(
+    "ingest_to_accepted_seconds",
+    "Time from a payload's ingest record to the first acceptance by the network.",
+    _DEEP,
+    "Of status: what a sender waits for. It holds every hop and every queue.",
+)
+UNRESOLVED = _gauge(
+    "unresolved_transactions",
+    "Transactions that were broadcast and that the network has not decided.",
+    (),
+    "Of status. They wait in the retry tiers, or for a second look.",
+)
+UNRESOLVED_SECONDS = _gauge(
+    "oldest_unresolved_seconds",
+    "Age of the oldest of them, from its ingest record.",
+    (),
+    "Of status. Page on it when it passes what your senders can wait for.",
+)
+RETRIED = _counter(
+    "retried",
+    "Records that were returned to their origin, by tier.",
+    ("tier",),
+    "Of retry. `10m` rising: something has not passed for over a minute; `beefline retry status` says what.",
+)
+
 STATES = ("running", "paused", "halted", "restoring")
 
 
@@ -212,6 +263,27 @@ def register_chain(stage: str, trackers: Iterable[str], sources: Iterable[str]) 
         REORGANISATIONS.labels(stage, tracker)
     for source in sources:
         SOURCES_PUT_ASIDE.labels(stage, source)
+
+
+def register_endpoints(stage: str, endpoints: Iterable[str]) -> None:
+    """The same for a stage that sends to broadcast endpoints."""
+    for endpoint in endpoints:
+        ENDPOINT_WORDS.labels(stage, endpoint, "accepted", "")
+        ENDPOINT_UP.labels(stage, endpoint).set(1)
+
+
+def register_network(stage: str) -> None:
+    """The same for a stage that decides what became of transactions."""
+    for decided in ("accepted", "refused"):
+        DECIDED.labels(stage, decided)
+    for metric in (FIRST_ACCEPTED_SECONDS, UNRESOLVED, UNRESOLVED_SECONDS):
+        metric.labels(stage)
+
+
+def register_tiers(stage: str, tiers: Iterable[str]) -> None:
+    """The same for a stage that returns what waits."""
+    for tier in tiers:
+        RETRIED.labels(stage, tier)
 
 
 ANSWERS = KNOWN, UNKNOWN, NOT_TO_BE_SAID = ("known", "unknown", "not to be said")

@@ -16,6 +16,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 from msgspec import Struct
 
+from agents import metrics
 from agents.parse import Parse
 from agents.runtime.desk import Teller
 from agents.runtime.outcomes import waiting
@@ -135,6 +136,7 @@ class Retry:
 
     async def start(self) -> None:
         """Connect to where payloads stand."""
+        metrics.register_tiers(self.name, TIERS)
         await self._ingest.start()
 
     async def stop(self) -> None:
@@ -205,6 +207,7 @@ class Retry:
         origin = BY_NAME.get(waited.origin_topic) if waited is not None else None
         if waited is None or origin not in ORIGINS:
             return Fault("internal.undecodable", "its headers do not say where it came from")
+        metrics.RETRIED.labels(self.name, _tier(record)).inc()
         return Emit((Out(origin, record.key, record.value, h.without(record.headers, _DROPPED)),), waited.code)
 
     def _again(self, payload: Inbound, now_ms: int) -> Decision:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from aiohttp import web
 from msgspec import Struct, msgpack
 
+from agents import metrics
 from agents.runtime.anchors import Anchors
 from agents.runtime.callbacks import Callbacks
 from agents.runtime.chain_watch import ChainWatch
@@ -111,6 +112,7 @@ class Status:
 
     async def start(self) -> None:
         """Open connections."""
+        metrics.register_network(self.name)
         await self._transport.__aenter__()
         self._endpoints = Endpoints(self._broadcast, self._transport)
         await self._chain.start(self._transport)
@@ -152,9 +154,19 @@ class Status:
             return Decided(Fault("internal.undecodable", f"the key of news is a txid, not {txid!r}"))
         step = hear(standing(layer, txid), news, now_ms, self._times)
         layer.put(txid, _encode(step.status))
+        self._note(record.partition, txid, step, now_ms)
         if step.status.look_ms:
             self._looker.due(record.partition, step.status.look_ms, txid)
         return Decided(Emit(_outs(txid, step, now_ms), step.status.decided or "heard"))
+
+    def _note(self, partition: int, txid: Txid, step: Step, now_ms: int) -> None:
+        status = step.status
+        self._looker.unresolved.note(partition, txid, status)
+        if step.result:
+            metrics.DECIDED.labels(self.name, status.decided).inc()
+            if status.revision == 1 and status.decided == "accepted" and status.origin is not None:
+                waited_s = (now_ms - status.origin.timestamp_ms) / 1000
+                metrics.FIRST_ACCEPTED_SECONDS.labels(self.name).observe(max(0.0, waited_s))
 
     def about(self, record: Inbound) -> About | None:
         """News is nobody's request."""

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 
 import msgspec
 
+from agents import metrics
 from agents.runtime.anchors import Anchors
 from agents.runtime.endpoints import Endpoints
 from agents.runtime.outbox import Outbox
@@ -26,6 +27,9 @@ log = logging.getLogger(__name__)
 REST_S = 0.2
 """Between two looks whose time has come."""
 
+TOLD_MS = 2_000
+"""Between two counts of what is unresolved."""
+
 PASS = 500
 """Entries of a store read between two turns of the loop: a few milliseconds."""
 
@@ -38,6 +42,31 @@ HORIZON_MS = 3_600_000
 _status = msgspec.msgpack.Decoder(NetworkStatus).decode
 
 
+class Unresolved:
+    """Transactions that somebody asked for and nobody has decided, by partition: how many, and since when."""
+
+    def __init__(self) -> None:
+        self._since: dict[int, dict[Txid, int]] = {}
+
+    def note(self, partition: int, txid: Txid, status: NetworkStatus) -> None:
+        """It stands so now."""
+        of = self._since.setdefault(partition, {})
+        if status.origin is None or status.decided:
+            of.pop(txid, None)
+        else:
+            of[txid] = status.origin.timestamp_ms
+
+    def forget(self, partition: int) -> None:
+        """It is another worker's."""
+        self._since.pop(partition, None)
+
+    def tell(self, now_ms: int) -> None:
+        """As metrics. Cost: a look at each of them."""
+        since = [ms for of in self._since.values() for ms in of.values()]
+        metrics.UNRESOLVED.labels("status").set(len(since))
+        metrics.UNRESOLVED_SECONDS.labels("status").set(max(0, now_ms - min(since)) / 1000 if since else 0)
+
+
 class Looker:
     """One a process."""
 
@@ -45,6 +74,8 @@ class Looker:
         """together: transactions looked up at once; anchors: who judges Merkle paths."""
         self._together = together
         self._anchors = anchors
+        self.unresolved = Unresolved()
+        self._told_ms = 0
         self._replaced_from: int | None = None  # blocks from this height on were replaced
         self._due: dict[int, list[tuple[int, Txid]]] = {}  # by partition, soonest first
         self._begun: dict[int, tuple[Readable, int]] = {}  # stores that were looked through, by partition, and when
@@ -61,6 +92,7 @@ class Looker:
         """A partition was given back."""
         self._due.pop(partition, None)
         self._begun.pop(partition, None)
+        self.unresolved.forget(partition)
 
     def reorganised(self, height: int) -> None:
         """Blocks from this height on were replaced: paths into them are asked about again."""
@@ -76,6 +108,9 @@ class Looker:
         """Until cancelled. spoil: has a store made again that is not what was written."""
         while True:
             now_ms = int(time.time() * 1000)
+            if now_ms - self._told_ms >= TOLD_MS:
+                self._told_ms = now_ms
+                self.unresolved.tell(now_ms)
             height, self._replaced_from = self._replaced_from, None
             come: list[tuple[int, Txid, NetworkStatus]] = []
             for number, held in list(stores.items()):
@@ -106,7 +141,9 @@ class Looker:
                 for key, stored in entries:
                     if len(key) != 32:
                         continue
-                    at_ms = _checked(key, stored).look_ms
+                    status = _checked(key, stored)
+                    at_ms = status.look_ms
+                    self.unresolved.note(number, key, status)
                     if at_ms and (at_ms, key) not in known:
                         self.due(number, at_ms, key)
                 await asyncio.sleep(0)

@@ -178,6 +178,9 @@ def test_every_series_of_a_stage_begins_at_0() -> None:
         metrics.register(f"new-{stage}", ("results", "dead-letters"), codes)
     metrics.register_chain("new-verify", ("one", "follower"), ("one",))
     metrics.register_named("new-verify")
+    metrics.register_endpoints("new-broadcast", ["arc@a"])
+    metrics.register_network("new-status")
+    metrics.register_tiers("new-retry", ["10s", "1m"])
     Standing("new-apply", "tm_x", Limits(1.0, 3, 3, 1.0))
     found = {family.name: family.samples for family in text_string_to_metric_families(metrics.exposition().decode())}
     expected = {name.removesuffix("_total") for name in metrics.READ}
@@ -190,14 +193,39 @@ def test_every_series_of_a_stage_begins_at_0() -> None:
         "beefline_named_ancestors_behind_records",
     }
     of_topics = {"beefline_judging_seconds", "beefline_judging_overran", "beefline_context_suspended"}
-    # A height that nobody has told yet is no height: that series begins when the follower has read its file.
-    for name in expected - {"beefline_state", "beefline_follower_height"}:
-        for stage in ("verify",) if name in of_the_chain else ("apply",) if name in of_topics else STAGES:
+    of_one = {
+        **dict.fromkeys(of_the_chain, "verify"),
+        **dict.fromkeys(of_topics, "apply"),
+        "beefline_endpoint_words": "broadcast",
+        "beefline_network_decided": "status",
+        "beefline_ingest_to_accepted_seconds": "status",
+        "beefline_unresolved_transactions": "status",
+        "beefline_oldest_unresolved_seconds": "status",
+        "beefline_retried": "retry",
+    }
+    # What nobody has told yet is not 0: a height begins when the follower has read its file, a fee when it is read. An
+    # endpoint counts as up until it is found not to be.
+    begins_later = {"beefline_follower_height", "beefline_endpoint_fee_satoshis_per_kilobyte", "beefline_endpoint_up"}
+    for name in expected - {"beefline_state"} - begins_later:
+        for stage in (of_one[name],) if name in of_one else STAGES:
             mine = [each for each in found[name] if each.labels["stage"] == f"new-{stage}"]
             assert mine, f"{name} has no series of {stage}"
             assert {each.value for each in mine if not each.name.endswith("_created")} == {0}
     labels = {label for samples in found.values() for each in samples for label in each.labels}
-    assert labels <= {"stage", "topic", "kind", "code", "state", "tracker", "source", "answer", "le"}
+    assert labels <= {
+        "stage",
+        "topic",
+        "kind",
+        "code",
+        "state",
+        "tracker",
+        "source",
+        "answer",
+        "le",
+        "endpoint",
+        "decided",
+        "tier",
+    }
     outcomes = {each.labels["code"] for each in found["beefline_outcomes"] if each.labels["stage"] == "new-parse"}
     assert outcomes == {code for kind, code in codes if kind != "world"}
     waits = {each.labels["code"] for each in found["beefline_pauses"] if each.labels["stage"] == "new-verify"}

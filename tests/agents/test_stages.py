@@ -12,6 +12,7 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError
 
+from agents import metrics
 from agents.apply import ApplySettings, ApplyStage
 from agents.broadcast import Asked as Answered
 from agents.broadcast import Broadcast
@@ -20,7 +21,7 @@ from agents.retry import IN_HAND_BYTES, Retry
 from agents.runtime.aside import LONG_BYTES
 from agents.runtime.board import Board
 from agents.runtime.desk import Desk
-from agents.runtime.endpoints import BroadcastSettings, Outcome
+from agents.runtime.endpoints import BroadcastSettings, Outcome, Standing
 from agents.runtime.http import HttpSettings
 from agents.runtime.outbox import Outbox
 from agents.runtime.outcomes import Router
@@ -46,6 +47,7 @@ from agents.runtime.trackers import TrackerSettings
 from agents.verify import FEW_ROOTS, Gathered, Named, Prepared, Verify
 from pipeline import member, results, state
 from pipeline.broadcast import Refused, Success, Waits
+from pipeline.broadcasters import Policy as Published
 from pipeline.broadcasters import Reply
 from pipeline.chain.answer import Answer, RootAt, Tip
 from pipeline.codec.beef import write_beef_v2
@@ -841,6 +843,36 @@ async def test_a_request_that_cannot_be_read_costs_itself_alone() -> None:
     assert records == broken
     faults = [stage.decide(record, gathered, NOW_MS) for record in records]
     assert [fault.code for fault in faults if isinstance(fault, Fault)] == ["internal.undecodable"] * 2
+
+
+class Standings:
+    """Two endpoints, one of which is left alone, and says what it asks for."""
+
+    def standings(self) -> list[Standing]:
+        policy = Published(0, 0, 50, 1000)
+        return [
+            Standing("arc@up", 0, "closed", "", True, None, None, ""),
+            Standing("arc@away", 0, "open", "HTTP 500", True, policy, 1.0, ""),
+        ]
+
+
+async def test_how_endpoints_stand_and_what_they_say_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Broadcast(BroadcastSettings(), HttpSettings())
+    monkeypatch.setattr(stage, "_endpoints", Standings())
+    task = asyncio.ensure_future(stage.beside())
+    await asyncio.sleep(0.05)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    value = metrics.REGISTRY.get_sample_value
+    up = [value("beefline_endpoint_up", {"stage": "broadcast", "endpoint": f"arc@{n}"}) for n in ("up", "away")]
+    assert up == [1, 0]
+    labels = {"stage": "broadcast", "endpoint": "arc@away"}
+    assert value("beefline_endpoint_fee_satoshis_per_kilobyte", labels) == 50
+    for reply in (TAKEN, TAKEN, FINAL):
+        stage._count("arc@up", reply)
+    said = {"stage": "broadcast", "endpoint": "arc@up", "kind": "accepted", "code": ""}
+    assert value("beefline_endpoint_words_total", said) == 2
+    assert value("beefline_endpoint_words_total", {**said, "kind": "refused", "code": "network.fee"}) == 1
 
 
 # --- retry

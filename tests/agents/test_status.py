@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from agents import metrics
 from agents.runtime.chain_watch import ChainWatch
 from agents.runtime.endpoints import BroadcastSettings, Found
 from agents.runtime.endpoints import Endpoints as BroadcastEndpoints
@@ -90,6 +91,28 @@ def test_what_is_no_news_is_a_fault(value: bytes | None, key: bytes) -> None:
     assert isinstance(decided.decision, Fault)
     assert decided.decision.code == "internal.undecodable"
     assert layer.writes == {}
+
+
+def test_what_is_decided_and_what_is_not_is_counted() -> None:
+    """How long a sender waited for the first acceptance, and how old the oldest is that nobody decided."""
+    value = metrics.REGISTRY.get_sample_value
+    metrics.register_network("status")
+    of = {"stage": "status"}
+    before = value("beefline_ingest_to_accepted_seconds_sum", of) or 0.0
+    accepted = value("beefline_network_decided_total", {**of, "decided": "accepted"}) or 0.0
+    stage = Stage()
+    stage.hear(no(), NOW_MS + 4_000)
+    stage.stage._looker.unresolved.tell(NOW_MS + 9_000)
+    assert value("beefline_unresolved_transactions", of) == 1
+    assert value("beefline_oldest_unresolved_seconds", of) == 9
+    seen = Word("arc@b", "accepted", "SEEN_ON_NETWORK", "", "", True, NOW_MS + 9_000)
+    for _ in range(2):
+        stage.hear(Heard((seen,)), NOW_MS + 10_000)
+    stage.stage._looker.unresolved.tell(NOW_MS + 11_000)
+    assert value("beefline_unresolved_transactions", of) == 0
+    assert value("beefline_oldest_unresolved_seconds", of) == 0
+    assert value("beefline_network_decided_total", {**of, "decided": "accepted"}) == accepted + 1
+    assert (value("beefline_ingest_to_accepted_seconds_sum", of) or 0.0) == pytest.approx(before + 10)
 
 
 class Endpoints:

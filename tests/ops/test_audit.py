@@ -19,7 +19,7 @@ from ops.instruments.audit.reading import EVERYTHING, GROUPS
 from ops.instruments.audit.report import KINDS
 from ops.settings import Settings
 from pipeline.outcome import Verdict
-from pipeline.results import About, applied, decision_id, refused, rejected, revised
+from pipeline.results import About, accepted, applied, decision_id, refused, rejected, revised
 from schemas import headers as h
 from schemas.external import RESULT, Admittance, Result
 from schemas.flow import OPERATION, Accept, Apply, Origin, Parsed, Verified
@@ -171,6 +171,11 @@ def as_a_whole_too(world: World, payload: int) -> str:
     return world.name(payload)
 
 
+def accepted_and_not_back(world: World, payload: int) -> str:
+    add_result(world, accepted(about(world, payload), "arc@there", world.now_ms, 2))
+    return f"left {OTHER} with {display(world.txids[payload])}, which was accepted after all"
+
+
 def two_network_outcomes(world: World, payload: int) -> str:
     add_result(world, refused(about(world, payload), Verdict("network.rejected"), "arc@there", world.now_ms, 1))
     return display(world.txids[payload])
@@ -314,6 +319,7 @@ SPOILS: Mapping[str, Spoil] = {
     "a result of another entry": Spoil("accepted", {"torn-result"}, result_of_another_entry),
     "refused and handed on": Spoil("refused", {"torn-outcome"}, refused_and_handed_on),
     "refused and not evicted": Spoil("refused", {"torn-outcome", "torn-journal"}, refused_and_not_evicted),
+    "accepted after all, and not back": Spoil("refused", {"torn-outcome", "lost-transaction"}, accepted_and_not_back),
     "a letter without cause": Spoil("accepted", {"torn-letter"}, letter_without_cause),
     "a letter of an unknown code": Spoil("rejected", {"torn-letter", "lost-payload"}, letter_of_unknown_code),
     "a letter of no result": Spoil("malformed", {"torn-letter", "lost-decision"}, letter_of_no_result),
