@@ -425,6 +425,10 @@ class Endpoints:
         """Whether an endpoint answers, asked now, open breakers or not: what ends a stage's pause."""
         return bool(await self._up())
 
+    async def up(self) -> frozenset[str]:
+        """Names of those that answer, asked now, open breakers or not."""
+        return frozenset(endpoint.name for endpoint in await self._up())
+
     async def close(self) -> None:
         """Give up what is under way."""
         for task in self._tasks:

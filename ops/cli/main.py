@@ -12,6 +12,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bench": ("ops.cli.bench:bench", "Measure, as ratios within one run."),
     "broker": ("ops.cli.broker:broker", "A real Kafka on loopback: start, stop, status, logs."),
     "chaos": ("ops.cli.chaos:chaos", "The long fault tests."),
+    "endpoints": ("ops.cli.endpoints:endpoints", "Whether the broadcast endpoints are up, and what they take."),
     "retry": ("ops.cli.retry:retry", "What waits in the retry tiers, and returning it at once."),
     "dead-letters": ("ops.cli.letters:letters", "What was given up: listed, shown, counted, exported, sent back."),
     "demo": ("ops.cli.demo:demo", "The main job on an embedded broker."),
