@@ -8,10 +8,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from agents import metrics
+from agents.runtime.desk import Teller
 from agents.runtime.endpoints import BroadcastSettings, Endpoints, NoEndpoint, Outcome, word_of
-from agents.runtime.http import HttpSettings, Transport
+from agents.runtime.http import HttpSettings, Transport, Turned, log_turn
 from agents.runtime.outcomes import accepted_headers, waiting
 from agents.runtime.records import Decision, Defer, Emit, Fault, Inbound, Out, SetAside, WorldCondition
+from agents.runtime.sparing import Sparing, no_event
 from pipeline.broadcast import Refused, Success, Waits, remembered
 from pipeline.broadcasters import ANSWERS, Reply
 from pipeline.outcome import Condition
@@ -56,7 +58,8 @@ class Broadcast:
 
     def __init__(self, settings: BroadcastSettings, http: HttpSettings) -> None:
         self._settings = settings
-        self._transport = Transport(http)
+        self._transport = Transport(http, tell=self._turned)
+        self._tell: Teller = no_event
         self._endpoints: Endpoints | None = None
         self._counters: dict[tuple[str, str, str], Any] = {}
 
@@ -77,6 +80,19 @@ class Broadcast:
                     fee = each.policy.fee_satoshis * 1000 / each.policy.fee_bytes
                     metrics.ENDPOINT_FEE.labels(self.name, each.name).set(fee)
             await asyncio.sleep(STANDINGS_S)
+
+    def tell_to(self, teller: Teller) -> None:
+        """Who writes events of this stage."""
+        self._tell = Sparing(teller).tell_plainly
+
+    def _turned(self, turn: Turned) -> None:
+        """An endpoint is left alone, or called again."""
+        log_turn(turn)
+        name, details = turn.remote.name, {"endpoint": turn.remote.name, "why": turn.why}
+        if turn.state == "closed":
+            self._tell("endpoint-back", "info", f"{name} answers again", details)
+        elif turn.state == "open":
+            self._tell("endpoint-down", "warning", f"{name} is left alone for a while: {turn.why}", details)
 
     def _count(self, endpoint: str, reply: Reply) -> None:
         said = endpoint, reply.kind, reply.code

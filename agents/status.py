@@ -21,6 +21,7 @@ from agents.runtime.outcomes import accepted_headers, result_out
 from agents.runtime.partition import Decided, Heads, Settled
 from agents.runtime.records import Emit, Fault, Hold, Inbound, Out
 from agents.runtime.shelf import Readable
+from agents.runtime.sparing import Sparing
 from agents.runtime.trackers import TrackerSettings
 from pipeline import results
 from pipeline.follow import Form, Keyed
@@ -30,7 +31,7 @@ from pipeline.results import About, network_id
 from pipeline.state import Corrupt, Layer, View
 from schemas.flow import OPERATION, Accept, Evict, Operation, Readmit
 from schemas.network import NEWS, NetworkStatus, Outdone
-from schemas.types import Context, Txid, why
+from schemas.types import Context, Txid, display, why
 from schemas.wire import Undecodable
 from topics.registry import (
     DEAD_LETTERS,
@@ -103,8 +104,9 @@ class Status:
             self.name, trackers or TrackerSettings(), headers or HeaderSettings(), folder, self._reorganised
         )
         anchors = Anchors(self._chain)
-        self._callbacks = Callbacks(broadcast.callback_token_file, anchors)
+        self._callbacks = Callbacks(broadcast.callback_token_file)
         self._watch_s = settings.watch_s
+        self._sparing = Sparing()
         self._broadcast = broadcast
         self._transport = Transport(http)
         self._endpoints: Endpoints | None = None
@@ -139,6 +141,7 @@ class Status:
     def tell_to(self, teller: Teller) -> None:
         """Who writes events of this stage. Before `start`."""
         self._chain.tell_to(teller)
+        self._sparing = Sparing(teller)
 
     def _reorganised(self, found: Reorganised) -> None:
         self._looker.reorganised(found.height)
@@ -155,9 +158,25 @@ class Status:
         step = hear(standing(layer, txid), news, now_ms, self._times)
         layer.put(txid, _encode(step.status))
         self._note(record.partition, txid, step, now_ms)
+        self._alert(txid, step)
         if step.status.look_ms:
             self._looker.due(record.partition, step.status.look_ms, txid)
         return Decided(Emit(_outs(txid, step, now_ms), step.status.decided or "heard"))
+
+    def _alert(self, txid: Txid, step: Step) -> None:
+        """What an operator may want to look at: what was taken is refused by another, or contested."""
+        status = step.status
+        if not step.result or status.decided != "accepted":
+            return
+        name = display(txid)
+        for word in status.words:
+            details = {"txid": name, "endpoint": word.endpoint, "status": word.status, "message": word.message}
+            if word.kind == "refused":
+                message = f"{word.endpoint} refuses what {status.endpoint} accepted: {name}"
+                self._sparing.tell("endpoint-disagrees", word.endpoint, "warning", message, details)
+            elif word.competing:
+                message = f"{word.endpoint} knows another transaction that spends what {name} spends"
+                self._sparing.tell("double-spend-attempted", word.endpoint, "warning", message, details)
 
     def _note(self, partition: int, txid: Txid, step: Step, now_ms: int) -> None:
         status = step.status

@@ -236,6 +236,8 @@ def _heard(before: NetworkStatus, news: Said) -> NetworkStatus:
     status = replace(before, words=kept, looks=looks, counting=counting)
     if kept:
         status = replace(status, unsent_ms=0)
+    if isinstance(news, Heard) and news.path and news.path != status.path:
+        status = replace(status, claimed=news.path, looks=0)
     if not isinstance(news, Reported):
         return status
     return replace(
@@ -333,10 +335,12 @@ def _rivals(status: NetworkStatus) -> tuple[bytes, ...]:
 
 
 def _next_look(status: NetworkStatus, news: Said, now_ms: int, times: Times) -> int:
+    if isinstance(news, Heard) and news.path and status.claimed:
+        return now_ms
     if status.path or status.outdone:
         return status.look_ms
     if status.claimed:
-        return now_ms + times.settle_ms
+        return now_ms + min(LOOK_LIMIT_MS, times.settle_ms << min(status.looks, 16))
     if status.unsent_ms:
         late = isinstance(news, Looked) and now_ms >= status.unsent_ms
         return now_ms + times.settle_ms if late else status.unsent_ms

@@ -51,6 +51,7 @@ class Heard(Struct, frozen=True, array_like=True, tag="heard"):
     """An endpoint said something by itself."""
 
     words: tuple[Word, ...]
+    path: bytes = b""  # BUMP (BRC-74) that came along; the trackers are yet to be asked
 
 
 class Anchored(Struct, frozen=True, array_like=True, tag="anchored"):

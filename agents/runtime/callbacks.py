@@ -8,17 +8,18 @@ from collections.abc import Collection, Mapping
 from aiohttp import web
 from aiokafka.errors import KafkaError
 
-from agents.runtime.anchors import Anchors
 from agents.runtime.endpoints import read_token, word_of
 from agents.runtime.outbox import Outbox
 from agents.runtime.records import Out
 from agents.runtime.settings import CALLBACK_PATH
-from pipeline.broadcasters import ANSWERS, Means
+from pipeline.broadcasters import ANSWERS, Means, Reply
 from pipeline.broadcasters.arc import STATUSES
 from pipeline.broadcasters.table import DIALECTS
 from pipeline.broadcasters.words import read_callbacks
 from pipeline.http import Unreadable
+from pipeline.proof import claim
 from schemas.network import NEWS, Heard
+from schemas.types import display
 from topics.registry import NETWORK_NEWS
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ MOST = 1_000
 class Callbacks:
     """The route. Without a token nobody is answered."""
 
-    def __init__(self, token_file: str, anchors: Anchors) -> None:
+    def __init__(self, token_file: str) -> None:
         """token_file: what endpoints were told to show (`X-CallbackToken`); empty takes no callbacks.
 
         Raises:
@@ -41,7 +42,6 @@ class Callbacks:
             OSError: it cannot be read.
         """
         self._expected = f"Bearer {read_token(token_file)}".encode() if token_file else None
-        self._anchors = anchors
         self.outbox: Outbox | None = None  # from when the stage runs
         self.names: Collection[str] = ()  # of endpoints: another name is nobody's, and words are kept by name
 
@@ -67,9 +67,8 @@ class Callbacks:
         outs = []
         for reply in replies:
             if reply.kind in ANSWERS:
-                outs.append(Out(NETWORK_NEWS, reply.txid, NEWS.encode(Heard((word_of(endpoint, reply, now_ms),)))))
-            if reply.path and (anchored := await self._anchors.check(reply.txid, reply.path)) is not None:
-                outs.append(Out(NETWORK_NEWS, reply.txid, NEWS.encode(anchored)))
+                heard = Heard((word_of(endpoint, reply, now_ms),), _path(reply))
+                outs.append(Out(NETWORK_NEWS, reply.txid, NEWS.encode(heard)))
         try:
             await self.outbox.send([(out, None) for out in outs])
         except KafkaError as error:
@@ -82,6 +81,17 @@ def _statuses(endpoint: str) -> Mapping[str, Means]:
     """What the names of statuses mean to this endpoint: they are ARC's, and two of Arcade's mean something else."""
     dialect = DIALECTS.get(endpoint.partition("@")[0])
     return STATUSES if dialect is None or dialect.calls_back is None else dialect.calls_back
+
+
+def _path(reply: Reply) -> bytes:
+    """The Merkle path that came along, if it is one of this transaction: whether it is true the trackers are asked."""
+    if not reply.path:
+        return b""
+    claimed = claim(reply.txid, reply.path)
+    if isinstance(claimed, Unreadable):
+        log.warning("a Merkle path of %s is not believed: %s", display(reply.txid), claimed.why)
+        return b""
+    return reply.path
 
 
 def _said(status: int, message: str) -> web.Response:

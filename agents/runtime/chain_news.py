@@ -2,24 +2,16 @@
 
 import logging
 import time
-from collections.abc import Callable, Hashable
-from typing import Any
+from collections.abc import Callable
 
 from agents import metrics
 from agents.runtime.desk import Teller
 from agents.runtime.headers import Grown, News, PutAside, Reorganised, log_news
+from agents.runtime.sparing import Sparing, no_event
 from agents.runtime.trackers import Disagreement, log_disagreement
-from schemas.external import Severity
 from schemas.types import display
 
-EVENT_EVERY_S = 60.0
-"""One event of a kind about the same trackers in this time: one that lies does so about every root of every batch."""
-
 log = logging.getLogger(__name__)
-
-
-def no_event(kind: str, severity: Severity, message: str, details: dict[str, Any]) -> None:
-    """Where nobody writes events."""
 
 
 class ChainNews:
@@ -27,10 +19,7 @@ class ChainNews:
 
     def __init__(self, stage: str, teller: Teller = no_event, clock: Callable[[], float] = time.monotonic) -> None:
         self._stage = stage
-        self._teller = teller
-        self._clock = clock
-        self._told: dict[Hashable, float] = {}
-        self._untold: dict[Hashable, int] = {}
+        self._tell = Sparing(teller, clock).tell
 
     def disagreement(self, found: Disagreement) -> None:
         """One tracker says yes and another no."""
@@ -61,12 +50,3 @@ class ChainNews:
                 message = f"headers of {source} are refused: at height {found.height}, {found.why}"
                 if self._tell("headers-refused", source, "warning", message, details):
                     log_news(news)
-
-    def _tell(self, kind: str, about: Hashable, severity: Severity, message: str, details: dict[str, Any]) -> bool:
-        key, now = (kind, about), self._clock()
-        if now - self._told.get(key, float("-inf")) < EVENT_EVERY_S:
-            self._untold[key] = self._untold.get(key, 0) + 1
-            return False
-        self._told[key] = now
-        self._teller(kind, severity, message, details | {"untold_before": self._untold.pop(key, 0)})
-        return True

@@ -165,7 +165,7 @@ class Looker:
         asked_ms = int(time.time() * 1000)
         self.due(number, asked_ms + AGAIN_MS, txid)
         news: list[News] = []
-        paths = [path for path in (status.path or status.claimed,) if path]
+        paths = [path for path in (status.claimed, status.path) if path]
         if not status.path and (found := await endpoints.look_up(txid, to_ask(status))) is not None:
             news.append(Looked(found.words, endpoints.counting(), asked_ms, found.silent))
             paths = list(dict.fromkeys((*paths, *found.paths)))

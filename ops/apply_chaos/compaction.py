@@ -15,6 +15,7 @@ from aiokafka.errors import for_code
 from msgspec import msgpack, structs
 
 from agents.runtime.cluster import admin, look
+from agents.runtime.settings import KafkaSettings, TopicSettings
 from ops.apply_chaos.exactly_once import ANY, LINKED
 from ops.apply_chaos.proof import prove
 from ops.apply_chaos.rig import LOOK_S, READY_WITHIN_S, Late, Rig
@@ -26,7 +27,7 @@ from pipeline import lthash
 from pipeline.state import encode, seal
 from schemas.state import Head
 from schemas.types import Context
-from topics.registry import STATE
+from topics.registry import STATE, Topic
 
 CONTEXTS = 100
 
@@ -55,7 +56,7 @@ async def run(name: str, wanted: Asked, bootstrap: str = "") -> Outcome:
     began = time.monotonic()
     contexts = [f"topic:{topic}" for topic in NAMES]
     async with Rig(HOSTED, bootstrap=bootstrap, flags=wanted.flags, say=wanted.say) as rig:
-        await _configure(rig)
+        await force_compaction(rig.settings.kafka, rig.settings.topics, STATE)
         sent = await _fed(rig, contexts, wanted.records * 2 // 5, wanted.seed, wanted.rate)
         ends = await _ends(rig)
         await asyncio.sleep(2 * SEGMENT_MS / 1000)
@@ -86,11 +87,15 @@ async def _fed(rig: Rig, contexts: Sequence[Context], count: int, seed: int, rat
     return sent
 
 
-async def _configure(rig: Rig) -> None:
-    settings = rig.settings
-    whole = STATE.settings(settings.topics.max_payload_bytes, settings.topics.min_isr) | FORCED
-    name = STATE.named(settings.topics.prefix)
-    async with admin(settings.kafka) as client:
+async def force_compaction(kafka: KafkaSettings, topics: TopicSettings, topic: Topic) -> None:
+    """Have a topic that exists compacted as soon as there is anything to do.
+
+    Raises:
+        KafkaError: the broker does not take it.
+    """
+    whole = topic.settings(topics.max_payload_bytes, topics.min_isr) | FORCED
+    name = topic.named(topics.prefix)
+    async with admin(kafka) as client:
         for response in await client.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, whole)]):
             for code, message, *_ in response.resources:
                 if code:

@@ -19,13 +19,15 @@ from agents.runtime.records import Out
 from agents.runtime.settings import WorkerSettings
 from pipeline.broadcasters.arc import STATUSES
 from pipeline.broadcasters.words import read_callbacks
+from pipeline.codec.bump import write_bump
 from pipeline.http import Unreadable
-from schemas.network import NEWS, Anchored, Heard
+from schemas.network import NEWS, Heard
 from schemas.types import display
 from tests.profiles import CHEAP
 from topics.registry import NETWORK_NEWS
 
 TXID = b"\x11" * 32
+PATH = write_bump(7, [{0: TXID}], {0})
 ONE = {"txid": display(TXID), "txStatus": "SEEN_ON_NETWORK", "timestamp": "2026-11-26T10:00:00Z"}
 
 
@@ -40,13 +42,6 @@ class Outbox:
         if self.away:
             raise KafkaConnectionError("nobody there")
         self.sent += [out for out, _ in outs]
-
-
-class Anchors:
-    """Trackers that vouch for one path."""
-
-    async def check(self, txid: bytes, path: bytes) -> Anchored | None:
-        return Anchored(path, 7, b"\x07" * 32, True, 9, 1) if path == b"\x0b\xad" else None
 
 
 class Watched:
@@ -68,7 +63,7 @@ Post = Callable[..., Any]
 @asynccontextmanager
 async def called(outbox: Outbox | None, token: Path) -> AsyncIterator[Post]:
     await asyncio.to_thread(token.write_text, "secret\n")
-    callbacks = Callbacks(str(token), Anchors())  # type: ignore[arg-type]
+    callbacks = Callbacks(str(token))
     callbacks.outbox = outbox  # type: ignore[assignment]
     callbacks.names = ("arc@a", "arcade@a", "teranode@a")
     app = web.Application()
@@ -88,13 +83,13 @@ async def test_what_an_endpoint_says_is_news(tmp_path: Path) -> None:
     outbox = Outbox()
     async with called(outbox, tmp_path / "token") as post:
         assert await post(ONE) == (200, {"taken": 1})
-        mined = {**ONE, "txStatus": "MINED", "merklePath": "0bad", "blockHeight": 7}
-        assert await post({"count": 3, "callbacks": [ONE, mined, {"txid": "junk"}]}) == (200, {"taken": 3})
+        mined = {**ONE, "txStatus": "MINED", "merklePath": PATH.hex(), "blockHeight": 7}
+        assert await post({"count": 3, "callbacks": [ONE, mined, {"txid": "junk"}]}) == (200, {"taken": 2})
         assert (await post({**mined, "merklePath": "ff"}, endpoint=""))[1] == {"taken": 1}
         assert (await post(ONE, endpoint="arc@made-up"))[1] == {"taken": 1}
     news = [NEWS.decode(out.value) for out in outbox.sent]
     assert {(out.topic, out.key) for out in outbox.sent} == {(NETWORK_NEWS, TXID)}
-    assert [type(each) for each in news] == [Heard, Heard, Heard, Anchored, Heard, Heard]
+    assert [each.path for each in news if isinstance(each, Heard)] == [b"", b"", PATH, b"", b""], "junk is no path"
     words = [each.words[0] for each in news if isinstance(each, Heard)]
     assert [(word.endpoint, word.kind, word.status, word.network) for word in words] == [
         ("arc@a", "accepted", "SEEN_ON_NETWORK", True),
@@ -160,7 +155,7 @@ async def test_more_than_anybody_sends_is_refused(tmp_path: Path) -> None:
 
 async def test_without_a_token_there_is_no_such_path(tmp_path: Path) -> None:
     app = web.Application()
-    Callbacks("", Anchors()).add_to(app.router)  # type: ignore[arg-type]
+    Callbacks("").add_to(app.router)
     async with (
         TestServer(app, host="127.0.0.1") as server,
         ClientSession() as session,
@@ -169,14 +164,14 @@ async def test_without_a_token_there_is_no_such_path(tmp_path: Path) -> None:
         assert reply.status == 404
     (tmp_path / "token").write_text("\n")
     with pytest.raises(ValueError, match="is empty"):
-        Callbacks(str(tmp_path / "token"), Anchors())  # type: ignore[arg-type]
+        Callbacks(str(tmp_path / "token"))
 
 
 async def test_the_ports_own_token_is_not_for_endpoints(tmp_path: Path) -> None:
     """Theirs goes out with each transaction; it opens nothing else."""
     (tmp_path / "own").write_text("operators")
     (tmp_path / "theirs").write_text("secret")
-    callbacks, outbox = Callbacks(str(tmp_path / "theirs"), Anchors()), Outbox()  # type: ignore[arg-type]
+    callbacks, outbox = Callbacks(str(tmp_path / "theirs")), Outbox()
     callbacks.outbox = outbox  # type: ignore[assignment]
     port = Port(Watched(), WorkerSettings(http_token_file=str(tmp_path / "own"), http_port=0), callbacks.add_to)
     await port.start()

@@ -9,12 +9,13 @@ from prometheus_client import generate_latest
 
 from agents import metrics
 from agents.runtime.board import Board
-from agents.runtime.chain_news import EVENT_EVERY_S, ChainNews
+from agents.runtime.chain_news import ChainNews
 from agents.runtime.cluster import Cluster
 from agents.runtime.desk import Desk
 from agents.runtime.headers import Grown, HeaderSettings, PutAside, Reorganised
 from agents.runtime.http import HttpSettings
 from agents.runtime.sandbox import SandboxSettings
+from agents.runtime.sparing import EVENT_EVERY_S
 from agents.runtime.trackers import Disagreement, TrackerSettings
 from agents.verify import Verify
 from ops.instruments.chain import CHECKPOINT, BareChain

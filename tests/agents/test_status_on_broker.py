@@ -1,6 +1,7 @@
 """The status stage on a real broker, beside simulated endpoints: decided once, and looked at again."""
 
 import asyncio
+import shutil
 import urllib.request
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -9,7 +10,9 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from msgspec.structs import replace
 
+from ops.apply_chaos.compaction import force_compaction
 from ops.instruments.chain import CHECKPOINT, Chain
 from ops.instruments.wire import hash256
 from ops.simulate.client import Simulated, spawn_all
@@ -18,7 +21,7 @@ from pipeline.proof import Claim, claim
 from pipeline.results import network_id
 from schemas.external import RESULT
 from schemas.flow import OPERATION, Accept, Evict, Readmit
-from schemas.network import NETWORK_STATUS, NEWS, Heard, NetworkStatus, Reported, Word
+from schemas.network import NETWORK_STATUS, NEWS, Heard, NetworkStatus, News, Reported, Word
 from schemas.types import Txid, display
 from tests.agents.harness import Bench, until
 from tests.agents.test_reads_on_broker import ready
@@ -256,3 +259,58 @@ async def test_an_endpoint_calls_back(
 
     await until(refused, "calls with a wrong token refused")
     assert {record.key for record in await bench.read(NETWORK_NEWS)} == {txs[0].txid}
+
+
+@pytest.mark.invariant("STATUS-1")
+@pytest.mark.invariant("STORE-1")
+async def test_a_status_never_goes_back_though_its_log_is_compacted_and_its_store_lost(
+    bench: Bench, arcs: tuple[Simulated, Simulated], argument: str
+) -> None:
+    """Callbacks and reports in any order, the log compacted in between, and the worker begins with nothing."""
+    await force_compaction(bench.kafka, bench.topics, STATUS_TOPIC)
+    txs = [made_tx([coin_of_others(n)], 1, n) for n in range(60, 72)]
+    worker = bench.worker("status", "worker.instance=one", argument=argument)
+    await ready(worker)
+
+    async def say_all(*news: News) -> None:
+        for each in news:
+            await bench.send(
+                NETWORK_NEWS, [NEWS.encode(each)] * len(txs), [tx.txid for tx in txs], headers=[NEWS.header]
+            )
+            await asyncio.sleep(1.1)  # a segment each
+
+    accepted = say(bench, arcs, 1, "SEEN_ON_NETWORK", "SEEN_ON_NETWORK")
+    late = Word(names(arcs)[0], "accepted", "RECEIVED", "", "", False, 0)
+    await say_all(Heard(accepted.words), accepted, Heard((late,)))
+    wanted = {network_id(tx.txid): [(1, "accepted")] for tx in txs}
+
+    async def all_told() -> bool:
+        return (await told(bench)) == wanted
+
+    await until(all_told, "a result of each")
+    before = await standings(bench)
+
+    async def compacted() -> bool:
+        await say_all(Heard((late,)))
+        records = await bench.read(STATUS_TOPIC)
+        return len([record for record in records if record.key == txs[0].txid]) < 4
+
+    async with asyncio.timeout(90):
+        while not await compacted():
+            pass
+    worker.kill()
+    shutil.rmtree(bench.home / "data")
+    worker.start()
+    await ready(worker)
+    again = say(bench, arcs, 1, "465", "465", contexts=("topic:tm_z",))
+    old = Reported(tuple(replace(word, at_ms=0) for word in again.words), again.endpoints, False, ("topic:tm_z",))
+    await say_all(Heard((late,)), old)
+    await asyncio.sleep(2)
+    assert await told(bench) == wanted
+    after = await standings(bench)
+    for tx in txs:
+        one, other = before[tx.txid], after[tx.txid]
+        assert (other.decided, other.revision, other.request_ids) == ("accepted", 1, one.request_ids)
+        assert other.words == one.words
+        assert other.contexts == (*CONTEXTS, "topic:tm_z")
+    assert await operations(bench) == Counter()

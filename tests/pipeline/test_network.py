@@ -422,7 +422,7 @@ def test_a_rival_in_a_block_has_the_first_refused_everywhere_as_long_as_its_bloc
     second = pair.told[SECOND].status
     assert (second.claimed, second.look_ms) == (b"path", NOW)
     pair.hear(SECOND, Looked((), BOTH, NOW))
-    assert pair.told[SECOND].status.look_ms == NOW + 30_000  # the trackers could not say: again
+    assert pair.told[SECOND].status.look_ms == NOW + 60_000  # the trackers could not say: again
     pair.hear(SECOND, anchored(800, 800))
     holder = pair.told[HOLDER]
     assert pair.decided == ("refused", "accepted")
@@ -558,6 +558,23 @@ def test_what_was_given_up_is_handed_out_once_when_it_is_accepted_after_all() ->
     other.hear(Reported((no(A),), BOTH, False, (X,), ("r1",), ORIGIN, ef=b"ef"))
     step = other.hear(Reported((seen(B),), BOTH, True, (X,), ("r1",), ORIGIN, handed=True))
     assert (step.ef, other.status.ef, other.status.handed) == (b"", b"", True)
+
+
+def test_a_path_that_came_by_itself_is_asked_about_until_the_trackers_answer() -> None:
+    """At once, and then ever more rarely: its block may be above their tips. Endpoints' looks end nothing of it."""
+    told = Told()
+    told.hear(reported(seen(A)))
+    told.hear(Heard((seen(A, NOW + 1),), b"path"))
+    assert (told.status.claimed, told.status.look_ms) == (b"path", NOW)
+    for looks in range(1, 8):
+        told.hear(Looked((seen(A, NOW + 1),), BOTH, NOW))
+        assert told.status.look_ms == NOW + min(LOOK_LIMIT_MS, 30_000 << looks)
+    told.hear(anchored(800, 800))
+    assert (told.status.claimed, told.status.path, told.blocks) == (b"", b"path", [("mined", 800, b"\x01")])
+    told.hear(Heard((seen(A, NOW + 2),), b"path"))
+    assert told.status.claimed == b""
+    told.hear(Heard((seen(A, NOW + 3),), b"other"))  # of another block: the one that is kept may have been replaced
+    assert (told.status.claimed, told.status.path, told.status.look_ms) == (b"other", b"path", NOW)
 
 
 def test_who_asks_when_it_is_mined_hears_that_too() -> None:
