@@ -115,15 +115,22 @@ def hear(before: NetworkStatus, news: News, now_ms: int, times: Times) -> Step:
         case Reported() | Looked() | Heard():
             status = _heard(before, news)
             decided = _decision(before, status, news, now_ms, times)
-            return _step(before, replace(decided, look_ms=_next_look(decided, news, now_ms, times)))
+            has = news.contexts if isinstance(news, Reported) else ()
+            return _step(before, replace(decided, look_ms=_next_look(decided, news, now_ms, times)), has=has)
 
 
 def _step(
-    before: NetworkStatus, status: NetworkStatus, *, block: Block = "", waits: Context = "", tells_rivals: bool = False
+    before: NetworkStatus,
+    status: NetworkStatus,
+    *,
+    block: Block = "",
+    waits: Context = "",
+    has: Sequence[Context] = (),
+    tells_rivals: bool = False,
 ) -> Step:
     """What follows when it stands so.
 
-    waits: a context where a rival has just been found to wait.
+    waits: a context where a rival has just been found to wait; has: contexts that say that it is there.
     """
     asked_again = bool(status.decided) and status.request_ids != before.request_ids
     result = bool(status.request_ids) and (status.decided != before.decided or asked_again)
@@ -137,7 +144,7 @@ def _step(
             ef=b"" if ef or status.handed else status.ef,
             handed=status.handed or bool(ef),
         ),
-        _tells(before, status, waits),
+        _tells(before, status, waits, has),
         result,
         block,
         ef,
@@ -356,10 +363,11 @@ def _next_look(status: NetworkStatus, news: Said, now_ms: int, times: Times) -> 
     return now_ms + min(limit, first << min(status.looks, 16))
 
 
-def _tells(before: NetworkStatus, status: NetworkStatus, waits: Context) -> tuple[Tell, ...]:
+def _tells(before: NetworkStatus, status: NetworkStatus, waits: Context, has: Sequence[Context]) -> tuple[Tell, ...]:
     turned = status.decided != before.decided
     if status.decided == "refused":
-        new = tuple(context for context in status.contexts if context not in before.contexts)
+        # One that says that it is there may have heard of the refusal when it was not.
+        new = tuple(context for context in status.contexts if context not in before.contexts or context in has)
         return _tell("evict", status.contexts if turned else new)
     if status.decided != "accepted":
         return ()

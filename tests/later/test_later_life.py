@@ -22,13 +22,14 @@ from ops.running import running_workers
 from ops.simulate.endpoint import TxScript
 from pipeline.results import network_id
 from schemas.external import RESULT, Result
+from schemas.journal import JOURNAL as JOURNAL_SCHEMA
 from schemas.network import NETWORK_STATUS, NetworkStatus
 from schemas.types import Txid, display
 from tests.agents.harness import Bench
 from tests.e2e.asking import Talk
 from tests.faults.test_replay import reset
 from tests.later.conftest import SECRET
-from topics.registry import INGEST, RESULTS, TRANSACTIONS
+from topics.registry import INGEST, JOURNAL, RESULTS, TRANSACTIONS
 from topics.registry import NETWORK_STATUS as STATUS_TOPIC
 
 pytestmark = pytest.mark.broker
@@ -190,6 +191,16 @@ def in_block(made: Made, height: int) -> bytes:
     return write_beef([write_bump(height, [[(0, 2, made.txid)]])], [Entry(made.raw, 0)])
 
 
+async def kinds(bench: Bench, txid: Txid) -> dict[str, list[str]]:
+    """What the journal says of a transaction, by topic."""
+    found: dict[str, list[str]] = {}
+    for record in await bench.read(JOURNAL):
+        entry = JOURNAL_SCHEMA.decode(record.value)
+        if entry.txid == txid:
+            found.setdefault(entry.context.removeprefix("topic:"), []).append(entry.kind)
+    return found
+
+
 async def standing_results(life: Life, bench: Bench) -> dict[str, Result]:
     found: dict[str, Result] = {}
     for record in await bench.read(RESULTS):
@@ -267,6 +278,8 @@ async def test_a_late_refusal_takes_three_generations_out_of_two_contexts_and_ba
     evicted = [result for result in life.results if result.outcome == "evicted"]
     assert {result.competing for result in evicted} == {(display(rival),)}
     await life.until(lambda: life.outcome(made[0].txid), "refused")
+    for each in made:
+        assert await kinds(bench, each.txid) == {topic: ["apply", "evict"] for topic in both}
     # Once more, and of something unknown: nothing changes.
     await life.turn(made[0], "REJECTED", "txn-mempool-conflict", [rival])
     _, (stranger,) = line(life, 1)
@@ -279,6 +292,8 @@ async def test_a_late_refusal_takes_three_generations_out_of_two_contexts_and_ba
     for each in made:
         await life.becomes(each.txid, dict.fromkeys(both, "applied"))
     assert await life.roots(*both) == whole
+    for each in made:
+        assert await kinds(bench, each.txid) == {topic: ["apply", "evict", "readmit"] for topic in both}
     await life.until(lambda: life.outcome(made[0].txid), "accepted")
 
 

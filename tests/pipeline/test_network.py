@@ -64,7 +64,7 @@ class Told:
             for context in tell.contexts:
                 if tell.word == "readmit":
                     assert self.contexts[context] == "evict"
-                elif tell.word == "evict":
+                elif tell.word == "evict" and not isinstance(news, Reported):
                     assert self.contexts.get(context) != "evict", "nobody is told the same twice"
                 self.contexts[context] = tell.word
         if step.block:
@@ -443,6 +443,17 @@ def test_a_rival_in_a_block_has_the_first_refused_everywhere_as_long_as_its_bloc
     pair.hear(SECOND, Looked((), BOTH, NOW + 30_000), NOW + 30_000)
     assert (pair.decided, pair.told[SECOND].status.code) == (("accepted", "refused"), "conflict.unsent")
     assert pair.told[SECOND].contexts == {X: "evict"}
+
+
+def test_one_that_was_refused_while_it_waited_is_evicted_where_it_is_applied_later() -> None:
+    """Where it waited it was not known when the refusal came; there it is broadcast once its rival has left."""
+    told = Told()
+    told.hear(Challenges((HOLDER,), X))
+    told.hear(reported(no(A), no(B), contexts=(Y,)))
+    told.hear(Looked((), BOTH, NOW + 30_000), NOW + 30_000)
+    assert told.contexts == {X: "evict", Y: "evict"}
+    step = told.hear(reported(no(A, NOW + 60_000), no(B, NOW + 60_000), contexts=(X,)), NOW + 60_000)
+    assert [(tell.word, tell.contexts) for tell in step.tells] == [("evict", (X,))]
 
 
 def test_one_that_came_with_a_proof_is_not_taken_for_unsent() -> None:
