@@ -30,7 +30,7 @@ LEFT = b"e"  # txid that was refused, place of 8 bytes, txid -> nothing: who lef
 CONTESTED = b"r"  # outpoint -> Contested: returned by an eviction, while a rival may yet have it
 RIVAL = b"v"  # txid, outpoint -> nothing: what a rival may yet have
 
-PROVEN = b"\x01"
+PROVEN = b"proven"
 """It came with a proof, which says that the network took it."""
 
 IN_STATE_ROOT = frozenset(COIN + HISTORY)
