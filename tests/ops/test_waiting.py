@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,22 +54,30 @@ async def said(bench: Bench, *arguments: str) -> str:
 
 def started(bench: Bench) -> subprocess.Popen[bytes]:
     flags = [each for flag in bench.flags() for each in ("--set", flag)]
-    command = [sys.executable, "-m", "ops.cli.main", "worker", "retry", "--network", "dev", *flags]
+    guarded = ["--guarded", str(os.getpid())]
+    command = [sys.executable, "-m", "ops.cli.main", "worker", "retry", "--network", "dev", *guarded, *flags]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-async def retrying(bench: Bench) -> subprocess.Popen[bytes]:
-    """A worker of the stage, ready."""
+@asynccontextmanager
+async def retrying(bench: Bench) -> AsyncIterator[None]:
+    """A worker of the stage, ready; it ends when it is told to."""
     process = started(bench)
+    try:
+        await until(is_ready, "ready worker")
+        yield
+        process.terminate()
+        assert await asyncio.to_thread(process.wait, 20) == 0
+    finally:
+        process.kill()
+        await asyncio.to_thread(process.wait)
 
-    async def is_ready() -> bool:
-        for worker in running_workers():
-            async with aiohttp.ClientSession() as session, session.get(f"{worker.http}/readyz") as reply:
-                return reply.status == 200
-        return False
 
-    await until(is_ready, "ready worker")
-    return process
+async def is_ready() -> bool:
+    for worker in running_workers():
+        async with aiohttp.ClientSession() as session, session.get(f"{worker.http}/readyz") as reply:
+            return reply.status == 200
+    return False
 
 
 async def told(bench: Bench) -> dict[str, Any]:
@@ -80,7 +90,11 @@ async def test_what_waits_is_told_and_returns_when_an_operator_says_so(bench: Be
     await lay(bench, RETRY_10M, PARSED, "anchor.above-tip", [b"%d" % n for n in range(40)])
     await lay(bench, RETRY_10M, BROADCAST, "network.undecided", [b"b"])
     await lay(bench, RETRY_1M, PARSED, "anchor.above-tip", [b"c"])
-    process = await retrying(bench)
+    async with retrying(bench):
+        await _told_and_returned(bench)
+
+
+async def _told_and_returned(bench: Bench) -> None:
     before = await told(bench)
     assert {name: line["waits"] for name, line in before.items()} == {"10s": 0, "1m": 1, "10m": 41}
     assert before["10m"]["of"] == [
@@ -110,8 +124,6 @@ async def test_what_waits_is_told_and_returns_when_an_operator_says_so(bench: Be
     assert event.details == {"who": "ann", "why": "the header service is back", "tiers": ["10m"]}
     assert await said(bench, "now", *url) == "2 return now\n"
     assert len(await bench.wait_for(PARSED, 42)) == 42
-    process.terminate()
-    assert await asyncio.to_thread(process.wait, 20) == 0
 
 
 async def test_a_worker_that_is_told_nonsense_says_so(bench: Bench) -> None:
