@@ -19,7 +19,7 @@ from pipeline.broadcasters import ANSWERS, Reply
 from pipeline.outcome import Condition
 from pipeline.results import About
 from schemas.flow import BROADCAST_REQUEST, BroadcastRequest
-from schemas.network import NEWS, Reported
+from schemas.network import NEWS, Reported, Word
 from schemas.types import Txid
 from schemas.wire import Undecodable
 from topics.registry import (
@@ -174,6 +174,7 @@ def _news(outcome: Outcome, taken: Mapping[Txid, str], now_ms: int, *, keep: boo
     keep: whether status is given what nobody took, to hand it out if that changes.
     """
     request, step = outcome.request, outcome.step
+    seen = _seen(outcome, now_ms)
     news = []
     for member in request.unmined:
         replies = outcome.replies.get(member.txid, ())
@@ -185,6 +186,8 @@ def _news(outcome: Outcome, taken: Mapping[Txid, str], now_ms: int, *, keep: boo
         if (by := taken.get(member.txid)) is not None and by not in words:  # it was taken before, and not sent again
             words[by] = remembered(by)
         own = member.txid == request.txid
+        if seen is not None and not own:
+            words[seen.endpoint] = seen
         if not (own or words):
             continue
         reported = Reported(
@@ -200,6 +203,15 @@ def _news(outcome: Outcome, taken: Mapping[Txid, str], now_ms: int, *, keep: boo
         )
         news.append(Out(NETWORK_NEWS, member.txid, NEWS.encode(reported)))
     return news
+
+
+def _seen(outcome: Outcome, now_ms: int) -> Word | None:
+    """What follows for ancestors when an endpoint says that the network has the subject: it has them too."""
+    for name, reply in outcome.replies.get(outcome.request.txid, ()):
+        if reply.kind == "accepted" and reply.network:
+            said = word_of(name, reply, now_ms)
+            return replace(said, message="seen with what descends from it", competing=(), began_ms=outcome.began_ms)
+    return None
 
 
 def _about(request: BroadcastRequest) -> About:

@@ -788,11 +788,11 @@ def test_what_the_network_took_is_handed_on_and_reported_for_each_transaction() 
         REQUEST.contexts, ("r1", "r2"), REQUEST.origin, handed=True,
     )  # fmt: skip
     parent = reported[PARENT.txid]  # taken before, and not sent again
-    assert [(word.endpoint, word.kind) for word in parent.words] == [("arc@a", "accepted")]
+    assert [(word.endpoint, word.kind) for word in parent.words] == [("arc@a", "accepted"), ("arc@b", "accepted")]
     assert (parent.contexts, parent.request_ids, parent.origin, parent.stands) == (REQUEST.contexts, (), None, True)
     seen = cast(Success(((CHILD.txid, "arc@b"),)), NO, TAKEN)
     assert [out.key for out in outs_to(seen, TRANSACTIONS)] == [CHILD.txid]
-    assert news(seen).keys() == {CHILD.txid}
+    assert news(seen).keys() == {CHILD.txid, PARENT.txid}, "whoever saw it has seen its parent"
 
 
 def test_what_the_network_refused_is_kept_and_reported() -> None:
@@ -843,6 +843,21 @@ async def test_a_request_that_cannot_be_read_costs_itself_alone() -> None:
     assert records == broken
     faults = [stage.decide(record, gathered, NOW_MS) for record in records]
     assert [fault.code for fault in faults if isinstance(fault, Fault)] == ["internal.undecodable"] * 2
+
+
+@pytest.mark.invariant("STATUS-1")
+def test_who_saw_a_child_on_the_network_has_seen_its_ancestors_whatever_else_it_says_of_them() -> None:
+    """Refused by itself, an ancestor would take its child out of its contexts, which the network has."""
+    record = Record("beef.broadcast", 0, 0, CHILD.txid, BROADCAST_REQUEST.encode(REQUEST))
+    stage = Broadcast(BroadcastSettings(), HttpSettings())
+    no = Reply(PARENT.txid, "refused", "network.rejected", "no", "REJECTED", network=True)
+    replies = {CHILD.txid: [("arc@a", FINAL), ("arc@b", TAKEN)], PARENT.txid: [("arc@a", no), ("arc@b", no)]}
+    outcome = Outcome(REQUEST, Success(((CHILD.txid, "arc@b"),)), replies, ("arc@a", "arc@b"))
+    parent = news(stage.decide(record, Answered({id(record): outcome}), NOW_MS))[PARENT.txid]
+    assert [(word.endpoint, word.kind, word.network) for word in parent.words] == [
+        ("arc@a", "refused", True), ("arc@b", "accepted", True),
+    ]  # fmt: skip
+    assert (parent.stands, parent.handed, parent.ef) == (True, False, unmined(PARENT).ef)
 
 
 class Standings:

@@ -149,9 +149,12 @@ class Network:
         turned = {network_id(txid): txid for txid, outcome in self._outcomes.items() if "refused" in outcome.all}
         for context, txid, operation in journal.left():
             root = turned.get(operation.split(":")[1]) if operation.startswith("evict:") else None
+            waits = "operation" if context in flight.operations else None
             if root is not None and self._outcomes[root].standing == "accepted":
-                waits = "operation" if context in flight.operations else None
                 says = f"{display(txid)} left {context} with {display(root)}, which was accepted after all"
+                tally.miss("torn-outcome", says, waits=waits, too_old=False)
+            elif root is None and (own := self._outcomes.get(txid)) is not None and own.standing == "accepted":
+                says = f"{display(txid)} left {context} with an ancestor, and the network has it"
                 tally.miss("torn-outcome", says, waits=waits, too_old=False)
 
     def _check_refused(self, txid: Txid, outcome: Outcome, journal: Journal, flight: Flight, tally: Tally) -> None:
