@@ -111,12 +111,12 @@ class ArcService(EndpointService):
         try:
             txid = from_display(request.match_info["txid"])
         except ValueError as error:
-            return reply(problem(Refusal(400, str(error))), 400)
+            return reply(problem(Refusal(409, str(error))), 409)
         self.endpoint.network.refresh()
         found = self.endpoint.status(txid)
         if found is None:
             return reply(problem(Refusal(404, "transaction not found"), txid), 404)
-        return reply(success(found))
+        return reply({"timestamp": now(), **found})
 
     async def _policy(self, _: web.Request) -> web.Response:
         return reply(policy_body(self.endpoint.options.policy))
@@ -130,7 +130,7 @@ class ArcService(EndpointService):
 
 
 def success(fields: dict[str, Any]) -> dict[str, Any]:
-    """The body of an answer that is no error. A status of REJECTED is none."""
+    """A submission's answer that is no error. A status of REJECTED is none."""
     return {"timestamp": now(), **fields, "status": 200, "title": "OK"}
 
 

@@ -126,10 +126,10 @@ class ArcadeService(EndpointService):
         return reply({"timestamp": now(), **{name: value for name, value in found.items() if value}})
 
     async def _policy(self, _: web.Request) -> web.Response:
-        return reply(policy_body(self.endpoint.options.policy))
+        return reply(policy_body(self.endpoint.options.policy, standardFormatSupported=True))
 
     async def _health(self, _: web.Request) -> web.Response:
-        return reply({"status": "ok", "chaintracks": {"enabled": False, "has_tip": False}, "datahub_urls": []})
+        return reply({"healthy": True, "version": "simulated", "status": "ok", "datahub_urls": []})
 
     def stats(self) -> dict[str, object]:
         """Also callbacks."""

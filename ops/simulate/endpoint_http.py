@@ -119,8 +119,8 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat().replace("+00:00", "Z")
 
 
-def policy_body(policy: Policy) -> dict[str, object]:
-    """What ARC and Arcade publish."""
+def policy_body(policy: Policy, **more: object) -> dict[str, object]:
+    """What ARC and Arcade publish; more: what one of them has beside."""
     return {
         "timestamp": now(),
         "policy": {
@@ -128,7 +128,7 @@ def policy_body(policy: Policy) -> dict[str, object]:
             "maxtxsigopscountspolicy": 4294967295,
             "maxtxsizepolicy": policy.max_tx_bytes,
             "miningFee": {"satoshis": policy.fee_sat_per_kb, "bytes": 1000},
-            "standardFormatSupported": True,
+            **more,
         },
     }
 

@@ -17,21 +17,25 @@ SMALLEST = 61
 TITLES: dict[int, str] = {
     400: "Bad request",
     404: "Not found",
+    409: "Generic error",
     460: "Not extended format",
-    461: "Malformed transaction: unlocking scripts",
+    461: "Malformed transaction",
     462: "Invalid inputs",
     463: "Malformed transaction",
     464: "Invalid outputs",
     465: "Fee too low",
     466: "Conflicting tx found",
-    468: "Invalid BEEF",
-    471: "Input frozen: policy",
-    472: "Input frozen: consensus",
+    467: "Mined ancestors not found",
+    468: "Invalid BUMPs",
+    469: "Merkle Roots validation failed",
+    471: "Input Frozen",
+    472: "Input Frozen",
     473: "Cumulative fee too low",
     474: "Transaction too large",
     475: "Mined ancestors missing",
     476: "Not final",
 }
+"""As ARC names its errors; 474 to 476 are newer than its description, and the names are ours."""
 
 
 class Refusal(Struct, frozen=True):

@@ -208,7 +208,7 @@ def test_a_batch_answers_successes_first(services: dict[str, Simulated], shop: G
 def test_an_unknown_transaction_is_not_found(services: dict[str, Simulated]) -> None:
     code, error = ask(services["arc"], "/v1/tx/" + "ab" * 32)
     assert (code, error["status"]) == (404, 404)
-    assert ask(services["arc"], "/v1/tx/zz")[0] == 400
+    assert ask(services["arc"], "/v1/tx/zz")[0] == 409
 
 
 def test_a_key_is_asked_for(chain: Chain) -> None:
