@@ -80,8 +80,7 @@ class Network:
         """
         self.refresh()
         together = {tx.txid: tx for tx in txs}
-        # Whoever took it has judged it: endpoints of one network need not do it twice.
-        new = {txid: tx for txid, tx in together.items() if txid not in self._raws}
+        new = {txid: tx for txid, tx in together.items() if not self._stands(txid)}
         refused = {txid: self._judge(tx, together, policy) for txid, tx in new.items()}
         decisions: list[Decision] = []
         with self._locked():
@@ -95,7 +94,11 @@ class Network:
         """What rules that need no look at spenders refuse; nothing is taken."""
         self.refresh()
         together = {tx.txid: tx for tx in txs}
-        return [None if tx.txid in self._raws else self._judge(tx, together, policy) for tx in txs]
+        return [None if self._stands(tx.txid) else self._judge(tx, together, policy) for tx in txs]
+
+    def _stands(self, txid: Txid) -> bool:
+        """Whether somebody has judged it: an endpoint of this network, which took it, or who put it into a block."""
+        return txid in self._raws or txid in self.mined
 
     def _judge(self, tx: Tx, together: dict[Txid, Tx], policy: Policy) -> Refusal | None:
         """Rules that need no lock. What an input spends is what the network knows; else what Extended Format says."""
@@ -123,7 +126,7 @@ class Network:
         return {txid: together[txid].outputs if txid in together else self.outputs(txid) for txid in parents}
 
     def _decide(self, tx: Tx) -> Decision:
-        if tx.txid in self._raws or tx.txid in self.mined:
+        if self._stands(tx.txid):
             return Taken()
         rivals = tuple({self._spenders[each.outpoint]: None for each in tx.inputs if each.outpoint in self._spenders})
         if rivals:
