@@ -197,7 +197,8 @@ class Endpoint:
         competing = [display(rival) for rival in rivals]
         if self.options.conflicts == "refuse":
             return Refusal(466, f"spends what {', '.join(competing)} spends", rivals)
-        self.received[txid] = Received(self._clock(), "DOUBLE_SPEND_ATTEMPTED", competing=competing)
+        told = f"competing tx: {', '.join(competing)}"
+        self.received[txid] = Received(self._clock(), "DOUBLE_SPEND_ATTEMPTED", told, competing=competing)
         return Answered(txid)
 
     def status(self, txid: Txid) -> dict[str, Any] | None:
