@@ -302,7 +302,8 @@ ROWS = (
 )  # fmt: skip
 
 ELSEWHERE = {
-    "arc-submit": "run by `tests/pipeline/broadcasters/test_arc.py`, which says what it leaves out",
+    "arc-submit": "read by `tests/pipeline/broadcasters/test_arc.py`, which says what it leaves out; all are run "
+    "against the simulated ARC by `tests/ops/test_descriptions.py`",
     "brc121": "402 payments, a later part",
     "key-derivation": "run by `tests/pipeline/test_keys.py`, which says what it leaves out",
     "submit": "the HTTP door of an overlay, a later part; its BEEF bytes are placeholders no parser takes",
@@ -330,11 +331,19 @@ another one or the network, the reason is told.
 """
 
 
+TAIL = """
+Descriptions of APIs: `tests/ops/test_descriptions.py` holds the simulated ARC and Arcade against those that their
+projects publish, each call and each answer. Where they deviate stands there in one table, with reasons.
+WhatsOnChain publishes none that a machine could read, and Teranode's propagation service is described by text alone:
+`tests/ops/test_simulate_endpoints.py` holds the simulated ones against what is written.
+"""
+
+
 def page() -> str:
     """The table as Markdown."""
     rows = [f"| {row.file} | {row.cases.replace(' ', ', ')} | {row.does} | {row.why} |\n" for row in ROWS]
     files = [f"- `{file}.json`: {what}.\n" for file, what in ELSEWHERE.items()]
-    return HEAD + "".join(rows) + "\nOther files of the conformance set:\n" + "".join(files)
+    return HEAD + "".join(rows) + "\nOther files of the conformance set:\n" + "".join(files) + TAIL
 
 
 if __name__ == "__main__":
