@@ -233,7 +233,9 @@ class ApplyStage:
         if isinstance(said, Condition):
             return Defer(said, about, outs=entries)
         assert isinstance(said, Answer)
-        result = results.applied(about, said.admittance, said.sequence, said.state_root, now_ms, repeat=said.repeat)
+        result = results.applied(
+            *(about, said.admittance, said.sequence, said.state_root, now_ms), repeat=said.repeat, merge=said.merge
+        )
         outs = [*entries, result_out(result)]
         if said.fresh and verified.proven_height < 0 and (context in self._always or not said.admittance.is_empty()):
             request = BroadcastRequest(

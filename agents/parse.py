@@ -1,17 +1,22 @@
 """parse: bytes to a well-formed payload, and the headers to a request."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
 from msgspec import Struct
 
 from agents.runtime.records import Decision, Emit, Inbound, Out, Refuse
+from pipeline import baskets
+from pipeline.baskets import BadInstruction
+from pipeline.keys import public_of
 from pipeline.outcome import Verdict
 from pipeline.parse import parse
 from pipeline.policy import Policy
 from pipeline.results import About
 from schemas import headers as h
+from schemas.baskets import Instruction
 from schemas.flow import PARSED as SCHEMA
 from schemas.flow import Asked, Origin, Parsed
 from schemas.types import Context, is_topic_name, why
@@ -28,6 +33,13 @@ class ParseSettings(Struct, frozen=True):
     default_topics: Annotated[
         tuple[str, ...], why("`tm_anytx` verifies and broadcasts: what a sender who names nothing most likely wants.")
     ] = ("tm_anytx",)
+    owner_key_files: Annotated[
+        tuple[str, ...],
+        why(
+            "Files of identity keys that are held here, 64 hexadecimal digits each. Payments to their owners are "
+            "checked without a linkage; payments to others that bring none count as unverified."
+        ),
+    ] = ()
 
 
 class Parse:
@@ -40,7 +52,14 @@ class Parse:
     went_well: tuple[str, ...] = ("",)
 
     def __init__(self, settings: ParseSettings, policy: Policy, cluster_id: str) -> None:
+        """Secrets are read here.
+
+        Raises:
+            ValueError: a file of `owner_key_files` holds no secret.
+            OSError: one cannot be read.
+        """
         self._settings = settings
+        self._secrets = dict(map(_owner, settings.owner_key_files))
         self._policy = policy
         self._cluster = cluster_id
 
@@ -64,7 +83,10 @@ class Parse:
 
     def decide(self, record: Inbound, gathered: None, now_ms: int) -> Decision:
         """A parsed payload, or what is wrong with it."""
-        asked = self._asked(record)
+        instructions = self._instructions(record)
+        if isinstance(instructions, Verdict):
+            return Refuse(instructions, self.about(record))
+        asked = self._asked(record, instructions)
         if isinstance(asked, Verdict):
             return Refuse(asked, self.about(record))
         why = h.first(record.headers, h.UNREADABLE)
@@ -73,6 +95,8 @@ class Parse:
         payload = parse(record.value or b"", self._policy)
         if isinstance(payload, Verdict):
             return Refuse(payload, self.about(record))
+        if instructions and (index := baskets.beyond(instructions.values(), len(payload.subject.outs) - 1)) is not None:
+            return Refuse(_bad(f"the transaction makes no output {index}"), self.about(record))
         txid = payload.subject.txid
         parsed = Parsed(asked, txid, payload.canonical(), len(payload.unmined))
         return Emit((Out(PARSED, txid, SCHEMA.encode(parsed)),))
@@ -81,25 +105,35 @@ class Parse:
         """The coordinate of an ingest record."""
         return Origin(self._cluster, record.topic, record.partition, record.offset, record.timestamp)
 
-    def _asked(self, record: Inbound) -> Asked | Verdict:
+    def _instructions(self, record: Inbound) -> dict[Context, Instruction] | Verdict:
+        """What owners are to make of the transaction."""
+        header = h.first(record.headers, h.BASKETS)
+        if header in (None, b"", b"[]"):
+            return {}
+        try:
+            return baskets.read_header(header or b"", self._secrets)
+        except BadInstruction as error:
+            return _bad(str(error))
+
+    def _asked(self, record: Inbound, instructions: Mapping[Context, Instruction]) -> Asked | Verdict:
         origin = self.origin(record)
         headers = {name: value for name, value in record.headers if value is not None}  # senders may write nulls
         atomicity = headers.get(h.ATOMICITY, b"each")
         if atomicity not in (b"each", b"all"):
             return Verdict("malformed.headers", f"{h.ATOMICITY} is `each` or `all`", h.ATOMICITY)
-        for name, wanted in (
-            (h.BASKETS, headers.get(h.BASKETS, b"[]") not in (b"", b"[]")),
-            (h.ATOMICITY, atomicity == b"all"),
-        ):
-            if wanted:
-                return Verdict("admission.not-offered", f"the header {name} asks for what is not offered here", name)
-        contexts = self._contexts(headers.get(h.TOPICS))
+        if atomicity == b"all":
+            said = f"the header {h.ATOMICITY} asks for what is not offered here"
+            return Verdict("admission.not-offered", said, h.ATOMICITY)
+        contexts = self._contexts(headers.get(h.TOPICS), tuple(instructions))
         if isinstance(contexts, Verdict):
             return contexts
-        return Asked(origin, _request_id(record, origin), contexts, "each", headers.get(h.OFF_CHAIN_VALUES, b""))
+        encoded = tuple((context, baskets.encode(each)) for context, each in instructions.items())
+        values = headers.get(h.OFF_CHAIN_VALUES, b"")
+        return Asked(origin, _request_id(record, origin), contexts, "each", values, encoded)
 
-    def _contexts(self, header: bytes | None) -> tuple[Context, ...] | Verdict:
-        names = list(self._settings.default_topics)
+    def _contexts(self, header: bytes | None, owners: tuple[Context, ...]) -> tuple[Context, ...] | Verdict:
+        """Who names a basket and no topic wants none."""
+        names = [] if owners else list(self._settings.default_topics)
         if header is not None:
             try:
                 names = _names(header)
@@ -108,12 +142,29 @@ class Parse:
         for name in names:
             if not is_topic_name(name):
                 return Verdict("malformed.contexts", f"{name[:60]!r} is no overlay topic name (BRC-87)", h.TOPICS)
-        contexts = tuple(f"topic:{name}" for name in dict.fromkeys(names))
+        contexts = (*(f"topic:{name}" for name in dict.fromkeys(names)), *owners)
         if not contexts:
             return Verdict("admission.no-context", "no topic was named", h.TOPICS)
         if len(contexts) > MAX_CONTEXTS:
-            return Verdict("policy.contexts", f"{len(contexts)} topics, {MAX_CONTEXTS} at most", h.TOPICS)
+            return Verdict("policy.contexts", f"{len(contexts)} topics and owners, {MAX_CONTEXTS} at most", h.TOPICS)
         return contexts
+
+
+def _bad(message: str) -> Verdict:
+    return Verdict("malformed.baskets", f"{h.BASKETS} {message}", h.BASKETS)
+
+
+def _owner(file: str) -> tuple[str, bytes]:
+    """An identity key and its secret."""
+    text = Path(file).read_text(encoding="utf-8").strip()
+    try:
+        secret = bytes.fromhex(text)
+        return public_of(secret).hex(), secret
+    except ValueError:
+        # Without the cause: what the file holds may be a key all the same.
+        raise ValueError(
+            f"{file} holds no secret: 64 hexadecimal digits, of a number below the curve's order"
+        ) from None
 
 
 def _request_id(record: Inbound, origin: Origin) -> str:

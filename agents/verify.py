@@ -355,12 +355,18 @@ def _transaction(verified: Verified) -> Transaction:
 
 
 def _operations(verified: Verified, contexts: Sequence[Context], facts: Mapping[Context, Examined]) -> list[Out]:
-    origin = verified.asked.origin
+    """One for each context; what an owner is to make of the transaction is that owner's business alone."""
+    asked = verified.asked
+    instructions = dict(asked.instructions)
+    if instructions:
+        verified = msgspec.structs.replace(verified, asked=msgspec.structs.replace(asked, instructions=()))
     return [
         Out(
             OPERATIONS,
             context.encode(),
-            OPERATION.encode(Apply(decision_id(origin, context), verified, facts.get(context))),
+            OPERATION.encode(
+                Apply(decision_id(asked.origin, context), verified, facts.get(context), instructions.get(context, b""))
+            ),
         )
         for context in contexts
     ]

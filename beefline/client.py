@@ -204,6 +204,7 @@ class Client:
         topics: Sequence[str] | None = None,
         request_id: str | None = None,
         off_chain_values: bytes = b"",
+        baskets: Sequence[Mapping[str, Any]] = (),
         traceparent: str = "",
     ) -> Submitted:
         """Hand over a payload. Returns when the brokers have it: from then on it is not lost.
@@ -213,6 +214,8 @@ class Client:
         request_id: what results call this request, 200 characters at most; made up when there is none. It is the
             record's key too: requests of one id are read in order.
         off_chain_values: handed to the topic managers, beside the transaction.
+        baskets: what owners of baskets are to make of the transaction: for each an object with `owner` and what
+            `internalizeAction` of BRC-100 takes beside its transaction. Who names owners and no topics wants none.
         traceparent: W3C trace context to go on with.
 
         Raises:
@@ -221,7 +224,7 @@ class Client:
             aiokafka.errors.KafkaError: the brokers did not confirm it. It may be there all the same: submit it again.
         """
         producer = self._started(self._producer)
-        headers = self._headers(beef, topics, off_chain_values, traceparent)
+        headers = self._headers(beef, topics, off_chain_values, baskets, traceparent)
         request_id = request_id or uuid.uuid4().hex
         if len(request_id) > REQUEST_ID_CHARACTERS:
             raise ValueError(f"a request id has {REQUEST_ID_CHARACTERS} characters at most")
@@ -278,11 +281,17 @@ class Client:
         topics: Sequence[str] | None = None,
         request_id: str | None = None,
         off_chain_values: bytes = b"",
+        baskets: Sequence[Mapping[str, Any]] = (),
         traceparent: str = "",
     ) -> RequestOutcome:
         """`submit`, then `outcome`: arguments and exceptions are theirs. The time counts from the confirmation."""
         submitted = await self.submit(
-            beef, topics=topics, request_id=request_id, off_chain_values=off_chain_values, traceparent=traceparent
+            beef,
+            topics=topics,
+            request_id=request_id,
+            off_chain_values=off_chain_values,
+            baskets=baskets,
+            traceparent=traceparent,
         )
         return await self.outcome(submitted, timeout)
 
@@ -315,7 +324,12 @@ class Client:
         return what
 
     def _headers(
-        self, beef: bytes, topics: Sequence[str] | None, off_chain_values: bytes, traceparent: str
+        self,
+        beef: bytes,
+        topics: Sequence[str] | None,
+        off_chain_values: bytes,
+        baskets: Sequence[Mapping[str, Any]],
+        traceparent: str,
     ) -> list[tuple[str, bytes]]:
         if isinstance(topics, str):
             raise TypeError(f"topics is a list of names: [{topics!r}]")
@@ -326,6 +340,7 @@ class Client:
         given = {
             "topics": json.dumps(list(topics)).encode() if topics is not None else b"",
             "off-chain-values": off_chain_values,
+            "baskets": json.dumps(list(baskets)).encode() if baskets else b"",
             "traceparent": traceparent.encode(),
         }
         return [(name, value) for name, value in given.items() if value]

@@ -4,11 +4,11 @@
 |---|---|
 | bytes that begin `0100beef`, `0200beef` or `01010101` | one payload |
 | lines of text that begin like one of these in hexadecimal or base64 | one payload each; lines between belong to it |
-| lines that begin with `{` | one payload each: `{"id": …, "beef": …, "topics": […]}`, more fields are passed over |
+| lines that begin with `{` | one payload each: `{"id", "beef", "topics", "baskets"}`, more fields are passed over |
 | other text of hexadecimal or base64 | one payload a line, whatever it holds |
 | other bytes | one payload, whatever it holds |
 
-A JSON line's `beef` is hexadecimal, base64 or an array of numbers; `id` and `topics` may be absent.
+A JSON line's `beef` is hexadecimal, base64 or an array of numbers; the others may be absent.
 """
 
 import base64
@@ -17,7 +17,7 @@ import contextlib
 import itertools
 import re
 from collections.abc import Iterable, Iterator
-from typing import IO
+from typing import IO, Any
 
 import msgspec
 from msgspec import Struct
@@ -41,12 +41,14 @@ class Given(Struct, frozen=True):
     where: str  # "payloads.jsonl line 3", for messages
     id: str | None = None
     topics: tuple[str, ...] | None = None
+    baskets: tuple[dict[str, Any], ...] = ()
 
 
 class _Line(Struct):
     beef: str | list[int]
     id: str | int | None = None
     topics: tuple[str, ...] | None = None
+    baskets: tuple[dict[str, Any], ...] = ()
 
 
 _line = msgspec.json.Decoder(_Line).decode
@@ -121,7 +123,7 @@ def _from_json(line: str) -> Given | Unreadable:
         beef = to_bytes(read.beef) if isinstance(read.beef, str) else bytes(read.beef)
     except ValueError as error:  # msgspec's errors, and Unreadable
         return Unreadable(str(error))
-    return Given(beef, "", str(read.id) if read.id is not None else None, read.topics)
+    return Given(beef, "", str(read.id) if read.id is not None else None, read.topics, read.baskets)
 
 
 def to_bytes(text: str) -> bytes:

@@ -39,7 +39,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     revision: int
     request_ids: tuple[str, ...]
     txid: str | None  # display hex; None when the bytes could not be read
-    context: str | None  # topic:tm_x; None: before any context, or the network's answer
+    context: str | None  # topic:tm_x | owner:<key>; None: before any context, or the network's answer
     contexts: int  # how many the request named; 0 when refused before any
     outcome: str  # applied | rejected | parked | revised | accepted | refused | mined | buried | evicted
     code: str | None = None  # class.detail, e.g. script.false
@@ -54,6 +54,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     origin: Coordinate | None = None  # the ingest record
     time: str  # RFC 3339, UTC
     block_height: int | None = None  # of `mined` and `buried`
+    merge: bool = False  # a further instruction for a transaction that the owner's context had applied (BRC-100)
 
     @property
     def is_decision(self) -> bool:

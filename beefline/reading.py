@@ -12,13 +12,14 @@ they are of. `consistency="strong"` (the default) is no older than what was comm
 is what the worker that holds the context has, at once. `min_sequence`, from a result, shows one's own writes.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
 import aiohttp
 import msgspec
 
+from schemas.baskets import BasketOutputs, Baskets
 from schemas.external import ContextState, ExportedEntry, JournalPage, LiveOutput, Outputs, TransactionStanding
 
 __all__ = ["Consistency", "NoAnswer", "StateReader"]
@@ -68,13 +69,20 @@ class StateReader:
         assert self._session is not None
         await self._session.close()
 
-    async def state(self, topic: str, *, consistency: Consistency = "strong", min_sequence: int = 0) -> ContextState:
-        """Where an overlay topic stands.
+    async def state(
+        self,
+        name: str,
+        *,
+        kind: Literal["topic", "owner"] = "topic",
+        consistency: Consistency = "strong",
+        min_sequence: int = 0,
+    ) -> ContextState:
+        """Where an overlay topic stands, or the baskets of an owner.
 
         Raises:
             NoAnswer: see there; so do all calls.
         """
-        return await self._get(ContextState, f"/topics/{topic}/state", _asked(consistency, min_sequence))
+        return await self._get(ContextState, f"/{kind}s/{name}/state", _asked(consistency, min_sequence))
 
     async def outputs(
         self, topic: str, *, consistency: Consistency = "strong", min_sequence: int = 0
@@ -105,6 +113,56 @@ class StateReader:
         """How a transaction stands in all contexts that know it."""
         return await self._get(TransactionStanding, f"/transactions/{txid}", {"consistency": consistency})
 
+    async def baskets(self, owner: str, *, consistency: Consistency = "strong", min_sequence: int = 0) -> Baskets:
+        """What an owner's baskets hold, each as a sum: that of `default` is the balance.
+
+        owner: identity key, hexadecimal.
+        """
+        return await self._get(Baskets, f"/owners/{owner}/baskets", _asked(consistency, min_sequence))
+
+    async def list_outputs(
+        self,
+        owner: str,
+        basket: str,
+        *,
+        tags: Sequence[str] = (),
+        tag_query_mode: Literal["any", "all"] = "any",
+        include: Literal["locking scripts"] | None = None,
+        include_custom_instructions: bool = False,
+        include_tags: bool = False,
+        include_labels: bool = False,
+        limit: int = 10,
+        offset: int = 0,
+        consistency: Consistency = "strong",
+        min_sequence: int = 0,
+    ) -> BasketOutputs:
+        """`listOutputs` of BRC-100, in the order of the outpoints' bytes. `limit` is at most 10,000.
+
+        basket: any but `default`, which is the wallet's own: see `change`.
+        """
+        asked = [*_asked(consistency, min_sequence).items(), *_page(limit, offset), ("basket", basket)]
+        asked += [("tag", tag) for tag in tags]
+        asked += [("tagQueryMode", tag_query_mode), *((("include", include),) if include else ())]
+        asked += [("includeCustomInstructions", "true")] if include_custom_instructions else []
+        asked += [("includeTags", "true")] if include_tags else []
+        asked += [("includeLabels", "true")] if include_labels else []
+        return await self._get(BasketOutputs, f"/owners/{owner}/outputs", asked)
+
+    async def change(
+        self,
+        owner: str,
+        *,
+        include: Literal["locking scripts"] | None = None,
+        limit: int = 10,
+        offset: int = 0,
+        consistency: Consistency = "strong",
+        min_sequence: int = 0,
+    ) -> BasketOutputs:
+        """What pays the owner, with what each key was derived from: for the wallet itself."""
+        asked = [*_asked(consistency, min_sequence).items(), *_page(limit, offset)]
+        asked += [("include", include)] if include else []
+        return await self._get(BasketOutputs, f"/owners/{owner}/change", asked)
+
     async def journal(self, context: str, first: int = 1) -> AsyncIterator[ExportedEntry]:
         """A context's journal from a sequence on, to what is there by now."""
         while True:
@@ -116,7 +174,7 @@ class StateReader:
                 return
             first = page.entries[-1].sequence + 1
 
-    async def _get(self, kind: type[T], path: str, asked: dict[str, str]) -> T:
+    async def _get(self, kind: type[T], path: str, asked: dict[str, str] | list[tuple[str, str]]) -> T:
         assert self._session is not None, "used outside of `async with`"
         try:
             async with self._session.get(self._url + path, params=asked) as response:
@@ -133,6 +191,10 @@ class StateReader:
                 "unreachable", f"{self._url}{path} answers {status} and no JSON: no worker's port?"
             ) from error
         raise NoAnswer(str(said.get("error", status)), str(said.get("message", "")))
+
+
+def _page(limit: int, offset: int) -> list[tuple[str, str]]:
+    return [("limit", str(limit)), ("offset", str(offset))]
 
 
 def _asked(consistency: Consistency, min_sequence: int) -> dict[str, str]:

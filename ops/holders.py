@@ -49,11 +49,12 @@ class Holders:
         """Of who says that it holds a partition, the owner first."""
         return (await self._directory.holders()).get(number, ())
 
-    async def state(self, url: str, topic: str, *, strong: bool = False) -> ContextState | str:
-        """Where an overlay topic stands in this worker's own store; or why it does not say."""
+    async def state(self, url: str, context: Context, *, strong: bool = False) -> ContextState | str:
+        """Where a context stands in this worker's own store; or why it does not say."""
         consistency = "strong" if strong else "any"
+        kind, _, name = context.partition(":")
         try:
-            async with self._session.get(f"{url}/topics/{topic}/state?consistency={consistency}") as response:
+            async with self._session.get(f"{url}/{kind}s/{name}/state?consistency={consistency}") as response:
                 body = await response.read()
                 if response.status == 200:
                     return msgspec.json.decode(body, type=ContextState)

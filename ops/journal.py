@@ -17,7 +17,7 @@ from agents.runtime.connection import client_options
 from agents.runtime.partitioner import partition_for
 from ops.reading import OPTIONS, NotReadable, patience_s, read_to
 from ops.settings import Settings
-from pipeline import journal, state
+from pipeline import journal, listing, state
 from pipeline.journal import Chain, Entry, exported
 from schemas.external import ExportedEntry, ResultOrigin
 from schemas.journal import JournalEntry
@@ -25,7 +25,7 @@ from schemas.state import Head
 from schemas.types import Context, Txid, display
 from topics.registry import JOURNAL, RESULTS, STATE, Topic
 
-KINDS: Mapping[int, tuple[str, Literal["outpoint", "txid", "number", "place", "rival"]]] = {
+KINDS: Mapping[int, tuple[str, Literal["outpoint", "txid", "number", "place", "rival", "listed", "basket"]]] = {
     state.COIN[0]: ("coin", "outpoint"),
     state.HISTORY[0]: ("history", "outpoint"),
     state.TX[0]: ("transaction", "txid"),
@@ -38,6 +38,9 @@ KINDS: Mapping[int, tuple[str, Literal["outpoint", "txid", "number", "place", "r
     state.LEFT[0]: ("left", "place"),
     state.CONTESTED[0]: ("contested", "outpoint"),
     state.RIVAL[0]: ("rival", "rival"),
+    state.PLACED[0]: ("placed", "outpoint"),
+    state.LISTED[0]: ("listed", "listed"),
+    state.TALLY[0]: ("tally", "basket"),
 }
 """Entries of the state that effects may name: what people call them, and what their keys end with."""
 
@@ -61,7 +64,17 @@ def named(key: bytes) -> tuple[str, str]:
         return kind, f"{display(rest[40:])} with {display(rest[:32])}"
     if form == "rival" and len(rest) == 68:
         return kind, f"{display(rest[:32])} for {display(rest[32:64])}.{int.from_bytes(rest[64:], 'little')}"
+    if form == "listed" and len(rest) > 36:
+        point = rest[-36:]
+        return kind, f"{display(point[:32])}.{int.from_bytes(point[32:], 'little')} in {_basket(rest[:-36])}"
+    if form == "basket":
+        return kind, _basket(rest)
     return kind or f"{chr(state.kind_of(key))}?", rest.hex()
+
+
+def _basket(group: bytes) -> str:
+    basket, tag = listing.basket_in(group)
+    return f"{basket!r} with {tag!r}" if tag else repr(basket)
 
 
 class Wanted(Struct, frozen=True):

@@ -32,6 +32,7 @@ class Answer(Struct, frozen=True):
     state_root: bytes
     repeat: bool
     fresh: bool  # by this very operation: the network may have to hear of it
+    merge: bool = False  # a further instruction of a basket's owner for a transaction that was applied
 
 
 class Evicted(Struct, frozen=True):

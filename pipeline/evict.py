@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from pipeline import state, waiting
+from pipeline import listing, state, waiting
 from pipeline.contextual import Challenge, Change, Contextual, Evicted, Revised
 from pipeline.judge import Rule, judge, judge_again
 from pipeline.state import Layer, Live
@@ -134,14 +134,15 @@ def _undo(here: Contextual, txid: Txid, root: Txid, place: int) -> tuple[Departe
     spends = list(outpoints(known.spends))
     if applied is not None:
         admitted = [outpoint(txid, vout) for vout in applied.admittance.outputs_to_admit]
-        here.delete_all(state.COIN, admitted)
+        listing.leave(here, admitted)
+        listing.displace(here, txid, applied.submission)
         here.delete_all(state.ADMITTED, admitted)
         here.delete_all(state.HISTORY, [spends[vin] for vin in applied.admittance.coins_to_retain])
         here.delete(state.TX, txid)
     here.delete_all(state.SPEND, spends)
     asked = here.made_here(spends)
     returned = [point for point, there in zip(asked, here.is_there(state.ADMITTED, asked), strict=True) if there]
-    here.put_all(state.COIN, returned, b"")
+    listing.enter(here, returned)
     here.delete(state.KNOWN, txid)
     accepted = here.value(state.ACCEPTED, txid) is not None
     here.delete_all(state.ACCEPTED, [txid])
@@ -298,7 +299,7 @@ def _redo(
 ) -> tuple[Applied | None, list[Txid]]:
     """Known again, and judged anew; and which known transactions spend what it admits."""
     spends = list(outpoints(departed.known.spends))
-    here.delete_all(state.COIN, here.made_here(spends))
+    listing.leave(here, here.made_here(spends))
     here.put_all(state.SPEND, spends, txid)
     here.put(state.KNOWN, txid, departed.known)
     if departed.accepted or taken:
@@ -306,6 +307,7 @@ def _redo(
     if departed.applied is None:
         return None, []
     submission = rule.examined(txid, departed.applied.submission)
+    listing.place(here, txid, submission)
     said, affected = judge(here, rule, txid, submission, spends, Admittance())
     here.fold()  # the root it is kept with is that before its own entry
     applied = msgspec.structs.replace(

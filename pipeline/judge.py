@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 from msgspec import Struct
 
-from pipeline import state, waiting
+from pipeline import listing, state, waiting
 from pipeline.codec.tx import Tx, read_tx
 from pipeline.contextual import Change, Contextual, Revised
 from pipeline.overlay.manager import Subject, TopicManager, admit, facts_of, up_to_date
@@ -62,9 +62,10 @@ def judge(
     spenders = here.values(state.SPEND, changed)
     free = [point for point, spender in zip(changed, spenders, strict=True) if spender is None]
     left = {outpoint(txid, vout) for vout in gone}
-    for kind, points in ((state.COIN, free), (state.ADMITTED, changed)):
-        here.put_all(kind, [point for point in points if point not in left], b"")
-        here.delete_all(kind, [point for point in points if point in left])
+    listing.enter(here, [point for point in free if point not in left])
+    listing.leave(here, [point for point in free if point in left])
+    here.put_all(state.ADMITTED, [point for point in changed if point not in left], b"")
+    here.delete_all(state.ADMITTED, [point for point in changed if point in left])
     kept = set(said.coins_to_retain)
     here.delete_all(state.HISTORY, [spends[vin] for vin in before.coins_to_retain if vin not in kept])
     here.put_all(state.HISTORY, [spends[vin] for vin in kept.difference(before.coins_to_retain)], txid)

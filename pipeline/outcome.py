@@ -67,6 +67,7 @@ CODES: tuple[Code, ...] = (
     _verdict("malformed.format-byte", "A transaction's format byte is not one the version knows.", _REBUILD, 468),
     _verdict("malformed.line", "A line of a batch is not JSON with a hexadecimal `beef`.", "Send `{\"id\": …, \"beef\": \"hex\"}` a line.", 400),
     _verdict("malformed.headers", "A record header does not hold what it should.", "Correct the header named in the message.", 400),
+    _verdict("malformed.baskets", "The `baskets` header is not what BRC-100 allows: the message says where.", "Correct the header.", 400),
     _verdict("malformed.contexts", "The `topics` header is not a JSON array of BRC-87 names.", "Correct the header.", 400),
     # --- how the parts fit together
     _verdict("structure.no-transactions", "The payload holds no transaction.", "Send the transaction and its ancestors.", 468),
@@ -113,6 +114,8 @@ CODES: tuple[Code, ...] = (
     _verdict("policy.script-budget", "The scripts need more time or memory than they may have.", "Use scripts that cost less.", 461),
     # --- contexts
     _verdict("admission.no-context", "No topic or basket was named.", "Name one; `tm_anytx` just verifies and broadcasts.", 400),
+    _verdict("admission.not-paid", "An output does not pay the owner it is said to pay (BRC-29).", "Check the derivation, or the linkage.", 400),
+    _verdict("admission.change", "An output is change of the wallet's own basket: none can be put elsewhere.", "Leave it out.", 400),
     _verdict("admission.unknown-topic", "No such overlay topic is hosted here.", "Ask a host of that topic.", 400),
     _verdict("admission.not-offered", "This installation does not offer what a header asks for.", "Leave the header out; the message says which."),
     _condition("conflict.undecided", "Another transaction spends the same output, and the network has not decided.", _WAIT),

@@ -71,10 +71,10 @@ def outputs(view: Ordered, context: Context, after: Outpoint | None, limit: int)
         if tx is None:
             tx, loaded = _judged(view, context, txid)
             size += loaded
-        marks = _value(view, context, state.CONTESTED, point)
+        marks = value(view, context, state.CONTESTED, point)
         found.append(
             LiveOutput(
-                outpoint=_shown(point),
+                outpoint=shown(point),
                 satoshis=tx.satoshis(vout),
                 locking_script=tx.locking(vout).hex(),
                 contested_by=tuple(map(display, _contested(marks).by)) if marks is not None else (),
@@ -85,8 +85,8 @@ def outputs(view: Ordered, context: Context, after: Outpoint | None, limit: int)
 
 def _judged(view: View, context: Context, txid: Txid) -> tuple[Tx, int]:
     """A transaction that admitted something, and the bytes that were read for it."""
-    value = _value(view, context, state.TX, txid) or b""
-    return read_tx(_applied(value).submission.raw), len(value)
+    judged = value(view, context, state.TX, txid) or b""
+    return read_tx(_applied(judged).submission.raw), len(judged)
 
 
 def transaction(view: View, context: Context, txid: Txid) -> Standing | None:
@@ -96,17 +96,17 @@ def transaction(view: View, context: Context, txid: Txid) -> Standing | None:
         pipeline.state.Corrupt: a value does not match its hash.
     """
     here = context_state(view, context)
-    accepted = _value(view, context, state.ACCEPTED, txid) is not None
-    if (judged := _value(view, context, state.TX, txid)) is not None:
+    accepted = value(view, context, state.ACCEPTED, txid) is not None
+    if (judged := value(view, context, state.TX, txid)) is not None:
         return _of(_applied(judged), Standing(state=here, standing="applied", accepted=accepted))
-    if _value(view, context, state.KNOWN, txid) is not None:
+    if value(view, context, state.KNOWN, txid) is not None:
         return Standing(state=here, standing="known", accepted=accepted)
-    stored = _value(view, context, state.DEPARTED, txid)
+    stored = value(view, context, state.DEPARTED, txid)
     if stored is None:
         return None
     departed = _departed(stored)
     standing = Standing(state=here, standing="departed", departed_with=display(departed.root))
-    if (buried := _value(view, context, state.TOMBSTONE, txid)) is not None:
+    if (buried := value(view, context, state.TOMBSTONE, txid)) is not None:
         stone = _tombstone(buried)
         standing = Standing(
             state=here,
@@ -140,12 +140,14 @@ def _of(applied: Applied, standing: Standing) -> Standing:
     )
 
 
-def _value(view: View, context: Context, kind: bytes, rest: bytes) -> bytes | None:
+def value(view: View, context: Context, kind: bytes, rest: bytes) -> bytes | None:
+    """An entry's value, without its hash."""
     stored = view.get(state.key(context, kind, rest))
     return None if stored is None else state.unseal(stored)
 
 
-def _shown(point: Outpoint) -> str:
+def shown(point: Outpoint) -> str:
+    """`txid.vout`, the txid in display hex."""
     return f"{display(point[:32])}.{int.from_bytes(point[32:], 'little')}"
 
 

@@ -74,11 +74,12 @@ def applied(
     now_ms: int,
     *,
     repeat: bool = False,
+    merge: bool = False,
 ) -> Result:
     """The context applied the transaction, as the journal's entry `sequence` says."""
     return _result(
-        decision_id(about.origin, about.context), "applied", about, now_ms,
-        revision=sequence, admittance=admittance, sequence=sequence, state_root=state_root.hex(), repeat=repeat,
+        decision_id(about.origin, about.context), "applied", about, now_ms, revision=sequence,
+        admittance=admittance, sequence=sequence, state_root=state_root.hex(), repeat=repeat, merge=merge,
     )  # fmt: skip
 
 
@@ -179,6 +180,7 @@ def _result(
     competing: tuple[Txid, ...] = (),
     endpoint: str | None = None,
     block_height: int | None = None,
+    merge: bool = False,
 ) -> Result:
     origin = about.origin
     return Result(
@@ -199,6 +201,7 @@ def _result(
         competing=tuple(display(txid) for txid in competing),
         endpoint=endpoint,
         block_height=block_height,
+        merge=merge,
         origin=ResultOrigin(origin.topic, origin.partition, origin.offset),
         time=rfc3339(now_ms),
     )

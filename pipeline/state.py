@@ -29,11 +29,14 @@ DEPARTED = b"d"  # txid -> Departed: left with one that was refused
 LEFT = b"e"  # txid that was refused, place of 8 bytes, txid -> nothing: who left with it
 CONTESTED = b"r"  # outpoint -> Contested: returned by an eviction, while a rival may yet have it
 RIVAL = b"v"  # txid, outpoint -> nothing: what a rival may yet have
+PLACED = b"o"  # outpoint -> Placed: which basket an output of an owner's belongs into, spent or not
+LISTED = b"b"  # basket, tag or nothing, outpoint -> nothing: a coin that is in it
+TALLY = b"n"  # basket, tag or nothing -> Tally: of the coins that are in it
 
 PROVEN = b"proven"
 """It came with a proof, which says that the network took it."""
 
-IN_STATE_ROOT = frozenset(COIN + HISTORY)
+IN_STATE_ROOT = frozenset(COIN + HISTORY + PLACED + LISTED + TALLY)
 """Kinds under the state root: what the context holds. All others sway later decisions: the store root."""
 
 INDEX = frozenset(SPEND + ADMITTED)
@@ -110,7 +113,7 @@ class Live(Struct, frozen=True):
 
     @property
     def state_root(self) -> bytes:
-        """32 bytes over coins and history."""
+        """32 bytes over coins, history and baskets."""
         return lthash.root(self.state_sum)
 
     @property

@@ -53,6 +53,7 @@ class Result(Struct, frozen=True, kw_only=True):
     origin: ResultOrigin | None = None
     time: str  # RFC 3339, UTC
     block_height: int | None = None  # of `mined` and `buried`
+    merge: bool = False  # a further instruction for a transaction that the owner's context had applied (BRC-100)
 
 
 class Effect(Struct, frozen=True):

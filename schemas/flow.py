@@ -31,6 +31,7 @@ class Asked(Struct, frozen=True, array_like=True):
     contexts: tuple[Context, ...]  # collapsed and in the sender's order; 1 to 32
     atomicity: str = "each"  # each | all
     off_chain: bytes = b""
+    instructions: tuple[tuple[Context, bytes], ...] = ()  # what owners are to make of it: `Instruction`, encoded
 
 
 class Parsed(Struct, frozen=True, array_like=True):
@@ -76,6 +77,7 @@ class Apply(Struct, frozen=True, array_like=True, tag="apply"):
     id: str
     verified: Verified
     examined: Examined | None = None  # None: the manager examines nothing, or is examined by whoever judges
+    instruction: bytes = b""  # of an owner's context: `Instruction`, encoded
 
 
 class Accept(Struct, frozen=True, array_like=True, tag="accept"):

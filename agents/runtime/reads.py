@@ -24,8 +24,10 @@ from agents.runtime.records import Inbound
 from agents.runtime.settings import KafkaSettings, TopicSettings
 from agents.runtime.shelf import Readable
 from agents.runtime.store import Store
-from pipeline import journal, read
+from pipeline import journal, listed, read
+from pipeline.baskets import CHANGE, OWNED, BadInstruction, basket_name, name_of
 from pipeline.state import Corrupt, head_of
+from schemas.baskets import BasketOutputs, Baskets
 from schemas.external import ContextState, ExportedEntry, JournalPage, Outputs, Standing, TransactionStanding
 from schemas.members import Held
 from schemas.types import Context, Txid, display, from_display, is_context, is_topic_name
@@ -44,6 +46,15 @@ FORWARD_S = 10.0
 
 MOST = 1_000
 """Outputs or entries in an answer; of each a few hundred bytes."""
+
+MOST_LISTED = 10_000
+"""As BRC-100 has it."""
+
+MOST_ASKED = 100
+"""Tags in a question: of each the outputs are gone through."""
+
+Stated = ContextState | Outputs | BasketOutputs | Baskets
+"""What is told of one context."""
 
 NEAR = 1_000
 """Offsets that are quicker read through than halved."""
@@ -114,6 +125,10 @@ class Reads:
         for path, handler in (
             ("/topics/{topic}/state", self._state),
             ("/topics/{topic}/outputs", self._outputs),
+            ("/owners/{owner}/state", self._owner_state),
+            ("/owners/{owner}/baskets", self._baskets),
+            ("/owners/{owner}/outputs", self._listed),
+            ("/owners/{owner}/change", self._change),
             ("/transactions/{txid}", self._transaction),
             ("/journal/{context}", self._entries),
         ):
@@ -162,6 +177,47 @@ class Reads:
         except ValueError as error:
             raise Refused(400, "bad-request", f"after: {error}") from error
         return await self._of_context(request, context, lambda store: read.outputs(store, context, after, limit))
+
+    async def _owner_state(self, request: web.Request) -> web.Response:
+        context = _owner(request)
+        return await self._of_context(request, context, lambda store: read.context_state(store, context))
+
+    async def _baskets(self, request: web.Request) -> web.Response:
+        context = _owner(request)
+        return await self._of_context(request, context, lambda store: listed.summary(store, context))
+
+    async def _listed(self, request: web.Request) -> web.Response:
+        """`listOutputs` of BRC-100: what an application may ask."""
+        return await self._outputs_of(request, basket_name)
+
+    async def _change(self, request: web.Request) -> web.Response:
+        """What pays the owner: for the wallet itself."""
+        return await self._outputs_of(request, lambda _: CHANGE)
+
+    async def _outputs_of(self, request: web.Request, name: Callable[[str], str]) -> web.Response:
+        context, asked = _owner(request), request.query
+        try:
+            tags = tuple(name_of("tag", tag) for tag in asked.getall("tag", ()))
+            basket = name(asked.get("basket", ""))
+        except BadInstruction as error:
+            raise Refused(400, "bad-request", str(error)) from error
+        mode = asked.get("tagQueryMode", "any")
+        if mode not in ("any", "all"):
+            raise Refused(400, "bad-request", "tagQueryMode is `any` or `all`")
+        if len(tags) > MOST_ASKED:
+            raise Refused(400, "bad-request", f"{MOST_ASKED} tags at most")
+        wanted = listed.Wanted(
+            basket=basket,
+            tags=tags,
+            every_tag=mode == "all",
+            limit=_number(request, "limit", 10, most=MOST_LISTED),
+            offset=_number(request, "offset", 0, least=0),
+            locking_scripts=_include(request),
+            custom_instructions=_flag(request, "includeCustomInstructions"),
+            with_tags=_flag(request, "includeTags"),
+            labels=_flag(request, "includeLabels"),
+        )
+        return await self._of_context(request, context, lambda store: listed.outputs(store, context, wanted))
 
     async def _of_context(self, request: web.Request, context: Context, answer: Callable[[Store], Any]) -> web.Response:
         strong, least = _consistency(request), _number(request, "min_sequence", 0)
@@ -419,7 +475,7 @@ class _Lazy:
 _standing = msgspec.json.Decoder(TransactionStanding).decode
 
 
-def _differs(answer: ContextState | Outputs) -> ContextState | Outputs:
+def _differs(answer: Stated) -> Stated:
     if isinstance(answer, ContextState):
         return msgspec.structs.replace(answer, differs=True)
     return msgspec.structs.replace(answer, state=msgspec.structs.replace(answer.state, differs=True))
@@ -437,6 +493,13 @@ def _topic(request: web.Request) -> Context:
     return f"topic:{name}"
 
 
+def _owner(request: web.Request) -> Context:
+    context = OWNED + request.match_info["owner"].lower()
+    if not is_context(context):
+        raise Refused(400, "bad-request", "an owner is an identity key: 33 bytes in hexadecimal")
+    return context
+
+
 def _consistency(request: web.Request) -> bool:
     given = request.query.get("consistency", "strong")
     if given not in ("strong", "any"):
@@ -444,13 +507,28 @@ def _consistency(request: web.Request) -> bool:
     return given == "strong"
 
 
-def _number(request: web.Request, name: str, default: int, most: int = (1 << 63) - 1) -> int:
+def _number(request: web.Request, name: str, default: int, most: int = (1 << 63) - 1, least: int = 1) -> int:
     given = request.query.get(name, "")
     if not given:
         return default
-    if not given.isascii() or not given.isdecimal() or not 1 <= int(given) <= most:
-        raise Refused(400, "bad-request", f"{name} is a number from 1 to {most}")
+    if not given.isascii() or not given.isdecimal() or not least <= int(given) <= most:
+        raise Refused(400, "bad-request", f"{name} is a number from {least} to {most}")
     return int(given)
+
+
+def _flag(request: web.Request, name: str) -> bool:
+    given = request.query.get(name, "false")
+    if given not in ("true", "false"):
+        raise Refused(400, "bad-request", f"{name} is `true` or `false`")
+    return given == "true"
+
+
+def _include(request: web.Request) -> bool:
+    """Whether locking scripts are wanted (BRC-100's `include`)."""
+    given = request.query.get("include")
+    if given not in (None, "locking scripts"):
+        raise Refused(400, "bad-request", "include is `locking scripts`: whole transactions are not offered yet")
+    return given is not None
 
 
 def _listed(numbers: Sequence[int]) -> str:

@@ -9,6 +9,7 @@ import click
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "audit": ("ops.cli.audit:audit", "What is lost, doubled or torn, by id."),
+    "basket": ("ops.cli.basket:basket", "What owners' baskets hold."),
     "bench": ("ops.cli.bench:bench", "Measure, as ratios within one run."),
     "broker": ("ops.cli.broker:broker", "A real Kafka on loopback: start, stop, status, logs."),
     "chaos": ("ops.cli.chaos:chaos", "The long fault tests."),

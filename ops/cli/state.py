@@ -54,7 +54,7 @@ def show(
     if topic is not None and not is_topic_name(topic):
         fail(f"{topic!r} is no overlay topic name (BRC-87)")
     asked: dict[str, Any] = {"consistency": "any" if anything else "strong"}
-    url, token = _worker(loaded, address)
+    url, token = worker_of(loaded, address)
 
     async def run() -> bool:
         async with StateReader(url, token) as reader:
@@ -94,15 +94,12 @@ def verify(contexts: tuple[str, ...], as_json: bool, loaded: "Loaded") -> None:
         async with opened(loaded, asked) as journals, Holders(loaded.settings) as holders:
             stated = await journals.heads()
             for context, words in stated.items():
-                topic = context.removeprefix("topic:")
-                if topic == context:
-                    continue
                 addresses = await holders.addresses(holders.partition(context))
                 if not addresses:
                     silent.append(f"{context}: no worker says that it holds it")
                 for place, url in enumerate(addresses):
                     who = f"its {'copy' if place else 'owner'} {url}"
-                    said = await holders.state(url, topic)
+                    said = await holders.state(url, context)
                     if isinstance(said, ContextState):
                         roots = bytes.fromhex(said.state_root), bytes.fromhex(said.store_root)
                         words.append(Stated(who, said.sequence, *roots))
@@ -131,7 +128,6 @@ def repair(context: str, only: str | None, loaded: "Loaded") -> None:
     from schemas.external import ContextState
 
     contexts_of([context])
-    topic = context.removeprefix("topic:")
 
     async def run() -> bool:
         async with Holders(loaded.settings) as holders:
@@ -146,7 +142,7 @@ def repair(context: str, only: str | None, loaded: "Loaded") -> None:
                 said: ContextState | str = ""
                 for _ in range(REPAIR_LOOKS):
                     await asyncio.sleep(REPAIR_LOOK_S)
-                    said = await holders.state(url, topic, strong=True)
+                    said = await holders.state(url, context, strong=True)
                     if isinstance(said, ContextState):
                         break
                 if not isinstance(said, ContextState):
@@ -158,7 +154,8 @@ def repair(context: str, only: str | None, loaded: "Loaded") -> None:
     sys.exit(not run_or_fail(run))
 
 
-def _worker(loaded: "Loaded", address: str | None) -> tuple[str, str | None]:
+def worker_of(loaded: "Loaded", address: str | None) -> tuple[str, str | None]:
+    """Address and token of the worker that is to answer."""
     from agents.runtime.health import token
     from ops.running import running_workers
 

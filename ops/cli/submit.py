@@ -81,7 +81,7 @@ def submit(
 ) -> None:
     """Send BEEFs.
 
-    FILES hold bytes, hexadecimal, base64 or JSON lines ({"id", "beef", "topics"}); `-` is standard input.
+    FILES hold bytes, hexadecimal, base64 or JSON lines ({"id", "beef", "topics", "baskets"}); `-` is standard input.
 
     \b
     Exit codes:
@@ -191,6 +191,7 @@ class Job:
                 given.beef,
                 topics=self._topics if self._topics is not None else given.topics,
                 request_id=report.request_id,
+                baskets=given.baskets,
             )
             _sent(report, submitted)
         except (TooLarge, ValueError) as error:
@@ -322,7 +323,7 @@ def says(result: "Result") -> str:
         what = f"admitted {_ranges(admitted)}" if admitted else "admitted nothing"
         removed = result.admittance.coins_removed
         removed_too = f", removed coins of inputs {_ranges(removed)}" if removed else ""
-        return what + removed_too + ("  (a repeat)" if result.repeat else "")
+        return what + removed_too + ("  (a repeat)" if result.repeat else "  (a merge)" if result.merge else "")
     return f"by {result.endpoint}" if result.endpoint else ""
 
 

@@ -5,6 +5,7 @@ import json
 import threading
 import weakref
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError
 
 from agents import metrics
+from agents import verify as verify_module
 from agents.apply import ApplySettings, ApplyStage
 from agents.broadcast import Asked as Answered
 from agents.broadcast import Broadcast
@@ -51,12 +53,14 @@ from pipeline.broadcasters import Policy as Published
 from pipeline.broadcasters import Reply
 from pipeline.chain.answer import Answer, RootAt, Tip
 from pipeline.codec.beef import write_beef_v2
+from pipeline.keys import invoice_number, linkage
 from pipeline.outcome import BY_CODE, Condition, Verdict
 from pipeline.overlay.manager import BadManager
 from pipeline.policy import Policy
 from pipeline.results import About
 from pipeline.state import Layer, Memory, encode, head_key
 from schemas import headers as h
+from schemas.baskets import Insertion, Instruction, Payment
 from schemas.external import RESULT, Admittance, Result
 from schemas.flow import (
     BROADCAST_REQUEST,
@@ -73,6 +77,7 @@ from schemas.flow import (
     Parsed,
     Pointer,
     Readmit,
+    Verified,
 )
 from schemas.journal import JOURNAL
 from schemas.network import NEWS, Challenged, Challenges, Reported, Word
@@ -101,6 +106,7 @@ from topics.registry import BY_NAME, DEAD_LETTERS, OPERATIONS, RESULTS, RETRY_10
 PAYMENT = builders.payment()
 BEEF = PAYMENT.v1()
 SUBJECT = PAYMENT.txs[-1]
+OWNER = builders.key(3)
 
 Pairs = Sequence[tuple[str, bytes]]
 
@@ -138,6 +144,14 @@ def names(count: int) -> list[str]:
     """So many overlay topics."""
     letters = "abcdefghijklmnopqrstuvwxyz"
     return [f"tm_{letters[n // 26]}{letters[n % 26]}" for n in range(count)]
+
+
+def basket(index: int, **remittance: Any) -> Pairs:
+    """A header that puts an output into a basket of `OWNER`."""
+    inserted = {"basket": "coins", **remittance}
+    output = {"outputIndex": index, "protocol": "basket insertion", "insertionRemittance": inserted}
+    instruction = {"owner": OWNER.public.hex(), "description": "as a test", "outputs": [output]}
+    return [("baskets", json.dumps([instruction]).encode())]
 
 
 def test_a_payload_goes_on_in_canonical_form_with_its_request() -> None:
@@ -182,8 +196,11 @@ def test_the_same_record_makes_the_same_output() -> None:
         ([("atomicity", b"")], "malformed.headers", "atomicity"),
         ([("atomicity", b"EACH")], "malformed.headers", "atomicity"),
         ([("atomicity", b"all")], "admission.not-offered", "atomicity"),
-        ([("baskets", b'[{"basket": "x"}]')], "admission.not-offered", "baskets"),
-        ([("baskets", b"x")], "admission.not-offered", "baskets"),
+        ([("baskets", b'[{"basket": "x"}]')], "malformed.baskets", "baskets"),
+        ([("baskets", b"x")], "malformed.baskets", "baskets"),
+        (basket(0, basket="admin"), "malformed.baskets", "baskets"),
+        (basket(9), "malformed.baskets", "baskets"),  # there is no such output
+        ([*basket(0), *topics(*names(32))], "policy.contexts", "topics"),
     ],
 )
 def test_a_header_that_cannot_be_followed_is_named(headers: Pairs, code: str, at: str) -> None:
@@ -223,6 +240,49 @@ def test_32_contexts_are_taken() -> None:
 @pytest.mark.parametrize("headers", [[("baskets", b"[]")], [("baskets", b"")], [("atomicity", b"each")]])
 def test_asking_for_nothing_special_is_offered(headers: Pairs) -> None:
     assert asked(headers).atomicity == "each"
+
+
+def test_who_names_an_owner_and_no_topic_wants_no_topic() -> None:
+    owner = f"owner:{OWNER.public.hex()}"
+    assert asked(basket(0)).contexts == (owner,)
+    both = asked([*basket(0, tags=["T"]), *topics("tm_x")])
+    assert both.contexts == ("topic:tm_x", owner)
+    (encoded,) = [each for context, each in both.instructions if context == owner]
+    assert msgspec.msgpack.decode(encoded, type=Instruction).outputs == ((0, Insertion("coins", "", ("t",))),)
+
+
+def test_an_instruction_goes_to_its_owner_alone() -> None:
+    """What somebody puts into a basket is nobody else's business: no other context's operation says it."""
+    instructions = (("owner:a", b"of a"), ("owner:b", b"of b"))
+    asked = Asked(origin_at(1), "r", ("topic:tm_x", "owner:a", "owner:b"), instructions=instructions)
+    outs = verify_module._operations(Verified(asked, SUBJECT.txid, BEEF, (), 1), asked.contexts, {})
+    found = {out.key: OPERATION.decode(out.value) for out in outs}
+    assert all(isinstance(each, Apply) and each.verified.asked.instructions == () for each in found.values())
+    assert {key: each.instruction for key, each in found.items() if isinstance(each, Apply)} == {
+        b"topic:tm_x": b"", b"owner:a": b"of a", b"owner:b": b"of b",
+    }  # fmt: skip
+
+
+@pytest.mark.setting("parse.owner_key_files")
+def test_keys_that_are_held_are_read_from_files(tmp_path: Path) -> None:
+    """With the owner's secret the payment's linkage is made here; what is no secret is named by its file alone."""
+    file = tmp_path / "key"
+    file.write_text(OWNER.secret.hex() + "\n")
+    stage = Parse(ParseSettings(owner_key_files=(str(file),)), Policy(), "cluster")
+    sender = builders.key(4)
+    remittance = {"derivationPrefix": "cA==", "derivationSuffix": "cw==", "senderIdentityKey": sender.public.hex()}
+    output = {"outputIndex": 0, "protocol": "wallet payment", "paymentRemittance": remittance}
+    header = json.dumps([{"owner": OWNER.public.hex(), "description": "as a test", "outputs": [output]}]).encode()
+    decision = stage.decide(Record("beef.ingest", 2, 9, b"key", BEEF, [("baskets", header)]), None, NOW_MS)
+    assert isinstance(decision, Emit)
+    ((_, encoded),) = PARSED.decode(decision.outs[0].value).asked.instructions
+    ((_, paid),) = msgspec.msgpack.decode(encoded, type=Instruction).outputs
+    assert isinstance(paid, Payment)
+    assert paid.linkage == linkage(OWNER.public, sender.secret, invoice_number(2, "3241645161d8", "cA== cw=="))
+    file.write_text("not " + OWNER.secret.hex())
+    with pytest.raises(ValueError, match="holds no secret") as raised:
+        Parse(ParseSettings(owner_key_files=(str(file),)), Policy(), "cluster")
+    assert OWNER.secret.hex() not in str(raised.value)
 
 
 @pytest.mark.parametrize("name", ["topics", "baskets", "atomicity", "off-chain-values", "request-id", "traceparent"])

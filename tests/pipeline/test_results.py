@@ -84,13 +84,17 @@ def test_what_each_outcome_tells() -> None:
         "request_ids": ("r1",), "txid": display(TXID), "context": CONTEXT, "contexts": 2, "revision": 0,
         "origin": ResultOrigin("beef.ingest", 3, 7), "time": "2026-09-21T14:13:20.123Z", "code": None, "message": None,
         "at": None, "admittance": None, "sequence": None, "state_root": None, "repeat": False, "competing": (),
-        "endpoint": None, "block_height": None,
+        "endpoint": None, "block_height": None, "merge": False,
     }  # fmt: skip
     why: dict[str, object] = {"code": "script.false", "message": "why"}
     table: dict[str, tuple[Result, dict[str, object]]] = {
         "applied": (
             results.applied(ABOUT, admittance, 5, ROOT, NOW, repeat=True),
             {"revision": 5, "sequence": 5, "state_root": ROOT.hex(), "admittance": admittance, "repeat": True},
+        ),
+        "applied by a merge": (
+            results.applied(ABOUT, admittance, 5, ROOT, NOW, merge=True),
+            {"revision": 5, "sequence": 5, "state_root": ROOT.hex(), "admittance": admittance, "merge": True},
         ),
         "rejected": (
             results.rejected(ABOUT, VERDICT, NOW, revision=6, competing=(RIVAL,)),
@@ -113,7 +117,7 @@ def test_what_each_outcome_tells() -> None:
         ),
     }
     for outcome, (result, more) in table.items():
-        expected = {**common, **more, "outcome": outcome, "id": result.id}
+        expected = {**common, **more, "outcome": outcome.split()[0], "id": result.id}
         assert {name: getattr(result, name) for name in Result.__struct_fields__} == expected
         assert RESULT.decode(RESULT.encode(result)) == result
 

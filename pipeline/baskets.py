@@ -1,0 +1,295 @@
+"""What an owner is to make of a transaction: the rules of BRC-100's `internalizeAction` (BASKET-1).
+
+All baskets of one owner are one context. An instruction says of outputs that they pay the owner (BRC-29), which makes
+them change, or that they belong into a basket (BRC-46). A second instruction for one transaction is a merge.
+"""
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from pipeline.codec.tx import Tx
+from pipeline.keys import invoice_number, is_public, key_hash, linkage, linked_child
+from pipeline.outcome import Verdict
+from pipeline.overlay.manager import Subject
+from schemas.baskets import (
+    BasketInstruction,
+    Insertion,
+    InsertionRemittance,
+    Instructed,
+    InstructedOutput,
+    Instruction,
+    Payment,
+    PaymentRemittance,
+)
+from schemas.external import Admittance
+from schemas.types import OWNER, Context
+
+CHANGE = "default"
+"""The basket of what pays the owner. No instruction can name it."""
+
+NAME_BYTES = 300
+"""Of a basket, a tag or a label."""
+
+CUSTOM_BYTES = 1_000
+
+DESCRIPTION_BYTES = range(5, 51)
+
+MOST_TAGS = 2_000
+"""Of all outputs in a request: each costs two entries of the state."""
+
+T = TypeVar("T", str, bytes)
+
+OWNED = "owner:"
+
+_header = msgspec.json.Decoder(tuple[BasketInstruction, ...]).decode
+_instruction = msgspec.msgpack.Decoder(Instruction).decode
+_instructed = msgspec.msgpack.Decoder(Instructed).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+Secrets = Mapping[str, bytes]
+"""Secrets of identity keys that this installation holds, by the key in hexadecimal."""
+
+
+class BadInstruction(ValueError):  # noqa: N818 - what was sent
+    """What a sender asks for is nothing BRC-100 allows."""
+
+
+def is_owner(context: Context) -> bool:
+    """Whether a context is an owner's baskets."""
+    return context.startswith(OWNED)
+
+
+# --- reading what was sent
+
+
+def read_header(header: bytes, secrets: Secrets) -> dict[Context, Instruction]:
+    """The header `baskets`: an instruction for each owner's context.
+
+    secrets: with the owner's, a payment's linkage is made here, and need not be sent.
+
+    Raises:
+        BadInstruction: what is wrong, in words.
+    """
+    try:
+        given = _header(header)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BadInstruction(f"a JSON array of instructions: {error}") from error
+    found: dict[Context, Instruction] = {}
+    tags = 0
+    for place, each in enumerate(given):
+        owner = each.owner.lower()
+        context = OWNED + owner
+        try:
+            if OWNER.fullmatch(context) is None or not is_public(bytes.fromhex(owner)):
+                raise BadInstruction("owner is an identity key: 33 bytes in hexadecimal, of a point of the curve")
+            if context in found:
+                raise BadInstruction("an owner is named once")
+            found[context] = _normal(each, owner, secrets.get(owner))
+        except BadInstruction as bad:
+            raise BadInstruction(f"[{place}]: {bad}") from bad
+        tags += sum(len(what.tags) for _, what in found[context].outputs if isinstance(what, Insertion))
+        if tags > MOST_TAGS:
+            raise BadInstruction(f"more than {MOST_TAGS:,} tags")
+    return found
+
+
+def _normal(given: BasketInstruction, owner: str, secret: bytes | None) -> Instruction:
+    if len(given.description.encode()) not in DESCRIPTION_BYTES:
+        raise BadInstruction("description has 5 to 50 bytes")
+    outputs: dict[int, Payment | Insertion] = {}
+    for one in given.outputs:
+        if one.output_index in outputs:
+            raise BadInstruction(f"output {one.output_index} is named once")
+        outputs[one.output_index] = _output(one, owner, secret)
+    labels = sorted({name_of("label", label) for label in given.labels})
+    return Instruction(tuple(sorted(outputs.items())), (given.description,), tuple(labels))
+
+
+def _output(one: InstructedOutput, owner: str, secret: bytes | None) -> Payment | Insertion:
+    if one.output_index < 0:
+        raise BadInstruction("outputIndex counts from 0")
+    payment, insertion = one.payment_remittance, one.insertion_remittance
+    if one.protocol == "wallet payment":
+        if payment is None or insertion is not None:
+            raise BadInstruction("a wallet payment has a paymentRemittance, and nothing else")
+        return _payment(payment, owner, secret)
+    if insertion is None or payment is not None:
+        raise BadInstruction("a basket insertion has an insertionRemittance, and nothing else")
+    return _insertion(insertion)
+
+
+def _payment(given: PaymentRemittance, owner: str, secret: bytes | None) -> Payment:
+    for name, text in (("derivationPrefix", given.derivation_prefix), ("derivationSuffix", given.derivation_suffix)):
+        try:
+            base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise BadInstruction(f"{name} is base64: {error}") from error
+        if not text:
+            raise BadInstruction(f"{name} is empty")
+    sender = _hex("senderIdentityKey", given.sender_identity_key, 33)
+    if not is_public(sender):
+        raise BadInstruction("senderIdentityKey is no point of the curve")
+    link = _hex("linkage", given.linkage, 32) if given.linkage else b""
+    if secret is not None:
+        link = linkage(sender, secret, payment_invoice(given.derivation_prefix, given.derivation_suffix))
+    return Payment(given.derivation_prefix, given.derivation_suffix, sender, link)
+
+
+def payment_invoice(prefix: str, suffix: str) -> str:
+    """What a payment's key is derived for: the texts as they were sent (BRC-29)."""
+    return invoice_number(2, "3241645161d8", f"{prefix} {suffix}")
+
+
+def _insertion(given: InsertionRemittance) -> Insertion:
+    if len(given.custom_instructions.encode()) > CUSTOM_BYTES:
+        raise BadInstruction(f"customInstructions has more than {CUSTOM_BYTES:,} bytes")
+    tags = sorted({name_of("tag", tag) for tag in given.tags})
+    return Insertion(basket_name(given.basket), given.custom_instructions, tuple(tags))
+
+
+def basket_name(text: str) -> str:
+    """A basket's name as it is kept (BRC-100).
+
+    Raises:
+        BadInstruction: it is none that applications may name.
+    """
+    name = name_of("basket", text)
+    if name == CHANGE:
+        raise BadInstruction(f"the basket {CHANGE} is the wallet's own")
+    if name.startswith(("admin", "p ")):
+        raise BadInstruction("baskets whose names begin `admin` or `p ` are reserved")
+    return name
+
+
+def name_of(what: str, text: str) -> str:
+    """A name as it is kept: trimmed, in lower case.
+
+    Raises:
+        BadInstruction: it is empty, or longer than 300 bytes.
+    """
+    name = text.strip().lower()
+    if not 1 <= len(name.encode("utf-8", "surrogatepass")) <= NAME_BYTES:
+        raise BadInstruction(f"a {what} has 1 to {NAME_BYTES} bytes")
+    return name
+
+
+def _hex(name: str, text: str, size: int) -> bytes:
+    try:
+        found = bytes.fromhex(text)
+    except ValueError as error:
+        raise BadInstruction(f"{name} is hexadecimal: {error}") from error
+    if len(found) != size:
+        raise BadInstruction(f"{name} has {size} bytes")
+    return found
+
+
+def beyond(instructions: Iterable[Instruction], outputs: int) -> int | None:
+    """An output that is named, and that a transaction with so many does not make."""
+    named = (index for each in instructions for index, _ in each.outputs[-1:])
+    return next((index for index in named if index >= outputs), None)
+
+
+# --- in a context
+
+
+def encode(instruction: Instruction) -> bytes:
+    """As it travels, and as it is known again by."""
+    return _encode(instruction)
+
+
+def instructed(encoded: bytes) -> Instructed:
+    """One instruction, on its own.
+
+    encoded: see `encode`.
+    """
+    return Instructed(_instruction(encoded), (hashlib.sha256(encoded).digest(),))
+
+
+def of_submission(off_chain: bytes) -> Instructed:
+    """What a transaction of an owner's context was submitted with."""
+    return _instructed(off_chain)
+
+
+def for_submission(what: Instructed) -> bytes:
+    """Inverse of `of_submission`."""
+    return _encode(what)
+
+
+def check(context: Context, instruction: Instruction, tx: Tx) -> Verdict | None:
+    """Why an instruction does not fit to its transaction: an output does not pay the owner.
+
+    A payment whose linkage nobody has must be P2PKH all the same; more cannot be told of it.
+    """
+    owner = bytes.fromhex(context.removeprefix(OWNED))
+    for index, what in instruction.outputs:
+        if isinstance(what, Insertion):
+            continue
+        script = tx.locking(index)
+        if not (len(script) == 25 and script.startswith(b"\x76\xa9\x14") and script.endswith(b"\x88\xac")):
+            return Verdict("admission.not-paid", f"output {index} is no P2PKH (BRC-29)", f"output {index}")
+        if what.linkage and _paid_to(owner, what.linkage) != script[3:23]:
+            return Verdict("admission.not-paid", f"output {index} does not pay the derived key", f"output {index}")
+    return None
+
+
+def _paid_to(owner: bytes, link: bytes) -> bytes:
+    try:
+        return key_hash(linked_child(owner, link))
+    except ValueError:  # the sum is no key: nothing pays it
+        return b""
+
+
+def merged(before: Instructed, second: Instructed) -> Instructed | Verdict:
+    """A transaction's instructions with a further one (BRC-100, and the reference wallet's rules).
+
+    A payment makes change of what was in a basket. Change stays change: nothing can insert it, and a second payment
+    says nothing new, but for a linkage that the first one lacked. An insertion of what is in a basket moves it there,
+    with the tags of both.
+    """
+    outputs = dict(before.instruction.outputs)
+    for index, what in second.instruction.outputs:
+        old = outputs.get(index)
+        if isinstance(old, Payment) and isinstance(what, Insertion):
+            return Verdict("admission.change", f"output {index} is change of {CHANGE}", f"output {index}")
+        if isinstance(old, Payment) and isinstance(what, Payment) and (old.linkage or not what.linkage):
+            continue
+        if isinstance(old, Insertion) and isinstance(what, Insertion):
+            what = msgspec.structs.replace(what, tags=_united(old.tags, what.tags))
+        outputs[index] = what
+    one, other = before.instruction, second.instruction
+    instruction = Instruction(
+        tuple(sorted(outputs.items())),
+        _united(one.descriptions, other.descriptions),
+        _united(one.labels, other.labels),
+    )
+    return Instructed(instruction, _united(before.followed, second.followed))
+
+
+def _united(one: Sequence[T], other: Sequence[T]) -> tuple[T, ...]:
+    return tuple(sorted(set(one).union(other)))
+
+
+class Wallet:
+    """The rule of an owner's context: what an instruction names enters, and what is spent leaves."""
+
+    version = "1"
+
+    def admit(self, subject: Subject) -> Admittance:
+        """See `TopicManager`."""
+        outputs = of_submission(subject.off_chain_values).instruction.outputs
+        return Admittance(tuple([index for index, _ in outputs]))
+
+
+def basket_of(what: Payment | Insertion) -> str:
+    """Where an output is."""
+    return CHANGE if isinstance(what, Payment) else what.basket
+
+
+def tags_of(what: Payment | Insertion) -> tuple[str, ...]:
+    """By what it is found there."""
+    return () if isinstance(what, Payment) else what.tags

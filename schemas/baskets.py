@@ -1,0 +1,139 @@
+"""Wallet baskets (BRC-46, BRC-100): what a sender asks for, what of it is kept, and what readers are told.
+
+The header `baskets` of an ingest record is a JSON array of `BasketInstruction`, one for each owner: what BRC-100's
+`internalizeAction` takes beside its transaction.
+"""
+
+from typing import Literal
+
+from msgspec import Struct
+
+from schemas.external import ContextState
+
+
+class PaymentRemittance(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """How the key was derived that a wallet payment pays (BRC-29)."""
+
+    derivation_prefix: str  # base64, as it was sent
+    derivation_suffix: str  # base64, as it was sent
+    sender_identity_key: str  # 33 bytes in hexadecimal
+    linkage: str = (
+        ""  # specific key linkage (BRC-72), 32 bytes in hexadecimal: the owner's key and it give the key paid
+    )
+
+
+class InsertionRemittance(Struct, frozen=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True):
+    """Where an output belongs, and what its owner wants to know of it."""
+
+    basket: str  # 1 to 300 bytes, lower case
+    custom_instructions: str = ""  # 1,000 bytes at most; how to unlock it is the owner's business
+    tags: tuple[str, ...] = ()  # 1 to 300 bytes each, lower case
+
+
+class InstructedOutput(Struct, frozen=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True):
+    """An output of the subject that is to be the owner's."""
+
+    output_index: int
+    protocol: Literal["wallet payment", "basket insertion"]
+    payment_remittance: PaymentRemittance | None = None
+    insertion_remittance: InsertionRemittance | None = None
+
+
+class BasketInstruction(Struct, frozen=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True):
+    """What an owner is to make of the transaction."""
+
+    owner: str  # identity key, 33 bytes in hexadecimal
+    description: str  # 5 to 50 bytes
+    outputs: tuple[InstructedOutput, ...] = ()  # none: the transaction spends what is the owner's, and brings nothing
+    labels: tuple[str, ...] = ()  # 1 to 300 bytes each, lower case
+
+
+# --- kept in the state
+
+
+class Payment(Struct, frozen=True, array_like=True, tag="payment"):
+    """An output that pays the owner."""
+
+    prefix: str
+    suffix: str
+    sender: bytes  # identity key, 33 bytes
+    linkage: bytes = b""  # 32 bytes; empty where nobody here can tell whether the owner's key is paid
+
+
+class Insertion(Struct, frozen=True, array_like=True, tag="insertion"):
+    """An output in a basket other than `default`."""
+
+    basket: str
+    custom_instructions: str
+    tags: tuple[str, ...]  # sorted
+
+
+class Instruction(Struct, frozen=True, array_like=True):
+    """What an owner is to make of a transaction, in its one form: equal instructions are equal bytes."""
+
+    outputs: tuple[tuple[int, Payment | Insertion], ...]  # by index, ascending
+    descriptions: tuple[str, ...]  # sorted: one, or of several instructions for one transaction
+    labels: tuple[str, ...]  # sorted
+
+
+class Instructed(Struct, frozen=True, array_like=True):
+    """All instructions for a transaction, as one."""
+
+    instruction: Instruction
+    followed: tuple[bytes, ...]  # SHA-256 of each that was followed, sorted: a repeat of one is known by it
+
+
+class Placed(Struct, frozen=True, array_like=True):
+    """What instructions say of an output, spent or not."""
+
+    what: Payment | Insertion
+    satoshis: int
+
+
+class Tally(Struct, frozen=True, array_like=True):
+    """Live outputs of a basket, or of those with a tag."""
+
+    outputs: int = 0
+    satoshis: int = 0  # of those that are certainly the owner's
+    unverified: int = 0  # satoshis of payments of which nobody here can tell: no part of a balance
+
+
+# --- told to readers
+
+
+class BasketOutput(Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
+    """An output as BRC-100's `listOutputs` tells it."""
+
+    outpoint: str  # txid.vout, the txid in display hex
+    satoshis: int
+    spendable: bool  # false: an eviction returned it, and another transaction may yet have it
+    locking_script: str | None = None  # hexadecimal
+    custom_instructions: str | None = None
+    tags: tuple[str, ...] | None = None
+    labels: tuple[str, ...] | None = None
+    payment: PaymentRemittance | None = None  # of change: what its key is derived from
+    verified: bool | None = None  # of change: whether it was found to pay the owner's key
+
+
+class BasketOutputs(Struct, frozen=True, rename="camel", kw_only=True):
+    """What `listOutputs` answers, and the state it is of."""
+
+    state: ContextState
+    total_outputs: int  # that match, on all pages
+    outputs: tuple[BasketOutput, ...]
+
+
+class BasketSummary(Struct, frozen=True, kw_only=True):
+    """What a basket holds."""
+
+    basket: str
+    outputs: int
+    satoshis: int  # of those that are certainly the owner's: of `default`, the balance
+    unverified: int  # satoshis of payments of which nobody here can tell
+
+
+class Baskets(Struct, frozen=True, kw_only=True):
+    """All baskets of an owner that hold something."""
+
+    state: ContextState
+    baskets: tuple[BasketSummary, ...]

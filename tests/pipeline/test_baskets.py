@@ -1,0 +1,576 @@
+"""Wallet baskets: every rule of BRC-100's `internalizeAction` and `listOutputs` that is kept here."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline import baskets, listed, listing, state
+from pipeline.baskets import BadInstruction
+from pipeline.codec.tx import Tx, read_tx
+from pipeline.contextual import Answer, Change
+from pipeline.derive import derive
+from pipeline.keys import invoice_number, key_hash, linkage, linked_child, public_of
+from pipeline.outcome import Verdict
+from pipeline.state import head_of, key
+from schemas.baskets import BasketOutput, Insertion, Instructed, Instruction, Payment, Placed, Tally
+from schemas.external import Admittance
+from schemas.flow import Evict, Readmit
+from schemas.journal import JOURNAL
+from schemas.state import Applied, Known
+from schemas.types import Outpoint, display, outpoint
+from tests import builders
+from tests.fakes import Owner, apply_of, coin_of_others, verified
+from tests.pipeline.test_apply import entries_of, replayed, roots_of
+from tests.profiles import CHEAP, much
+
+SECRET, SENDER = bytes([7]) * 32, bytes([9]) * 32
+OWNER_KEY, SENDER_KEY = public_of(SECRET), public_of(SENDER)
+CONTEXT = f"owner:{OWNER_KEY.hex()}"
+PREFIX, SUFFIX = "cHJlZml4", "c3VmZml4"
+LINK = linkage(OWNER_KEY, SENDER, invoice_number(2, "3241645161d8", f"{PREFIX} {SUFFIX}"))
+PAID = b"\x76\xa9\x14" + key_hash(linked_child(OWNER_KEY, LINK)) + b"\x88\xac"
+
+
+def payment(index: int, **more: Any) -> dict[str, Any]:
+    remittance = {"derivationPrefix": PREFIX, "derivationSuffix": SUFFIX, "senderIdentityKey": SENDER_KEY.hex()}
+    return {"outputIndex": index, "protocol": "wallet payment", "paymentRemittance": {**remittance, **more}}
+
+
+def insertion(index: int, basket: str = "coins", **more: Any) -> dict[str, Any]:
+    return {
+        "outputIndex": index, "protocol": "basket insertion", "insertionRemittance": {"basket": basket, **more},
+    }  # fmt: skip
+
+
+def asked(*outputs: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"owner": OWNER_KEY.hex(), "description": "as a test", "outputs": list(outputs), **more}
+
+
+def read(*instructions: dict[str, Any], secrets: baskets.Secrets = {}) -> Instruction:  # noqa: B006 - read alone
+    """The one instruction of a header."""
+    (found,) = baskets.read_header(json.dumps(instructions).encode(), secrets).values()
+    return found
+
+
+def only(instruction: Instruction) -> Payment | Insertion:
+    ((_, what),) = instruction.outputs
+    return what
+
+
+# --- what is sent
+
+
+def test_an_instruction_has_one_form() -> None:
+    """Order, case, spaces and repeats of names say nothing: equal instructions are equal bytes."""
+    one = read(asked(insertion(2, " Coins ", tags=["b", "A", "b "]), payment(0), labels=["Y", "x "]))
+    other = read(asked(payment(0), insertion(2, "coins", tags=["a", "b"]), labels=["x", "y", "x"]))
+    assert baskets.encode(one) == baskets.encode(other)
+    assert [index for index, _ in one.outputs] == [0, 2]
+    assert one.outputs[1][1] == Insertion("coins", "", ("a", "b"))
+    assert (one.labels, one.descriptions) == (("x", "y"), ("as a test",))
+
+
+def test_each_owner_is_a_context() -> None:
+    other = {"owner": SENDER_KEY.hex().upper(), "description": "of another"}
+    found = baskets.read_header(json.dumps([asked(insertion(0)), other]).encode(), {})
+    assert list(found) == [CONTEXT, f"owner:{SENDER_KEY.hex()}"]
+    assert found[f"owner:{SENDER_KEY.hex()}"].outputs == ()  # a spend alone
+
+
+@pytest.mark.parametrize("name", ["x", "x" * 300, "é" * 150, "admi", "p", "pp", "default basket", "a\x00b"])
+def test_names_that_are_taken(name: str) -> None:
+    assert only(read(asked(insertion(0, name)))) == Insertion(name, "", ())
+
+
+@pytest.mark.parametrize(
+    ("instruction", "says"),
+    [
+        (asked(insertion(0, "default")), "wallet's own"),
+        (asked(insertion(0, " DEFAULT ")), "wallet's own"),
+        (asked(insertion(0, "admin coins")), "reserved"),
+        (asked(insertion(0, "Admin")), "reserved"),
+        (asked(insertion(0, "p coins")), "reserved"),
+        (asked(insertion(0, " ")), "1 to 300 bytes"),
+        (asked(insertion(0, "x" * 301)), "1 to 300 bytes"),
+        (asked(insertion(0, "é" * 151)), "1 to 300 bytes"),
+        (asked(insertion(0, tags=[""])), "a tag has 1 to 300"),
+        (asked(insertion(0, tags=["x" * 301])), "a tag has 1 to 300"),
+        (asked(insertion(0), labels=["x" * 301]), "a label has 1 to 300"),
+        (asked(insertion(0, customInstructions="x" * 1_001)), "customInstructions"),
+        (asked(insertion(0, customInstructions="é" * 501)), "customInstructions"),
+        (asked(insertion(0), description="four"), "5 to 50"),
+        (asked(insertion(0), description="x" * 51), "5 to 50"),
+        (asked(insertion(0), insertion(0)), "named once"),
+        (asked(insertion(-1)), "counts from 0"),
+        (asked({**insertion(0), "protocol": "wallet payment"}), "paymentRemittance"),
+        (asked({**payment(0), "protocol": "basket insertion"}), "insertionRemittance"),
+        (asked({**payment(0), **insertion(0)}), "and nothing else"),
+        (asked(payment(0, derivationPrefix="?")), "base64"),
+        (asked(payment(0, derivationSuffix="")), "derivationSuffix"),
+        (asked(payment(0, senderIdentityKey="02")), "33 bytes"),
+        (asked(payment(0, senderIdentityKey="xy")), "hexadecimal"),
+        (asked(payment(0, senderIdentityKey="02" + "ff" * 32)), "point of the curve"),
+        (asked(payment(0, linkage="00")), "32 bytes"),
+        (asked(insertion(0), owner="02" + "ff" * 32), "point of the curve"),
+        (asked(insertion(0), owner="04" + "11" * 32), "identity key"),
+        (asked(insertion(0), basket="x"), "unknown field"),
+        (asked(insertion(0, "a" * 5, tags=[f"t{number}" for number in range(2_001)])), "tags"),
+        ({"owner": OWNER_KEY.hex()}, "description"),
+    ],
+)  # fmt: skip
+def test_what_brc_100_does_not_allow_is_named(instruction: dict[str, Any], says: str) -> None:
+    with pytest.raises(BadInstruction, match=says):
+        read(instruction)
+
+
+@pytest.mark.parametrize("header", [b"x", b"{}", b"[1]", b"\xff", b'[{"owner": "\\ud800"}]', b"[" * 100_000])
+def test_what_is_no_array_of_instructions_is_said(header: bytes) -> None:
+    with pytest.raises(BadInstruction, match="JSON array"):
+        baskets.read_header(header, {})
+
+
+def test_an_owner_is_named_once() -> None:
+    with pytest.raises(BadInstruction, match="once"):
+        read(asked(insertion(0)), asked(insertion(1)))
+
+
+def test_the_owners_secret_gives_the_linkage_that_the_sender_has() -> None:
+    """Whatever the sender says it is: who holds the key knows."""
+    assert only(read(asked(payment(0)))) == Payment(PREFIX, SUFFIX, SENDER_KEY)
+    for sent in ({}, {"linkage": "ab" * 32}):
+        held = only(read(asked(payment(0, **sent)), secrets={OWNER_KEY.hex(): SECRET}))
+        assert held == Payment(PREFIX, SUFFIX, SENDER_KEY, LINK)
+
+
+# --- what an output must be
+
+
+def paying(*scripts: bytes, spends: Sequence[Outpoint] = (), salt: int = 0) -> Tx:
+    entries = [(point, builders.push(b"salt %06d" % salt), builders.FINAL) for point in spends or [coin_of_others(1)]]
+    outs = [builders.Out(1_000 + salt * 16 + place, script) for place, script in enumerate(scripts)]
+    return read_tx(builders.raw_tx(entries, outs))
+
+
+OTHER_P2PKH = b"\x76\xa9\x14" + bytes(20) + b"\x88\xac"
+
+
+@pytest.mark.parametrize(
+    ("script", "link", "code"),
+    [
+        (PAID, LINK, None),
+        (PAID, b"", None),  # nobody can tell
+        (OTHER_P2PKH, b"", None),
+        (OTHER_P2PKH, LINK, "admission.not-paid"),
+        (PAID, bytes(31) + b"\x01", "admission.not-paid"),
+        (PAID, b"\xff" * 32, "admission.not-paid"),  # no number of the curve
+        (PAID + b"\x61", LINK, "admission.not-paid"),
+        (b"\x51", LINK, "admission.not-paid"),
+        (b"\x51", b"", "admission.not-paid"),
+    ],
+)
+def test_a_wallet_payment_pays_the_key_that_is_derived(script: bytes, link: bytes, code: str | None) -> None:
+    said = baskets.check(CONTEXT, read(asked(payment(0, linkage=link.hex()))), paying(script))
+    assert (said.code if said is not None else None) == code
+
+
+def test_an_insertion_may_be_any_script() -> None:
+    assert baskets.check(CONTEXT, read(asked(insertion(0))), paying(b"\x6a")) is None
+
+
+def test_an_output_that_is_not_there_is_found() -> None:
+    named = read(asked(insertion(0), insertion(3)))
+    assert baskets.beyond([named], 4) is None
+    assert baskets.beyond([named], 3) == 3
+    assert baskets.beyond([read(asked())], 1) is None
+
+
+# --- in a context
+
+
+def do(owner: Owner, tx: Tx, instruction: Instruction, offset: int, **more: Any) -> Change:
+    payload = verified(tx, offset=offset, contexts=(CONTEXT,), **more)
+    operation = msgspec.structs.replace(apply_of(payload), instruction=baskets.encode(instruction))
+    return owner.do(CONTEXT, operation)
+
+
+def answer(change: Change) -> Answer:
+    assert isinstance(change.said, Answer)
+    return change.said
+
+
+def listing_of(owner: Owner, basket: str, **more: Any) -> list[BasketOutput]:
+    wanted = listed.Wanted(basket=basket, limit=10_000, with_tags=True, custom_instructions=True, **more)
+    found = listed.outputs(owner.store, CONTEXT, wanted)
+    assert found.total_outputs == len(found.outputs)
+    assert found.state.sequence == head_of(owner.store, CONTEXT).sequence
+    return list(found.outputs)
+
+
+def sums(owner: Owner) -> dict[str, tuple[int, int, int]]:
+    told = listed.summary(owner.store, CONTEXT).baskets
+    return {each.basket: (each.outputs, each.satoshis, each.unverified) for each in told}
+
+
+def test_what_is_named_enters_and_nothing_else() -> None:
+    owner = Owner()
+    tx = paying(PAID, OTHER_P2PKH, b"\x51", b"\x52")
+    said = answer(do(owner, tx, read(asked(payment(0, linkage=LINK.hex()), payment(1), insertion(3, tags=["t"]))), 1))
+    assert said.admittance == Admittance((0, 1, 3))
+    assert sums(owner) == {"coins": (1, 1_003, 0), "default": (2, 1_000, 1_001)}
+    (output,) = listing_of(owner, "coins")
+    assert output == BasketOutput(
+        outpoint=f"{display(tx.txid)}.3", satoshis=1_003, spendable=True, custom_instructions="", tags=("t",)
+    )
+    change = listing_of(owner, "default", locking_scripts=True)
+    assert [(each.verified, each.locking_script) for each in change] == [(True, PAID.hex()), (False, OTHER_P2PKH.hex())]
+    assert change[0].payment is not None
+    assert change[0].payment.linkage == LINK.hex()
+
+
+def test_what_does_not_pay_the_owner_changes_nothing() -> None:
+    owner = Owner()
+    before = owner.store.entries.copy()
+    change = do(owner, paying(OTHER_P2PKH, b"\x51"), read(asked(payment(0, linkage=LINK.hex()), insertion(1))), 1)
+    assert isinstance(change.said, Verdict)
+    assert change.said.code == "admission.not-paid"
+    assert {k: v for k, v in owner.store.entries.items() if k.startswith(CONTEXT.encode())} == before
+
+
+def test_spending_takes_an_output_out_of_its_basket() -> None:
+    owner = Owner()
+    tx = paying(b"\x51", b"\x52")
+    do(owner, tx, read(asked(insertion(0, tags=["t"]), insertion(1))), 1)
+    spender = paying(b"\x53", spends=[outpoint(tx.txid, 0)], salt=1)
+    said = answer(do(owner, spender, read(asked()), 2))
+    assert said.admittance == Admittance((), (), (0,))
+    assert [each.outpoint for each in listing_of(owner, "coins")] == [f"{display(tx.txid)}.1"]
+    assert listing_of(owner, "coins", tags=("t",)) == []
+    assert sums(owner) == {"coins": (1, 1_001, 0)}
+
+
+def test_a_spender_that_came_before_keeps_an_output_out() -> None:
+    owner = Owner()
+    tx = paying(b"\x51", b"\x52")
+    spender = paying(b"\x53", spends=[outpoint(tx.txid, 0)], salt=1)
+    do(owner, spender, read(asked()), 1)
+    do(owner, tx, read(asked(insertion(0), insertion(1))), 2)
+    assert sums(owner) == {"coins": (1, 1_001, 0)}
+
+
+@pytest.mark.invariant("BASKET-1")
+def test_the_same_instruction_again_is_a_repeat() -> None:
+    owner = Owner()
+    tx, instruction = paying(b"\x51"), read(asked(insertion(0)))
+    first = answer(do(owner, tx, instruction, 1))
+    held = owner.store.entries.copy()
+    again, other = answer(do(owner, tx, instruction, 1)), answer(do(owner, tx, instruction, 2))
+    assert (first.repeat, again.repeat, other.repeat) == (False, False, True)
+    assert (other.admittance, other.sequence, other.state_root) == (first.admittance, first.sequence, first.state_root)
+    assert {k: v for k, v in owner.store.entries.items() if k != state.APPLIED_KEY} == {
+        k: v for k, v in held.items() if k != state.APPLIED_KEY
+    }
+
+
+Merge = tuple[dict[str, Any] | None, dict[str, Any], str, dict[str, tuple[int, int, int]]]
+
+MERGES: dict[str, Merge] = {
+    "payment onto change": (payment(0), payment(0), "merge", {"default": (1, 0, 1_000)}),
+    "payment that can be checked onto change": (
+        payment(0), payment(0, linkage=LINK.hex()), "merge", {"default": (1, 1_000, 0)},
+    ),
+    "payment that cannot be onto change": (
+        payment(0, linkage=LINK.hex()), payment(0), "merge", {"default": (1, 1_000, 0)},
+    ),
+    "payment onto a custom output": (
+        insertion(0), payment(0, linkage=LINK.hex()), "merge", {"default": (1, 1_000, 0)},
+    ),
+    "insertion onto change": (payment(0), insertion(0), "admission.change", {"default": (1, 0, 1_000)}),
+    "insertion elsewhere": (insertion(0), insertion(0, "others"), "merge", {"others": (1, 1_000, 0)}),
+    "insertion of a further output": (
+        insertion(0), insertion(1), "merge", {"coins": (2, 2_001, 0)},
+    ),
+    "insertion after a spend alone": (None, insertion(0), "merge", {"coins": (1, 1_000, 0)}),
+}  # fmt: skip
+
+
+@pytest.mark.invariant("BASKET-1")
+@pytest.mark.parametrize("case", MERGES)
+def test_a_second_instruction_is_a_merge(case: str) -> None:
+    first, second, outcome, held = MERGES[case]
+    owner = Owner()
+    tx = paying(PAID, b"\x51")
+    do(owner, tx, read(asked(*([first] if first is not None else []))), 1)
+    change = do(owner, tx, read(asked(second, description="another")), 2)
+    if outcome == "merge":
+        assert answer(change).merge
+        (entry,) = map(JOURNAL.decode, change.entries)
+        assert (entry.kind, entry.txid) == ("merge", tx.txid)
+        assert answer(do(owner, tx, read(asked(second, description="another")), 3)).repeat
+    else:
+        assert isinstance(change.said, Verdict)
+        assert change.said.code == outcome
+    assert sums(owner) == held
+
+
+def test_both_orders_of_payment_and_insertion_end_with_change() -> None:
+    roots = []
+    for order in ([payment(0), insertion(0)], [insertion(0), payment(0)]):
+        owner = Owner()
+        for offset, each in enumerate(order):
+            do(owner, paying(PAID), read(asked(each)), offset)
+        roots.append(head_of(owner.store, CONTEXT).state_root)
+        assert sums(owner) == {"default": (1, 0, 1_000)}
+    assert roots[0] == roots[1]
+
+
+def test_tags_of_both_insertions_are_kept_and_instructions_of_the_last() -> None:
+    owner = Owner()
+    tx = paying(b"\x51")
+    do(owner, tx, read(asked(insertion(0, tags=["a"], customInstructions="one"))), 1)
+    do(owner, tx, read(asked(insertion(0, "others", tags=["b"], customInstructions="two"))), 2)
+    (output,) = listing_of(owner, "others")
+    assert (output.tags, output.custom_instructions) == (("a", "b"), "two")
+    assert listing_of(owner, "coins") == []
+
+
+def test_a_merge_concerns_who_spends_what_it_brings() -> None:
+    """A spender that was judged before sees a coin it did not see."""
+    owner = Owner()
+    tx = paying(b"\x51", b"\x52")
+    spender = paying(b"\x53", spends=[outpoint(tx.txid, 0)], salt=1)
+    do(owner, tx, read(asked(insertion(1))), 1)
+    do(owner, spender, read(asked()), 2)
+    change = do(owner, tx, read(asked(insertion(0))), 3)
+    assert [each.applied.admittance for each in change.revised] == [Admittance((), (), (0,))]
+    assert sums(owner) == {"coins": (1, 1_001, 0)}
+
+
+def test_an_instruction_for_one_that_left_joins_what_was_said_before() -> None:
+    """It left with its parent, comes with a proof, and is what both instructions make of it."""
+    owner = Owner()
+    parent = paying(b"\x51")
+    child = paying(b"\x52", b"\x53", spends=[outpoint(parent.txid, 0)], salt=1)
+    do(owner, child, read(asked(insertion(0))), 1, ancestors=[parent])
+    owner.do(CONTEXT, Evict("evict", parent.txid, "network.rejected", "no"))
+    assert sums(owner) == {}
+    do(owner, child, read(asked(insertion(1))), 2, proven=True)
+    assert sums(owner) == {"coins": (2, 1_016 + 1_017, 0)}
+
+
+@pytest.mark.parametrize("what", ["tags", "labels"])
+def test_labels_and_tags_are_told_when_asked_for(what: str) -> None:
+    owner = Owner()
+    do(owner, paying(b"\x51"), read(asked(insertion(0, tags=["t"], customInstructions="c"), labels=["l"])), 1)
+    bare = listed.outputs(owner.store, CONTEXT, listed.Wanted(basket="coins")).outputs[0]
+    assert (bare.tags, bare.labels, bare.custom_instructions, bare.locking_script) == (None, None, None, None)
+    wanted = listed.Wanted(basket="coins", with_tags=what == "tags", labels=what == "labels")
+    full = listed.outputs(owner.store, CONTEXT, wanted).outputs[0]
+    assert (full.tags, full.labels) == ((("t",), None) if what == "tags" else (None, ("l",)))
+
+
+def test_what_an_eviction_returned_is_not_spendable_while_a_rival_may_have_it() -> None:
+    owner = Owner()
+    tx = paying(b"\x51")
+    spender = paying(b"\x53", spends=[outpoint(tx.txid, 0)], salt=1)
+    do(owner, tx, read(asked(insertion(0))), 1)
+    do(owner, spender, read(asked()), 2)
+    owner.do(CONTEXT, Evict("evict", spender.txid, "network.double-spend", "no", (bytes(32),)))
+    assert [each.spendable for each in listing_of(owner, "coins")] == [False]
+
+
+def test_no_name_is_the_beginning_of_anothers_entries() -> None:
+    groups = [listing.key(basket, tag) for basket in ("a", "ab", "b", "") for tag in ("", "a", "ba", "b")]
+    assert not [(one, other) for one in groups for other in groups if one != other and other.startswith(one)]
+    assert listing.basket_in(listing.key("é", "tag")) == ("é", "tag")
+
+
+# --- random histories
+
+
+class Step(msgspec.Struct):
+    what: str  # apply | evict | readmit
+    tx: int
+    outputs: list[tuple[int, str, list[str]]]  # index, basket or nothing for a payment, tags
+    proven: bool
+
+
+STEPS = st.lists(
+    st.builds(
+        Step,
+        st.sampled_from(["apply", "apply", "apply", "evict", "readmit"]),
+        st.integers(0, 5),
+        st.lists(
+            st.tuples(
+                st.integers(0, 2),
+                st.sampled_from(["", "a", "b"]),
+                st.lists(st.sampled_from(["s", "t", "u"]), max_size=3),
+            ),
+            max_size=3,
+            unique_by=lambda one: one[0],
+        ),
+        st.booleans(),
+    ),
+    min_size=3,
+    max_size=16,
+)
+
+
+@st.composite
+def families(draw: st.DrawFn) -> list[Tx]:
+    """Transactions that spend each other's outputs and others', some of them the same; of three outputs, all paid."""
+    found: list[Tx] = []
+    for salt in range(draw(st.integers(2, 6))):
+        made = [outpoint(tx.txid, vout) for tx in found for vout in range(3)]
+        pool = [*made[-6:], coin_of_others(salt % 2), coin_of_others(2)]
+        spends = draw(st.lists(st.sampled_from(pool), min_size=1, max_size=2, unique=True))
+        found.append(paying(PAID, OTHER_P2PKH, PAID, spends=spends, salt=salt))
+    return found
+
+
+def instruction_of(step: Step) -> Instruction:
+    outputs = [
+        insertion(index, basket, tags=tags)
+        if basket
+        else payment(index, **({"linkage": LINK.hex()} if index == 0 else {}))
+        for index, basket, tags in step.outputs
+    ]
+    return read(asked(*outputs))
+
+
+def history(family: Sequence[Tx], steps: Sequence[Step], look: Callable[[Owner], None]) -> Owner:
+    owner = Owner()
+    for number, step in enumerate(steps):
+        tx = family[step.tx % len(family)]
+        match step.what:
+            case "evict":
+                owner.do(CONTEXT, Evict(f"evict:{number}", tx.txid, "network.rejected", "no"))
+            case "readmit":
+                owner.do(CONTEXT, Readmit(f"readmit:{number}", tx.txid))
+            case _:
+                do(owner, tx, instruction_of(step), number, proven=step.proven)
+        look(owner)
+    return owner
+
+
+Live = dict[Outpoint, tuple[Payment | Insertion, int]]
+
+
+def live_outputs(owner: Owner) -> tuple[Live, dict[bytes, bytes]]:
+    """What the known set and its instructions give, in the plainest way; and the state entries that follow."""
+    held = entries_of(owner.store, CONTEXT)
+    known = {rest: value.spends for (_, rest), value in held.items() if isinstance(value, Known)}
+    applied = {rest: value.submission for (_, rest), value in held.items() if isinstance(value, Applied)}
+    said: dict[Outpoint, tuple[Payment | Insertion, int]] = {}
+    for txid, submission in applied.items():
+        for index, what in baskets.of_submission(submission.off_chain).instruction.outputs:
+            said[outpoint(txid, index)] = what, read_tx(submission.raw).satoshis(index)
+    follows = derive(known, applied, "baskets", baskets.Wallet())
+    live = {point: said[point] for point in follows.coins}
+    entries = {(state.COIN, point): b"" for point in live}
+    entries |= {(state.PLACED, point): state.encode(Placed(*what)) for point, what in said.items()}
+    tallies: dict[bytes, Tally] = {}
+    for point, (what, satoshis) in live.items():
+        basket, tags = ("default", ()) if isinstance(what, Payment) else (what.basket, what.tags)
+        unknown = isinstance(what, Payment) and not what.linkage
+        for tag in ("", *tags):
+            group = listing.key(basket, tag)
+            entries[state.LISTED, group + point] = b""
+            old = tallies.get(group, Tally())
+            tallies[group] = Tally(
+                old.outputs + 1,
+                old.satoshis + (0 if unknown else satoshis),
+                old.unverified + (satoshis if unknown else 0),
+            )
+    entries |= {(state.TALLY, group): state.encode(tally) for group, tally in tallies.items()}
+    return live, {key(CONTEXT, kind, rest): state.seal(value) for (kind, rest), value in entries.items()}
+
+
+def in_state_root(owner: Owner) -> dict[bytes, bytes]:
+    prefix = CONTEXT.encode() + b"\0"
+    return {
+        entry: stored
+        for entry, stored in owner.store.entries.items()
+        if entry.startswith(prefix) and entry[len(prefix)] in state.IN_STATE_ROOT
+    }
+
+
+@pytest.mark.invariant("BASKET-2")
+@settings(CHEAP, max_examples=much(150, 10_000))
+@given(families(), STEPS)
+def test_baskets_follow_from_the_set_and_its_instructions(family: list[Tx], steps: list[Step]) -> None:
+    """After every step; roots and journal have them like everything else."""
+
+    def look(owner: Owner) -> None:
+        _, expected = live_outputs(owner)
+        assert in_state_root(owner) == expected
+        root = roots_of({entry: stored[:32] for entry, stored in expected.items()})[0]
+        assert head_of(owner.store, CONTEXT).state_root == root
+
+    owner = history(family, steps, look)
+    held, _ = replayed(owner.journal.get(CONTEXT, ()))
+    prefix = CONTEXT.encode() + b"\0"
+    assert held == {
+        entry: stored[:32]
+        for entry, stored in owner.store.entries.items()
+        if entry.startswith(prefix) and not state.is_index(entry)
+    }
+
+
+@settings(CHEAP, max_examples=much(150, 10_000))
+@given(
+    families(), STEPS, st.sampled_from(["a", "b", "c", "default"]), st.lists(st.sampled_from("stuv"), max_size=4),
+    st.booleans(), st.integers(1, 5), st.integers(0, 5),
+)  # fmt: skip
+def test_list_outputs_answers_what_looking_at_each_output_gives(
+    family: list[Tx], steps: list[Step], basket: str, tags: list[str], every: bool, limit: int, offset: int
+) -> None:
+    owner = history(family, steps, lambda _: None)
+    live, _ = live_outputs(owner)
+    matching = []
+    for point, (what, _) in sorted(live.items()):
+        own = set() if isinstance(what, Payment) else set(what.tags)
+        if ("default" if isinstance(what, Payment) else what.basket) != basket:
+            continue
+        if not tags or (set(tags) <= own if every else set(tags) & own):
+            matching.append(point)
+    wanted = listed.Wanted(basket=basket, tags=tuple(tags), every_tag=every, limit=limit, offset=offset)
+    found = listed.outputs(owner.store, CONTEXT, wanted)
+    assert found.total_outputs == len(matching)
+    page = matching[offset : offset + limit]
+    assert [each.outpoint for each in found.outputs] == [
+        f"{display(point[:32])}.{int.from_bytes(point[32:], 'little')}" for point in page
+    ]
+    assert [each.satoshis for each in found.outputs] == [live[point][1] for point in page]
+
+
+@settings(CHEAP, max_examples=much(100, 5_000))
+@given(st.lists(st.sampled_from([payment(0), payment(0, linkage=LINK.hex()), insertion(0), insertion(1)]), max_size=5))
+def test_a_repeat_of_any_instruction_changes_nothing(order: list[dict[str, Any]]) -> None:
+    owner = Owner()
+    taken: list[Instruction] = []
+    for offset, each in enumerate(order):
+        if isinstance(do(owner, paying(PAID, PAID), read(asked(each)), offset).said, Answer):
+            taken.append(read(asked(each)))
+    before = owner.store.entries.copy()
+    for offset, instruction in enumerate(taken, 100):
+        assert answer(do(owner, paying(PAID, PAID), instruction, offset)).repeat
+    changed = {k for k, v in owner.store.entries.items() if before.get(k) != v}
+    assert changed <= {state.APPLIED_KEY}
+
+
+def test_merging_does_not_depend_on_how_instructions_are_put_together() -> None:
+    one, two, three = (read(asked(insertion(index, tags=[str(index)]))) for index in range(3))
+    each = [baskets.instructed(baskets.encode(instruction)) for instruction in (one, two, three)]
+
+    def both(a: Instructed, b: Instructed) -> Instructed:
+        found = baskets.merged(a, b)
+        assert isinstance(found, Instructed)
+        return found
+
+    assert both(both(each[0], each[1]), each[2]) == both(each[0], both(each[1], each[2]))
+    assert both(each[0], each[1]) == both(each[1], each[0])
