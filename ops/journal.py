@@ -40,6 +40,7 @@ KINDS: Mapping[int, tuple[str, Literal["outpoint", "txid", "number", "place", "r
     state.RIVAL[0]: ("rival", "rival"),
     state.PLACED[0]: ("placed", "outpoint"),
     state.LISTED[0]: ("listed", "listed"),
+    state.RELINQUISHED[0]: ("relinquished", "listed"),
     state.TALLY[0]: ("tally", "basket"),
 }
 """Entries of the state that effects may name: what people call them, and what their keys end with."""

@@ -18,6 +18,7 @@ from ops.settings import PRESETS, Knob, knobs
 from pipeline.invariants import INVARIANTS
 from pipeline.outcome import CODES, Code
 from schemas import headers as h
+from schemas.baskets import BasketInstruction
 from schemas.external import Event, Result
 from topics import reference as topics
 from topics.reference import EVERY_RECORD, header_notes, table
@@ -45,6 +46,7 @@ def pages() -> dict[str, str]:
         "asyncapi.json": topics.asyncapi(defaults.max_payload_bytes, defaults.prefix),
         "schemas/result.json": _json(topics.json_schema(Result)),
         "schemas/event.json": _json(topics.json_schema(Event)),
+        "schemas/basket-instruction.json": _json(topics.json_schema(BasketInstruction)),
         "headers.md": "\n".join(_headers()),
         "codes.md": "\n".join(_codes()),
         "settings.md": "\n".join(_settings()),

@@ -8,6 +8,7 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import TypeVar
 
 import msgspec
@@ -16,6 +17,7 @@ from pipeline.codec.tx import Tx
 from pipeline.keys import invoice_number, is_public, key_hash, linkage, linked_child
 from pipeline.outcome import Verdict
 from pipeline.overlay.manager import Subject
+from pipeline.read import read_outpoint
 from schemas.baskets import (
     BasketInstruction,
     Insertion,
@@ -27,7 +29,7 @@ from schemas.baskets import (
     PaymentRemittance,
 )
 from schemas.external import Admittance
-from schemas.types import OWNER, Context
+from schemas.types import OWNER, Context, Outpoint
 
 CHANGE = "default"
 """The basket of what pays the owner. No instruction can name it."""
@@ -39,8 +41,8 @@ CUSTOM_BYTES = 1_000
 
 DESCRIPTION_BYTES = range(5, 51)
 
-MOST_TAGS = 2_000
-"""Of all outputs in a request: each costs two entries of the state."""
+MOST_NAMED = 2_000
+"""Tags and relinquished outputs in a request: each costs an entry of the state or two."""
 
 T = TypeVar("T", str, bytes)
 
@@ -80,7 +82,7 @@ def read_header(header: bytes, secrets: Secrets) -> dict[Context, Instruction]:
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BadInstruction(f"a JSON array of instructions: {error}") from error
     found: dict[Context, Instruction] = {}
-    tags = 0
+    named = 0
     for place, each in enumerate(given):
         owner = each.owner.lower()
         context = OWNED + owner
@@ -92,9 +94,9 @@ def read_header(header: bytes, secrets: Secrets) -> dict[Context, Instruction]:
             found[context] = _normal(each, owner, secrets.get(owner))
         except BadInstruction as bad:
             raise BadInstruction(f"[{place}]: {bad}") from bad
-        tags += sum(len(what.tags) for _, what in found[context].outputs if isinstance(what, Insertion))
-        if tags > MOST_TAGS:
-            raise BadInstruction(f"more than {MOST_TAGS:,} tags")
+        named += sum(len(tags_of(what)) for _, what in found[context].outputs) + len(found[context].relinquished)
+        if named > MOST_NAMED:
+            raise BadInstruction(f"more than {MOST_NAMED:,} tags and relinquished outputs")
     return found
 
 
@@ -107,7 +109,17 @@ def _normal(given: BasketInstruction, owner: str, secret: bytes | None) -> Instr
             raise BadInstruction(f"output {one.output_index} is named once")
         outputs[one.output_index] = _output(one, owner, secret)
     labels = sorted({name_of("label", label) for label in given.labels})
-    return Instruction(tuple(sorted(outputs.items())), (given.description,), tuple(labels))
+    relinquished = sorted({(basket_name(each.basket), _point(each.output)) for each in given.relinquish})
+    return Instruction(
+        tuple(sorted(outputs.items(), key=itemgetter(0))), (given.description,), tuple(labels), tuple(relinquished)
+    )
+
+
+def _point(text: str) -> Outpoint:
+    try:
+        return read_outpoint(text)
+    except ValueError as error:
+        raise BadInstruction(f"relinquish: {error}") from error
 
 
 def _output(one: InstructedOutput, owner: str, secret: bytes | None) -> Payment | Insertion:
@@ -263,9 +275,10 @@ def merged(before: Instructed, second: Instructed) -> Instructed | Verdict:
         outputs[index] = what
     one, other = before.instruction, second.instruction
     instruction = Instruction(
-        tuple(sorted(outputs.items())),
+        tuple(sorted(outputs.items(), key=itemgetter(0))),
         _united(one.descriptions, other.descriptions),
         _united(one.labels, other.labels),
+        tuple(sorted({*one.relinquished, *other.relinquished})),
     )
     return Instructed(instruction, _united(before.followed, second.followed))
 

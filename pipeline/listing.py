@@ -11,11 +11,12 @@ import msgspec
 from pipeline import baskets, state
 from pipeline.codec.tx import read_tx
 from pipeline.contextual import Contextual
-from schemas.baskets import Instruction, Payment, Placed, Tally
+from schemas.baskets import Instruction, Payment, Placed, Relinquished, Tally
 from schemas.state import Submission
 from schemas.types import Outpoint, Txid, outpoint
 
 _placed = msgspec.msgpack.Decoder(Placed).decode
+_relinquished = msgspec.msgpack.Decoder(Relinquished).decode
 _tally = msgspec.msgpack.Decoder(Tally).decode
 
 
@@ -39,27 +40,69 @@ def leave(here: Contextual, points: Sequence[Outpoint]) -> None:
 
 def place(here: Contextual, txid: Txid, submission: Submission) -> None:
     """What instructions say of a transaction's outputs, before they are judged. Nothing in a topic's context."""
-    if not baskets.is_owner(here.context):
-        return
-    tx = read_tx(submission.raw)
-    for index, what in baskets.of_submission(submission.off_chain).instruction.outputs:
+    if baskets.is_owner(here.context):
+        instruction = baskets.of_submission(submission.off_chain).instruction
+        _place(here, txid, instruction, submission.raw)
+        _relinquish(here, txid, instruction)
+
+
+def _place(here: Contextual, txid: Txid, instruction: Instruction, raw: bytes) -> None:
+    tx = read_tx(raw)
+    for index, what in instruction.outputs:
         here.put(state.PLACED, outpoint(txid, index), Placed(what, tx.satoshis(index)))
 
 
 def replace(here: Contextual, txid: Txid, submission: Submission) -> None:
     """What further instructions say of a transaction's outputs, live ones among them."""
-    points = _points(txid, baskets.of_submission(submission.off_chain).instruction)
+    instruction = baskets.of_submission(submission.off_chain).instruction
+    points = _points(txid, instruction)
     live = [point for point, there in zip(points, here.is_there(state.COIN, points), strict=True) if there]
     _count(here, live, -1)
-    place(here, txid, submission)
+    _place(here, txid, instruction, submission.raw)
     _count(here, live, 1)
+    _relinquish(here, txid, instruction)
 
 
 def displace(here: Contextual, txid: Txid, submission: Submission) -> None:
     """The transaction leaves, and its outputs, none of which is a coin now. Nothing in a topic's context."""
     if baskets.is_owner(here.context):
-        for point in _points(txid, baskets.of_submission(submission.off_chain).instruction):
+        instruction = baskets.of_submission(submission.off_chain).instruction
+        for point in _points(txid, instruction):
             here.delete(state.PLACED, point)
+        _take_back(here, txid, instruction)
+
+
+def _relinquish(here: Contextual, txid: Txid, instruction: Instruction) -> None:
+    """An output leaves a basket while any submitted transaction's instructions say so."""
+    for basket, point in instruction.relinquished:
+        by = _relinquished_by(here, basket, point)
+        if not by and _is_in(here, basket, point):
+            _count(here, [point], -1)
+        if txid not in by:
+            here.put(state.RELINQUISHED, key(basket) + point, Relinquished(tuple(sorted((*by, txid)))))
+
+
+def _take_back(here: Contextual, txid: Txid, instruction: Instruction) -> None:
+    """What relinquished outputs leaves: they return into their baskets, where nobody else relinquishes them."""
+    for basket, point in instruction.relinquished:
+        if left := tuple(other for other in _relinquished_by(here, basket, point) if other != txid):
+            here.put(state.RELINQUISHED, key(basket) + point, Relinquished(left))
+            continue
+        here.delete(state.RELINQUISHED, key(basket) + point)
+        if _is_in(here, basket, point):
+            _count(here, [point], 1)
+
+
+def _relinquished_by(here: Contextual, basket: str, point: Outpoint) -> tuple[Txid, ...]:
+    stored = here.value(state.RELINQUISHED, key(basket) + point)
+    return _relinquished(stored).by if stored is not None else ()
+
+
+def _is_in(here: Contextual, basket: str, point: Outpoint) -> bool:
+    """Whether a live output belongs into a basket."""
+    if here.value(state.COIN, point) is None:
+        return False
+    return baskets.basket_of(_placed(here.value(state.PLACED, point) or b"").what) == basket
 
 
 def _points(txid: Txid, instruction: Instruction) -> list[Outpoint]:
@@ -70,6 +113,8 @@ def _count(here: Contextual, points: Iterable[Outpoint], sign: int) -> None:
     for point in points:
         placed = _placed(here.value(state.PLACED, point) or b"")
         basket = baskets.basket_of(placed.what)
+        if _relinquished_by(here, basket, point):
+            continue
         unverified = isinstance(placed.what, Payment) and not placed.what.linkage
         for tag in ("", *baskets.tags_of(placed.what)):
             group = key(basket, tag)

@@ -31,12 +31,13 @@ CONTESTED = b"r"  # outpoint -> Contested: returned by an eviction, while a riva
 RIVAL = b"v"  # txid, outpoint -> nothing: what a rival may yet have
 PLACED = b"o"  # outpoint -> Placed: which basket an output of an owner's belongs into, spent or not
 LISTED = b"b"  # basket, tag or nothing, outpoint -> nothing: a coin that is in it
+RELINQUISHED = b"u"  # basket, outpoint -> Relinquished: it is not in that basket, though nothing spends it
 TALLY = b"n"  # basket, tag or nothing -> Tally: of the coins that are in it
 
 PROVEN = b"proven"
 """It came with a proof, which says that the network took it."""
 
-IN_STATE_ROOT = frozenset(COIN + HISTORY + PLACED + LISTED + TALLY)
+IN_STATE_ROOT = frozenset(COIN + HISTORY + PLACED + LISTED + RELINQUISHED + TALLY)
 """Kinds under the state root: what the context holds. All others sway later decisions: the store root."""
 
 INDEX = frozenset(SPEND + ADMITTED)

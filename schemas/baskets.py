@@ -9,6 +9,7 @@ from typing import Literal
 from msgspec import Struct
 
 from schemas.external import ContextState
+from schemas.types import Outpoint, Txid
 
 
 class PaymentRemittance(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
@@ -39,6 +40,13 @@ class InstructedOutput(Struct, frozen=True, rename="camel", forbid_unknown_field
     insertion_remittance: InsertionRemittance | None = None
 
 
+class RelinquishedOutput(Struct, frozen=True, forbid_unknown_fields=True):
+    """An output that its owner wants to know of no longer: what `relinquishOutput` of BRC-100 takes."""
+
+    basket: str
+    output: str  # txid.vout, the txid in display hex
+
+
 class BasketInstruction(Struct, frozen=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True):
     """What an owner is to make of the transaction."""
 
@@ -46,6 +54,7 @@ class BasketInstruction(Struct, frozen=True, rename="camel", forbid_unknown_fiel
     description: str  # 5 to 50 bytes
     outputs: tuple[InstructedOutput, ...] = ()  # none: the transaction spends what is the owner's, and brings nothing
     labels: tuple[str, ...] = ()  # 1 to 300 bytes each, lower case
+    relinquish: tuple[RelinquishedOutput, ...] = ()  # of this transaction or of any other
 
 
 # --- kept in the state
@@ -74,6 +83,7 @@ class Instruction(Struct, frozen=True, array_like=True):
     outputs: tuple[tuple[int, Payment | Insertion], ...]  # by index, ascending
     descriptions: tuple[str, ...]  # sorted: one, or of several instructions for one transaction
     labels: tuple[str, ...]  # sorted
+    relinquished: tuple[tuple[str, Outpoint], ...] = ()  # basket and output, sorted
 
 
 class Instructed(Struct, frozen=True, array_like=True):
@@ -88,6 +98,12 @@ class Placed(Struct, frozen=True, array_like=True):
 
     what: Payment | Insertion
     satoshis: int
+
+
+class Relinquished(Struct, frozen=True, array_like=True):
+    """An output that left its basket without being spent."""
+
+    by: tuple[Txid, ...]  # submitted transactions whose instructions say so, sorted
 
 
 class Tally(Struct, frozen=True, array_like=True):

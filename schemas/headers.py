@@ -42,7 +42,7 @@ class IngestHeaders(Struct, frozen=True, kw_only=True):
 
     request_id: str = ""  # echoed in results; defaults to the record's key, then to its coordinate
     topics: str = ""  # JSON array of overlay topic names; empty: the setting `parse.default_topics`
-    baskets: str = ""  # JSON array of basket instructions
+    baskets: str = ""  # JSON array of what owners of baskets are to make of it (BRC-100); docs/baskets.md
     atomicity: str = "each"  # each | all
     off_chain_values: bytes = b""  # handed to topic managers beside the payload
 

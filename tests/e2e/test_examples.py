@@ -14,6 +14,7 @@ from beefline import Client
 from ops.installation import Installation
 from ops.instruments.chain import Chain
 from ops.instruments.generate import Generator
+from ops.instruments.keys import make_key
 from ops.stages import STAGES
 from tests.conftest import ROOT
 
@@ -134,6 +135,19 @@ def exchange(
     assert read.returncode == 0, read.stderr
     (line,) = [line for line in read.stdout.splitlines() if request_id in line and line.startswith("applied")]
     assert "topic:tm_anytx" in line
+
+
+def test_the_basket_example(installation: Installation, tmp_path: Path) -> None:
+    """What it puts into a basket the command it proposes lists."""
+    owner = make_key("basket example").public.hex()
+    file = tmp_path / "payload.beef"
+    file.write_text(generated(45).hex())
+    ran = run(installation, sys.executable, "examples/python/basket.py", str(file), owner, "coins", "example")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.split() == ["applied", f"owner:{owner}"]
+    listed = run(installation, *BEEFLINE, "basket", "list", owner, "coins", "--tag", "example")
+    assert (listed.returncode, listed.stderr) == (0, "")
+    assert listed.stdout.splitlines()[-1] == "1 of 1"
 
 
 def test_the_python_examples(installation: Installation, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from pipeline.derive import derive
 from pipeline.keys import invoice_number, key_hash, linkage, linked_child, public_of
 from pipeline.outcome import Verdict
 from pipeline.state import head_of, key
-from schemas.baskets import BasketOutput, Insertion, Instructed, Instruction, Payment, Placed, Tally
+from schemas.baskets import BasketOutput, Insertion, Instructed, Instruction, Payment, Placed, Relinquished, Tally
 from schemas.external import Admittance
 from schemas.flow import Evict, Readmit
 from schemas.journal import JOURNAL
@@ -120,6 +120,7 @@ def test_names_that_are_taken(name: str) -> None:
         (asked(insertion(0), owner="04" + "11" * 32), "identity key"),
         (asked(insertion(0), basket="x"), "unknown field"),
         (asked(insertion(0, "a" * 5, tags=[f"t{number}" for number in range(2_001)])), "tags"),
+        (asked(relinquish=[{"basket": "x", "output": f"{'00' * 32}.{vout}"} for vout in range(2_001)]), "2,000"),
         ({"owner": OWNER_KEY.hex()}, "description"),
     ],
 )  # fmt: skip
@@ -383,6 +384,52 @@ def test_what_an_eviction_returned_is_not_spendable_while_a_rival_may_have_it() 
     assert [each.spendable for each in listing_of(owner, "coins")] == [False]
 
 
+def relinquish(*named: tuple[str, Tx, int]) -> dict[str, Any]:
+    outputs = [{"basket": basket, "output": f"{display(tx.txid)}.{vout}"} for basket, tx, vout in named]
+    return asked(relinquish=outputs)
+
+
+def test_a_relinquished_output_is_forgotten_without_being_spent() -> None:
+    """By the instructions of any transaction, in whichever order; it is back when that transaction leaves."""
+    tx, other = paying(b"\x51", b"\x52"), paying(b"\x53", spends=[coin_of_others(5)], salt=1)
+    instructions = [
+        (tx, read(asked(insertion(0, tags=["t"]), insertion(1)))),
+        (other, read(relinquish(("coins", tx, 0)))),
+    ]
+    for order in (instructions, instructions[::-1]):
+        owner = Owner()
+        for offset, (each, instruction) in enumerate(order):
+            do(owner, each, instruction, offset)
+        assert [each.outpoint for each in listing_of(owner, "coins")] == [f"{display(tx.txid)}.1"]
+        assert listing_of(owner, "coins", tags=("t",)) == []
+        assert sums(owner) == {"coins": (1, 1_001, 0)}
+        owner.do(CONTEXT, Evict("evict", other.txid, "network.rejected", "no"))
+        assert sums(owner) == {"coins": (2, 2_001, 0)}
+
+
+def test_an_output_is_relinquished_from_the_basket_it_is_in() -> None:
+    owner = Owner()
+    tx = paying(PAID, b"\x51")
+    do(owner, tx, read(asked(insertion(0), insertion(1))), 1)
+    do(owner, tx, read(relinquish(("others", tx, 0), ("coins", tx, 1))), 2)
+    assert sums(owner) == {"coins": (1, 1_000, 0)}
+    do(owner, tx, read(asked(payment(0))), 3)
+    assert sums(owner) == {"default": (1, 0, 1_000)}
+
+
+@pytest.mark.parametrize(
+    ("basket", "output", "says"),
+    [
+        ("default", "00" * 32 + ".0", "wallet's own"),
+        ("coins", "00" * 32, "txid.vout"),
+        ("coins", "xy.0", "hexadecimal"),
+    ],
+)
+def test_what_cannot_be_relinquished_is_named(basket: str, output: str, says: str) -> None:
+    with pytest.raises(BadInstruction, match=says):
+        read(asked(relinquish=[{"basket": basket, "output": output}]))
+
+
 def test_no_name_is_the_beginning_of_anothers_entries() -> None:
     groups = [listing.key(basket, tag) for basket in ("a", "ab", "b", "") for tag in ("", "a", "ba", "b")]
     assert not [(one, other) for one in groups for other in groups if one != other and other.startswith(one)]
@@ -396,6 +443,7 @@ class Step(msgspec.Struct):
     what: str  # apply | evict | readmit
     tx: int
     outputs: list[tuple[int, str, list[str]]]  # index, basket or nothing for a payment, tags
+    relinquish: list[tuple[str, int, int]]  # basket, which transaction, output
     proven: bool
 
 
@@ -413,6 +461,7 @@ STEPS = st.lists(
             max_size=3,
             unique_by=lambda one: one[0],
         ),
+        st.lists(st.tuples(st.sampled_from(["a", "b"]), st.integers(0, 5), st.integers(0, 2)), max_size=2),
         st.booleans(),
     ),
     min_size=3,
@@ -432,14 +481,18 @@ def families(draw: st.DrawFn) -> list[Tx]:
     return found
 
 
-def instruction_of(step: Step) -> Instruction:
+def instruction_of(step: Step, family: Sequence[Tx]) -> Instruction:
     outputs = [
         insertion(index, basket, tags=tags)
         if basket
         else payment(index, **({"linkage": LINK.hex()} if index == 0 else {}))
         for index, basket, tags in step.outputs
     ]
-    return read(asked(*outputs))
+    left = [
+        {"basket": basket, "output": f"{display(family[which % len(family)].txid)}.{vout}"}
+        for basket, which, vout in step.relinquish
+    ]
+    return read(asked(*outputs, relinquish=left))
 
 
 def history(family: Sequence[Tx], steps: Sequence[Step], look: Callable[[Owner], None]) -> Owner:
@@ -452,7 +505,7 @@ def history(family: Sequence[Tx], steps: Sequence[Step], look: Callable[[Owner],
             case "readmit":
                 owner.do(CONTEXT, Readmit(f"readmit:{number}", tx.txid))
             case _:
-                do(owner, tx, instruction_of(step), number, proven=step.proven)
+                do(owner, tx, instruction_of(step, family), number, proven=step.proven)
         look(owner)
     return owner
 
@@ -470,8 +523,16 @@ def live_outputs(owner: Owner) -> tuple[Live, dict[bytes, bytes]]:
         for index, what in baskets.of_submission(submission.off_chain).instruction.outputs:
             said[outpoint(txid, index)] = what, read_tx(submission.raw).satoshis(index)
     follows = derive(known, applied, "baskets", baskets.Wallet())
-    live = {point: said[point] for point in follows.coins}
-    entries = {(state.COIN, point): b"" for point in live}
+    left: dict[tuple[str, Outpoint], list[bytes]] = {}
+    for txid, submission in applied.items():
+        for named in baskets.of_submission(submission.off_chain).instruction.relinquished:
+            left.setdefault(named, []).append(txid)
+    live = {point: said[point] for point in follows.coins if (baskets.basket_of(said[point][0]), point) not in left}
+    entries = {(state.COIN, point): b"" for point in follows.coins}
+    entries |= {
+        (state.RELINQUISHED, listing.key(basket) + point): state.encode(Relinquished(tuple(sorted(by))))
+        for (basket, point), by in left.items()
+    }
     entries |= {(state.PLACED, point): state.encode(Placed(*what)) for point, what in said.items()}
     tallies: dict[bytes, Tally] = {}
     for point, (what, satoshis) in live.items():
