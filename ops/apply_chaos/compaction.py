@@ -69,7 +69,7 @@ async def run(name: str, wanted: Asked, bootstrap: str = "") -> Outcome:
         took = await _from_nothing(rig)
         await rig.ready()
         figures.append(f"ready {time.monotonic() - took:.1f} s after its start without its stores")
-        proof = await prove(rig, NAMES)
+        proof = await prove(rig, contexts)
         for context in (contexts[-1], contexts[0]):
             reason = await _damaged(rig, context)
             figures.append(f"a bad head of {context}: {reason or 'not found'}")

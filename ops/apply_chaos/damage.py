@@ -12,7 +12,7 @@ from rocksdict import Options, Rdict
 
 from agents.runtime.cluster import admin, create, look
 from agents.runtime.store import KEPT_DELETIONS_S
-from ops.apply_chaos.exactly_once import HOSTED, TOPIC_NAMES
+from ops.apply_chaos.exactly_once import HELD, HOSTED, TOPIC_NAMES
 from ops.apply_chaos.proof import prove
 from ops.apply_chaos.rig import Late, Rig, Worker, until_so
 from ops.holders import Holders
@@ -45,7 +45,7 @@ async def run(name: str, wanted: Asked, bootstrap: str = "", workers: int = WORK
     began = time.monotonic()
     context, topic = f"topic:{TOPIC_NAMES[0]}", TOPIC_NAMES[0]
     async with Rig(HOSTED, workers=workers, bootstrap=bootstrap, flags=wanted.flags, say=wanted.say) as rig:
-        load = operations([f"topic:{each}" for each in TOPIC_NAMES], wanted.seed)
+        load = operations(HELD, wanted.seed)
         sent = await rig.feed(islice(load, wanted.records), wanted.rate)
         await rig.drained()
         await _again(rig)  # what was written is in RocksDB's tables then, and in nobody's memory
@@ -57,7 +57,7 @@ async def run(name: str, wanted: Asked, bootstrap: str = "", workers: int = WORK
                 rig.say(found[-1].says)
             found.append(await _altered_journal(rig, context))
             rig.say(found[-1].says)
-        proof = await prove(rig, TOPIC_NAMES)
+        proof = await prove(rig, HELD)
         for each in found:
             if each.finding:
                 proof.note(each.finding, each.says)
@@ -196,7 +196,9 @@ class Field:
 
         async def right() -> bool:
             addresses = await self.holders.addresses(self.number)
-            said = [await self.holders.state(each, self.topic, strong=True) for each in (*addresses[:1], url)]
+            said = [
+                await self.holders.state(each, f"topic:{self.topic}", strong=True) for each in (*addresses[:1], url)
+            ]
             return len(said) == 2 and isinstance(said[0], ContextState) and said[0] == said[1]
 
         await until_so(right, f"a store of {url} that is right", FOUND_WITHIN_S)

@@ -9,7 +9,7 @@ from typing import Any
 
 from agents.runtime.cluster import look
 from agents.runtime.partitioner import partition_for
-from ops.apply_chaos.exactly_once import HOSTED, TOPIC_NAMES
+from ops.apply_chaos.exactly_once import HELD, HOSTED, TOPIC_NAMES
 from ops.apply_chaos.proof import prove
 from ops.apply_chaos.rig import Late, Rig
 from ops.instruments.operations import operations
@@ -34,11 +34,11 @@ async def run(name: str, wanted: Asked, bootstrap: str = "", bound_s: float = BO
     began = time.monotonic()
     context = f"topic:{TOPIC_NAMES[0]}"
     async with Rig(HOSTED, bootstrap=bootstrap, flags=wanted.flags, say=wanted.say) as rig:
-        load = operations([f"topic:{topic}" for topic in TOPIC_NAMES], wanted.seed)
+        load = operations(HELD, wanted.seed)
         breaking = _die(rig, context, wanted.faults)
         sent = await rig.feed_while(breaking, load, wanted.records, wanted.rate)
         gaps = await _gaps(rig)
-        proof = await prove(rig, TOPIC_NAMES)
+        proof = await prove(rig, HELD)
         partition = partition_for(context.encode(), OPERATIONS.partitions)
         gap = gaps.pop(partition)
         if gap > bound_s:

@@ -1,4 +1,4 @@
-"""Exactly once, whatever is killed: three workers, 16 contexts, a broker of three nodes."""
+"""Exactly once, whatever is killed: three workers, 16 topics and 4 owners, a broker of three nodes."""
 
 import asyncio
 import random
@@ -13,11 +13,12 @@ from agents.runtime.cluster import admin
 from ops import broker as brokers
 from ops.apply_chaos.proof import prove
 from ops.apply_chaos.rig import FENCED, Late, Rig, Worker, until
+from ops.instruments.keys import make_key
 from ops.instruments.operations import operations
 from ops.scenario import Asked, Outcome
 from topics.registry import OPERATIONS, TOPICS
 
-CONTEXTS = 16
+OWNERS = 4
 WORKERS = 3
 
 TOPIC_NAMES = tuple(f"tm_chaos_{letter}" for letter in "abcdefghijklmnop")
@@ -25,6 +26,12 @@ ANY, LINKED = "pipeline.overlay.builtin.anytx:AnyTx", "ops.instruments.operation
 
 HOSTED = tuple(f"{name}={ANY if at % 2 else LINKED}" for at, name in enumerate(TOPIC_NAMES))
 """Half of them judge by the coins of their own: what comes late has others judged again."""
+
+HELD = (
+    *(f"topic:{topic}" for topic in TOPIC_NAMES),
+    *(f"owner:{make_key('chaos owner', number).public.hex()}" for number in range(OWNERS)),
+)
+"""Contexts that operations are for."""
 
 OUT_S = 8.0
 """How long a killed broker is away."""
@@ -180,7 +187,7 @@ async def _break(faults: Faults, kills: int) -> None:
 
 
 async def run(name: str, wanted: Asked, form: Form | None = None) -> Outcome:
-    """Operations over 16 contexts while workers are killed every 5 s, one is a zombie, brokers die, all restart."""
+    """Operations over 16 topics and 4 owners: workers killed every 5 s, one a zombie, brokers lost, all restarted."""
     form = form or Form()
     began = time.monotonic()
     rig = Rig(
@@ -188,10 +195,10 @@ async def run(name: str, wanted: Asked, form: Form | None = None) -> Outcome:
     )
     async with rig:
         faults = Faults(rig, form, wanted.seed)
-        load = operations([f"topic:{topic}" for topic in TOPIC_NAMES], wanted.seed)
+        load = operations(HELD, wanted.seed)
         sent = await rig.feed_while(_break(faults, wanted.faults), load, wanted.records, wanted.rate)
         wanted.say(f"{sent} operations sent; waiting until all are applied")
-        proof = await prove(rig, TOPIC_NAMES)
+        proof = await prove(rig, HELD)
         if not faults.fenced:
             proof.note("not-fenced", rig.workers[0].child.spec.name)
         for point in crash.POINTS:

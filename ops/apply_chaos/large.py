@@ -123,7 +123,7 @@ async def _run(name: str, wanted: Asked, bootstrap: str, hosted: str, steps: Ite
             wanted.say(figures[-1])
         restarts = rig.restarts
         figures += await _largest(rig)
-        proof = await prove(rig, [topic])
+        proof = await prove(rig, [f"topic:{topic}"])
         if restarts:
             proof.note("ended", f"{restarts} times; see {rig.workers[0].log}")
         return Outcome(name, sent, 0, restarts, time.monotonic() - began, proof.report(KINDS), tuple(figures))

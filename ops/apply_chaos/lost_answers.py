@@ -5,7 +5,7 @@ import time
 from collections import Counter
 
 from ops import broker as brokers
-from ops.apply_chaos.exactly_once import HOSTED, TOPIC_NAMES
+from ops.apply_chaos.exactly_once import HELD, HOSTED
 from ops.apply_chaos.proof import prove
 from ops.apply_chaos.rig import Rig
 from ops.instruments.operations import operations
@@ -42,10 +42,10 @@ async def run(name: str, wanted: Asked, bootstrap: str = "") -> Outcome:
 async def _run(name: str, wanted: Asked, proxy: Proxy, bootstrap: str, began: float) -> Outcome:
     lost: Counter[str] = Counter()
     async with Rig(HOSTED, bootstrap=bootstrap, through=proxy.bootstrap, flags=wanted.flags, say=wanted.say) as rig:
-        load = operations([f"topic:{topic}" for topic in TOPIC_NAMES], wanted.seed)
+        load = operations(HELD, wanted.seed)
         breaking = _lose(proxy, wanted.faults, lost, rig)
         sent = await rig.feed_while(breaking, load, wanted.records, wanted.rate)
-        proof = await prove(rig, TOPIC_NAMES)
+        proof = await prove(rig, HELD)
         for error in proxy.failed:
             proof.note("proxy", f"{type(error).__name__}: {error}")
         figures = tuple(f"lost: {what}, {count} times" for what, count in lost.items())

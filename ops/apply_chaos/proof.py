@@ -57,16 +57,18 @@ class Held(Struct, frozen=True):
     settling: bool
 
 
-async def asked(urls: Mapping[str, str], topics: Sequence[str]) -> tuple[list[Held], list[str]]:
-    """Ask every worker for every topic, strongly: who does not own it asks the owner. Also: who did not answer."""
+async def asked(urls: Mapping[str, str], contexts: Sequence[Context]) -> tuple[list[Held], list[str]]:
+    """Ask every worker for every context, strongly: who does not own it asks the owner. Also: who did not answer."""
     found, silent = [], []
     for who, url in urls.items():
         async with StateReader(url) as reader:
-            for topic in topics:
+            for context in contexts:
+                kind: Any
+                kind, _, name = context.partition(":")
                 try:
-                    said = await reader.state(topic)
+                    said = await reader.state(name, kind=kind)
                 except NoAnswer as error:
-                    silent.append(f"{who} {topic}: {error}")
+                    silent.append(f"{who} {context}: {error}")
                     continue
                 found.append(Held(who, said.context, said.sequence, said.state_root, said.store_root, said.settling))
     return found, silent
@@ -213,17 +215,17 @@ class Proof:
             self._notes.add(kind, f"{where}: {len(keys)} entries differ, the first is {min(keys)!r}")
 
 
-async def prove(rig: Rig, topics: Sequence[str]) -> Proof:
+async def prove(rig: Rig, contexts: Sequence[Context]) -> Proof:
     """Wait until all is applied, and compare; the workers are ended on the way, so that their stores can be read.
 
-    topics: overlay topics that are hosted.
+    contexts: that operations were for.
 
     Raises:
         ops.apply_chaos.rig.Late: the workers do not come to an end with what they have to do.
     """
     await rig.ready()
     await rig.drained()
-    held, silent = await asked({worker.child.spec.name: worker.url or "" for worker in rig.workers}, topics)
+    held, silent = await asked({worker.child.spec.name: worker.url or "" for worker in rig.workers}, contexts)
     proof = Proof(rig.settings)
     await proof.topics()
     await proof.state()

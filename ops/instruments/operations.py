@@ -1,7 +1,8 @@
 """Operations ready-made: what verify, and whoever knows the network's word, hand to apply; without signatures.
 
 What a context is asked to do is drawn from a small model of it, so that it means something there: chains, children
-before their parents, double spends, repeats, off-chain values, acceptances, evictions, readmissions.
+before their parents, double spends, repeats, off-chain values or instructions for baskets, acceptances, evictions,
+readmissions.
 """
 
 import random
@@ -12,10 +13,12 @@ from typing import TypeVar
 from msgspec import Struct, structs
 
 from ops.instruments.wire import FINAL, Output, p2pkh, push, write_transaction
+from pipeline import baskets
 from pipeline.codec.tx import Tx, read_tx
 from pipeline.member import member_of
 from pipeline.overlay.manager import Subject
 from pipeline.results import decision_id
+from schemas.baskets import Insertion, Instruction, Payment
 from schemas.external import Admittance
 from schemas.flow import Accept, Apply, Asked, Evict, Member, Operation, Origin, Readmit, Verified
 from schemas.types import Context, Txid, outpoint
@@ -155,26 +158,27 @@ class Line:
 
     def _fresh(self) -> Operation:
         """It spends what no context knows of."""
-        return self._submitted(self._made([(funding(self._number()), 0)]), self._values())
+        return self._submitted(self._made([(funding(self._number()), 0)]))
 
     def _chain(self) -> Operation | None:
         """It spends one or two coins of the context."""
         spends = [self._taken(self._coins) for _ in range(min(len(self._coins), self._random.randint(1, 2)))]
-        return self._submitted(self._made(spends), self._values()) if spends else None
+        return self._submitted(self._made(spends)) if spends else None
 
     def _late_parent(self) -> Operation:
         """A child comes before its parent is submitted; until then that is an ancestor, and admits nothing."""
         parent = self._made([(funding(self._number()), 0)])
         child = self._made([(parent, 0)])
-        self._due.append(self._asked(parent, BEGINS))
-        return self._submitted(child, b"")
+        self._due.append(self._asked(parent, self._says(parent, True)))
+        return self._submitted(child, False)
 
     def _rival(self) -> Operation | None:
         """It spends what another spends already."""
         if not self._spent:
             return None
         parent, vout, holder = self._random.choice(self._spent)
-        operation = self._asked(self._made([(parent, vout)], outputs=2), b"")
+        rival = self._made([(parent, vout)], outputs=2)
+        operation = self._asked(rival, self._says(rival, False))
         self._rivals.append((holder.txid, operation))
         return operation
 
@@ -183,15 +187,18 @@ class Line:
         if not self._applied:
             return None
         subject, before = self._random.choice(self._applied)
-        return self._asked(subject, before.verified.asked.off_chain)
+        return self._asked(subject, self._said(before))
 
     def _again(self) -> Operation | None:
         """The very same operation: its writer delivers at least once."""
         return self._random.choice(self._applied)[1] if self._applied else None
 
-    def _other_values(self) -> Operation | None:
-        """The same transaction with other off-chain values."""
-        return self._asked(self._random.choice(self._applied)[0], b"others") if self._applied else None
+    def _otherwise(self) -> Operation | None:
+        """The same transaction with something else beside it."""
+        if not self._applied:
+            return None
+        subject, _ = self._random.choice(self._applied)
+        return self._asked(subject, self._says_else(subject))
 
     def _accept(self) -> Operation | None:
         if not self._applied:
@@ -222,17 +229,30 @@ class Line:
     def _id(self, what: str) -> str:
         return f"{what}:{self.context}:{self._count}"
 
-    def _values(self) -> bytes:
-        return BEGINS if self._random.random() < 0.4 else b""
+    def _drawn(self, share: float) -> bool:
+        return self._random.random() < share
 
     def _made(self, spends: Sequence[tuple[Made, int]], outputs: int = 0) -> Made:
         return made(self._number(), spends, outputs or self._random.randint(1, 3))
 
-    def _asked(self, subject: Made, off_chain: bytes) -> Apply:
-        return apply_of(self.context, subject, self._coordinates.next(), off_chain)
+    # --- what is said beside a transaction: to a topic, off-chain values
 
-    def _submitted(self, subject: Made, off_chain: bytes) -> Apply:
-        operation = self._asked(subject, off_chain)
+    def _says(self, subject: Made, begins: bool) -> bytes:
+        return BEGINS if begins else b""
+
+    def _says_else(self, subject: Made) -> bytes:
+        return b"others"
+
+    def _said(self, operation: Apply) -> bytes:
+        return operation.verified.asked.off_chain
+
+    def _asked(self, subject: Made, said: bytes) -> Apply:
+        return apply_of(self.context, subject, self._coordinates.next(), said)
+
+    # ---
+
+    def _submitted(self, subject: Made, begins: bool | None = None) -> Apply:
+        operation = self._asked(subject, self._says(subject, self._drawn(0.4) if begins is None else begins))
         self._applied.append((subject, operation))
         self._coins += [(subject, vout) for vout in range(len(subject.tx.outs) - 1)]
         for vin, parent in enumerate(subject.parents):
@@ -243,6 +263,38 @@ class Line:
 
     def _taken(self, listed: list[T]) -> T:
         return listed.pop(self._random.randrange(len(listed)))
+
+
+class OwnerLine(Line):
+    """An owner's: beside a transaction stands an instruction for its outputs, which pay nobody that is known."""
+
+    def _says(self, subject: Made, begins: bool) -> bytes:
+        return baskets.encode(self._instruction(subject, range(len(subject.tx.outs) - 1) if begins else ()))
+
+    def _says_else(self, subject: Made) -> bytes:
+        """Of outputs of its own, and of one that it has left alone before: a merge, or refused for what is change."""
+        drawn = [index for index in range(len(subject.tx.outs) - 1) if self._drawn(0.5)]
+        left = [(parent.txid, vout) for parent, vout in self._coins[-3:]]
+        gone = [(self._basket(), outpoint(*self._random.choice(left)))] if left else []
+        return baskets.encode(structs.replace(self._instruction(subject, drawn), relinquished=tuple(gone)))
+
+    def _said(self, operation: Apply) -> bytes:
+        return operation.instruction
+
+    def _asked(self, subject: Made, said: bytes) -> Apply:
+        return structs.replace(super()._asked(subject, b""), instruction=said)
+
+    def _instruction(self, subject: Made, outputs: Sequence[int]) -> Instruction:
+        placed = tuple((index, self._place()) for index in outputs)
+        return Instruction(placed, (f"drawn {self._number() % 1_000}",), ())
+
+    def _place(self) -> Payment | Insertion:
+        if self._drawn(0.4):
+            return Payment("cHJlZml4", "c3VmZml4", bytes.fromhex(self.context.removeprefix(baskets.OWNED)))
+        return Insertion(self._basket(), "", tuple(tag for tag in ("blue", "green", "red") if self._drawn(0.3)))
+
+    def _basket(self) -> str:
+        return self._random.choice(("coins", "tickets"))
 
 
 def _descends(one: Made, ancestor: Made) -> bool:
@@ -256,7 +308,7 @@ _TABLE: dict[Callable[[Line], Operation | None], float] = {
     Line._rival: 0.07,
     Line._repeat: 0.05,
     Line._again: 0.03,
-    Line._other_values: 0.02,
+    Line._otherwise: 0.02,
     Line._accept: 0.06,
     Line._evict: 0.05,
     Line._readmit: 0.02,
@@ -269,7 +321,7 @@ _KINDS, _WEIGHTS = list(_TABLE), list(_TABLE.values())
 def operations(contexts: Sequence[Context], seed: int) -> Iterator[tuple[Context, Operation]]:
     """Operations without end, over the contexts at random. The same seed gives the same."""
     coordinates = Coordinates(f"chaos-{seed}")
-    lines = [Line(context, coordinates, seed) for context in contexts]
+    lines = [(OwnerLine if baskets.is_owner(context) else Line)(context, coordinates, seed) for context in contexts]
     draw = random.Random(seed)
     while True:
         line = draw.choice(lines)

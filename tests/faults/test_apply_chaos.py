@@ -127,7 +127,7 @@ async def test_the_proof_finds_what_is_wrong(broker: Broker, asked: Callable[...
     contexts = [f"topic:{topic}" for topic in topics]
     async with Rig(exactly_once.HOSTED[:2], bootstrap=broker.bootstrap, flags=asked(0, 0, 0).flags) as rig:
         await rig.feed(islice(operations(contexts, SEED), 40))
-        clean((await prove(rig, topics)).report())
+        clean((await prove(rig, contexts)).report())
         await _double_and_change(rig)
         _spoil(own_home / "data-0", contexts[1])
 

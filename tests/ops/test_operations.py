@@ -1,26 +1,30 @@
 """Ready-made operations: what they are about, and what must come of them."""
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import islice
 
 from agents.apply import ApplySettings, ApplyStage
-from ops.apply_chaos.exactly_once import HOSTED, TOPIC_NAMES
+from ops.apply_chaos.exactly_once import HELD, HOSTED, TOPIC_NAMES
 from ops.instruments.expected import Expected, Trace, differences, trace
 from ops.instruments.operations import MINED, funding, made, operations, payload
-from pipeline import member
+from ops.journal import named
+from pipeline import member, state
 from pipeline.codec.tx import read_tx
 from schemas.flow import OPERATION, Apply
 from schemas.journal import JOURNAL as SCHEMA
+from schemas.types import Context
 from tests.fakes import Record
 from topics.registry import DEAD_LETTERS, JOURNAL, RESULTS
 
 CONTEXTS = [f"topic:{topic}" for topic in TOPIC_NAMES[:4]]
+OWNERS = [context for context in HELD if context.startswith("owner:")]
 
 
-def expected(count: int, seed: int) -> Expected:
+def expected(count: int, seed: int, contexts: Sequence[Context] = CONTEXTS) -> Expected:
     """Of so many operations, all in one partition."""
     found = Expected(ApplyStage(ApplySettings(topics=HOSTED)), "beef.", 60)
-    for offset, (context, operation) in enumerate(islice(operations(CONTEXTS, seed), count)):
+    for offset, (context, operation) in enumerate(islice(operations(contexts, seed), count)):
         value = OPERATION.encode(operation)
         found.take(Record("beef.operations", 3, offset, context.encode(), value, [OPERATION.header]))
     return found
@@ -46,6 +50,24 @@ def test_a_context_is_asked_for_everything_it_can_do() -> None:
     kinds = Counter(each.what.split()[2] for each in found.traces if each.topic == JOURNAL.name)
     assert kinds.keys() >= {"apply", "rejudge", "accept", "evict", "readmit", "dismiss"}
     assert found.traces.total() > 4_000
+
+
+def test_an_owner_is_asked_for_everything_it_can_do() -> None:
+    """What enters its baskets leaves them, comes back, moves, and is relinquished."""
+    found = expected(2_000, 5, OWNERS)
+    assert {what for what, count in found.operations.items() if count > 5} >= {
+        "ok:applied", "ok:repeat", "ok:accept", "ok:evict", "ok:readmit", "condition:conflict.undecided",
+        "verdict:conflict.double-spend", "verdict:conflict.evicted",
+    }  # fmt: skip
+    assert found.operations["verdict:admission.change"]
+    kinds = Counter(each.what.split()[2] for each in found.traces if each.topic == JOURNAL.name)
+    assert kinds.keys() >= {"apply", "merge", "rejudge", "accept", "evict", "readmit", "dismiss"}
+    held = Counter(state.kind_of(key) for key, _ in found.entries() if b"\0" in key[1:])
+    for kind in (state.PLACED, state.LISTED, state.RELINQUISHED, state.TALLY):
+        assert held[kind[0]] > 3, kind
+    assert {name for name, _ in map(named, (key for key, _ in found.entries() if b"\0" in key[1:]))} >= {
+        "placed", "listed", "relinquished", "tally",
+    }  # fmt: skip
 
 
 def test_a_payload_holds_what_its_unmined_transactions_spend() -> None:
