@@ -244,15 +244,16 @@ def check(context: Context, instruction: Instruction, tx: Tx) -> Verdict | None:
         script = tx.locking(index)
         if not (len(script) == 25 and script.startswith(b"\x76\xa9\x14") and script.endswith(b"\x88\xac")):
             return Verdict("admission.not-paid", f"output {index} is no P2PKH (BRC-29)", f"output {index}")
-        if what.linkage and _paid_to(owner, what.linkage) != script[3:23]:
+        if what.linkage and paid_to(owner, what.linkage) != script[3:23]:
             return Verdict("admission.not-paid", f"output {index} does not pay the derived key", f"output {index}")
     return None
 
 
-def _paid_to(owner: bytes, link: bytes) -> bytes:
+def paid_to(owner: bytes, link: bytes) -> bytes:
+    """What P2PKH must name, by an owner's key and a payment's linkage; empty where they give no key."""
     try:
         return key_hash(linked_child(owner, link))
-    except ValueError:  # the sum is no key: nothing pays it
+    except ValueError:
         return b""
 
 

@@ -4,20 +4,22 @@ They follow from the coins and from what instructions say of outputs; the journa
 state root covers them.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
 from pipeline import baskets, state
 from pipeline.codec.tx import read_tx
 from pipeline.contextual import Contextual
-from schemas.baskets import Instruction, Payment, Placed, Relinquished, Tally
+from schemas.baskets import Insertion, Instruction, Payment, Placed, Relinquished, Tally
 from schemas.state import Submission
 from schemas.types import Outpoint, Txid, outpoint
 
 _placed = msgspec.msgpack.Decoder(Placed).decode
 _relinquished = msgspec.msgpack.Decoder(Relinquished).decode
 _tally = msgspec.msgpack.Decoder(Tally).decode
+
+_NOTHING = Tally()
 
 
 def enter(here: Contextual, points: Sequence[Outpoint]) -> None:
@@ -109,30 +111,46 @@ def _points(txid: Txid, instruction: Instruction) -> list[Outpoint]:
     return [outpoint(txid, index) for index, _ in instruction.outputs]
 
 
-def _count(here: Contextual, points: Iterable[Outpoint], sign: int) -> None:
-    for point in points:
-        placed = _placed(here.value(state.PLACED, point) or b"")
-        basket = baskets.basket_of(placed.what)
-        if _relinquished_by(here, basket, point):
+def _count(here: Contextual, points: Sequence[Outpoint], sign: int) -> None:
+    """These coins enter their baskets, or leave them; not those that were relinquished."""
+    if not points:
+        return
+    placed = [_placed(stored or b"") for stored in here.values(state.PLACED, points)]
+    groups = [_groups(each.what) for each in placed]
+    gone = here.is_there(state.RELINQUISHED, [of[0] + point for of, point in zip(groups, points, strict=True)])
+    moved: dict[bytes, Tally] = {}
+    listed: list[bytes] = []
+    for point, each, of, left in zip(points, placed, groups, gone, strict=True):
+        if left:
             continue
-        unverified = isinstance(placed.what, Payment) and not placed.what.linkage
-        for tag in ("", *baskets.tags_of(placed.what)):
-            group = key(basket, tag)
-            if sign > 0:
-                here.put(state.LISTED, group + point, b"")
-            else:
-                here.delete(state.LISTED, group + point)
-            stored = here.value(state.TALLY, group)
-            before = _tally(stored) if stored is not None else Tally()
-            after = Tally(
-                before.outputs + sign,
-                before.satoshis + (0 if unverified else sign * placed.satoshis),
-                before.unverified + (sign * placed.satoshis if unverified else 0),
-            )
-            if after.outputs:
-                here.put(state.TALLY, group, after)
-            else:
-                here.delete(state.TALLY, group)
+        unverified = isinstance(each.what, Payment) and not each.what.linkage
+        satoshis, doubtful = (0, each.satoshis) if unverified else (each.satoshis, 0)
+        for group in of:
+            so_far = moved.get(group, _NOTHING)
+            moved[group] = Tally(so_far.outputs + 1, so_far.satoshis + satoshis, so_far.unverified + doubtful)
+            listed.append(group + point)
+    if sign > 0:
+        here.put_all(state.LISTED, listed, b"")
+    else:
+        for rest in listed:
+            here.delete(state.LISTED, rest)
+    for (group, by), stored in zip(moved.items(), here.values(state.TALLY, list(moved)), strict=True):
+        before = _tally(stored) if stored is not None else _NOTHING
+        after = Tally(
+            before.outputs + sign * by.outputs,
+            before.satoshis + sign * by.satoshis,
+            before.unverified + sign * by.unverified,
+        )
+        if after.outputs:
+            here.put(state.TALLY, group, after)
+        else:
+            here.delete(state.TALLY, group)
+
+
+def _groups(what: Payment | Insertion) -> list[bytes]:
+    """By what an output is found: its basket first, and each of its tags there."""
+    basket = baskets.basket_of(what)
+    return [key(basket, tag) for tag in ("", *baskets.tags_of(what))]
 
 
 def key(basket: str, tag: str = "") -> bytes:

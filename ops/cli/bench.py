@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-PARTS = ("kernel", "runtime", "path", "apply", "broadcast", "takeover", "neighbours", "hostile")
-UNLESS_NAMED = ("kernel", "runtime", "path", "apply", "broadcast")
+PARTS = ("kernel", "runtime", "path", "apply", "baskets", "broadcast", "takeover", "neighbours", "hostile")
+UNLESS_NAMED = ("kernel", "runtime", "path", "apply", "baskets", "broadcast")
 
 
 @click.command()
@@ -16,7 +16,7 @@ UNLESS_NAMED = ("kernel", "runtime", "path", "apply", "broadcast")
 @click.option("--rate", default=50.0, show_default=True, type=click.FloatRange(1), help="Its payloads a second.")
 @click.option("--write", type=click.Path(path_type=Path, dir_okay=False), help="Write the page here too.")
 def bench(parts: tuple[str, ...], soak: int, pipeline: bool, rate: float, write: Path | None) -> None:
-    """Measure the verifier, the runtime, the whole path, apply and broadcast. Prints a page.
+    """Measure the verifier, the runtime, the whole path, apply, baskets and broadcast. Prints a page.
 
     Or, where they are named: takeovers by copies, what a slow topic manager costs its neighbours, and what hostile
     payloads cost.
@@ -50,6 +50,11 @@ def bench(parts: tuple[str, ...], soak: int, pipeline: bool, rate: float, write:
 
         move_to(folder)
         applied = apply_bench.run(say) + engine_bench.page(engine_bench.compare(say))
+    if "baskets" in chosen:
+        from ops import basket_bench
+
+        move_to(folder)
+        applied += basket_bench.run(say)
     if "broadcast" in chosen:
         from ops import cast_bench
 
