@@ -83,6 +83,12 @@ LAG = _gauge(
     (),
     "What autoscaling follows.",
 )
+OLDEST_INPUT = _gauge(
+    "oldest_input_age_seconds",
+    "Age of the oldest input that was fetched and is not acknowledged.",
+    (),
+    "Rises by a second a second while the stage waits for the world; of retry, the age of what waits there.",
+)
 PARTITIONS = _gauge("partitions", "Input partitions this worker owns.", (), "0 on a spare.")
 STATE = _gauge("state", "1 for the state the stage is in.", ("state",), "running, paused, halted, restoring.")
 TRANSACTIONS = _counter(
@@ -242,7 +248,7 @@ STATES = ("running", "paused", "halted", "restoring")
 def register(stage: str, topics: Iterable[str], codes: Iterable[tuple[str, str]]) -> None:
     """Make every series of a stage appear with 0, so that rates and alerts have a beginning."""
     counters = (RECORDS_IN, COMMITS_FAILED, TRANSACTIONS, SCRUBBED, STORES_SPOILED, JOURNAL_DIFFERS)
-    for metric in (*counters, IN_FLIGHT, IN_FLIGHT_BYTES, LAG, PARTITIONS, COPIES, COPIES_MISSING):
+    for metric in (*counters, IN_FLIGHT, IN_FLIGHT_BYTES, LAG, OLDEST_INPUT, PARTITIONS, COPIES, COPIES_MISSING):
         metric.labels(stage)
     for histogram in (BATCH_SECONDS, BATCH_RECORDS, TOPIC_SECONDS, TRANSACTION_SECONDS, RESTORE_SECONDS):
         histogram.labels(stage)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import re
 import signal
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -73,12 +74,16 @@ AWAY = 0.8
 
 SETTLED_WITHIN_S = 900.0
 
+DRAINED_AGE_S = 5.0
+"""What the oldest input's age may be when everything is decided: the next look at it comes within a second."""
+
 KINDS = {
     "refused": "Refused, or given up by broadcast, though an endpoint that was up would have taken it.",
     "out-of-order": "A child came to an endpoint before its parent.",
     "not-quiet": "A worker ended or was ended while nothing but endpoints was away.",
     "grew": "The broadcaster's memory grew while endpoints were away.",
-    "not-noticed": "The lag did not rise while endpoints were away, or the stage did not say that it waits.",
+    "not-noticed": "Lag or oldest age did not rise while endpoints were away, or the stage did not say that it waits.",
+    "not-drained": "With all decided, an input of broadcast still waits.",
     "late": "One endpoint refused, the other was away for good, and nobody decided within the limit.",
 }
 """Findings of these scenarios' own."""
@@ -269,9 +274,9 @@ async def away(name: str, asked: Asked) -> Outcome:
             await field.endpoints.order(number, mode="down")
         asked.say(f"all endpoints down for {down_s:.0f} s")
         await asyncio.sleep(down_s * 0.3)
-        early_lag, early_kb = await _lag(field), _resident_kb("broadcast")
+        early_lag, early_s, early_kb = await _lag(field), await _oldest_s(field), _resident_kb("broadcast")
         await asyncio.sleep(down_s * 0.7)
-        late_lag, late_kb = await _lag(field), _resident_kb("broadcast")
+        late_lag, late_s, late_kb = await _lag(field), await _oldest_s(field), _resident_kb("broadcast")
         waits = [row for row in await field.installation.status() if row.stage == "broadcast"]
         await field.endpoints.clear()
         asked.say("back")
@@ -282,13 +287,17 @@ async def away(name: str, asked: Asked) -> Outcome:
             notes["not-quiet"] = (field.restarts() - restarts, ())
         if late_kb > early_kb * 1.25 + 20_000:
             notes["grew"] = (1, (f"{early_kb} kB, then {late_kb} kB",))
-        if late_lag <= early_lag or any(row.state != "paused" for row in waits):
-            notes["not-noticed"] = (1, (f"lag {early_lag}, then {late_lag}; {[row.state for row in waits]}",))
+        ages = f"lag {early_lag}, then {late_lag}; the oldest {early_s:.0f} s, then {late_s:.0f} s"
+        rose = late_lag > early_lag and late_s > early_s + down_s * 0.6  # of the 0.7 between the looks
+        if not rose or any(row.state != "paused" for row in waits):
+            notes["not-noticed"] = (1, (f"{ages}; {[row.state for row in waits]}",))
+        if (left_s := await _oldest_s(field)) > DRAINED_AGE_S:
+            notes["not-drained"] = (1, (f"the oldest input of broadcast is {left_s:.0f} s old",))
         decided_s = await _one_refuses(field)
         if decided_s is None:
             notes["late"] = (1, ())
         figures = (
-            f"lag {early_lag}, then {late_lag}; resident {early_kb / 1024:.0f} MiB, then {late_kb / 1024:.0f} MiB",
+            f"{ages}; resident {early_kb / 1024:.0f} MiB, then {late_kb / 1024:.0f} MiB",
             f"one down for good, the other refuses: refused after {decided_s or -1:.0f} s; limit {limit_s:.0f} s",
         )
         took = time.monotonic() - began
@@ -314,6 +323,15 @@ async def _one_refuses(field: Field) -> float | None:
             return time.monotonic() - began
         await asyncio.sleep(0.5)
     return None
+
+
+async def _oldest_s(field: Field) -> float:
+    """Age of the oldest input of broadcast, as its worker says."""
+    (row,) = [row for row in await field.installation.status() if row.stage == "broadcast"]
+    async with aiohttp.ClientSession() as session, session.get(f"{row.http}/metrics") as response:
+        text = await response.text()
+    (value,) = re.findall(r'^beefline_oldest_input_age_seconds{stage="broadcast"} (\S+)$', text, re.MULTILINE)
+    return float(value)
 
 
 async def _lag(field: Field) -> int:

@@ -134,7 +134,7 @@ class Board:
     def put(self, tp: TopicPartition, records: Sequence[Inbound], read_to: int) -> None:
         """A fetch brought these records and ended before offset `read_to`."""
         lane = self.lanes[tp]
-        lane.ledger.took([record.offset for record in records], read_to)
+        lane.ledger.took([(record.offset, record.timestamp) for record in records], read_to)
         if records:
             lane.queue.extend(records)
             size = sum(map(_size, records))
@@ -229,6 +229,14 @@ class Board:
             self.bytes -= size
         self.drained.set()
         self.changed.set()
+
+    def oldest_ms(self) -> int | None:
+        """The broker's time of the oldest unfinished input, in Unix milliseconds; None: none is.
+
+        What a partition has beyond what was fetched is younger than what was.
+        """
+        times = (lane.ledger.oldest_ms for lane in self.lanes.values())
+        return min((written_ms for written_ms in times if written_ms is not None), default=None)
 
     def positions(self) -> dict[TopicPartition, Position]:
         """What the group may commit."""

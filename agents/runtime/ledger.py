@@ -1,5 +1,7 @@
 """What of a partition is in hand, and where its group may commit (ACK-2)."""
 
+from collections.abc import Iterable
+
 
 class Ledger:
     """Inputs of one partition: taken in order, finished in any order, acknowledged in order.
@@ -11,7 +13,7 @@ class Ledger:
     __slots__ = ("_pending", "_read_to")
 
     def __init__(self, position: int) -> None:
-        self._pending: dict[int, None] = {}  # insertion order is offset order
+        self._pending: dict[int, int] = {}  # offset -> broker's time in ms; insertion order is offset order
         self._read_to = position
 
     def __len__(self) -> int:
@@ -25,9 +27,16 @@ class Ledger:
             return min(offset, self._read_to)
         return self._read_to
 
-    def took(self, offsets: list[int], read_to: int) -> None:
-        """Inputs were fetched, in order; the fetch ended before `read_to`."""
-        self._pending.update(dict.fromkeys(offsets))
+    @property
+    def oldest_ms(self) -> int | None:
+        """The broker's time of the first unfinished input, in Unix milliseconds; None: none is."""
+        for written_ms in self._pending.values():
+            return written_ms
+        return None
+
+    def took(self, inputs: Iterable[tuple[int, int]], read_to: int) -> None:
+        """Inputs were fetched, in order, each an offset and the broker's time; the fetch ended before `read_to`."""
+        self._pending.update(inputs)
         self._read_to = read_to
 
     def forget(self, offsets: list[int]) -> None:

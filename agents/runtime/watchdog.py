@@ -56,6 +56,8 @@ class Watchdog:
         self.behind = lag if lag is not None else self.behind
         labels = (self._stage,)
         metrics.LAG.labels(*labels).set(self.behind)
+        oldest_ms = board.oldest_ms()
+        metrics.OLDEST_INPUT.labels(*labels).set(0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000))
         metrics.IN_FLIGHT.labels(*labels).set(board.in_flight)
         metrics.IN_FLIGHT_BYTES.labels(*labels).set(board.bytes)
         metrics.PARTITIONS.labels(*labels).set(len(board.lanes))

@@ -37,13 +37,14 @@ def test_the_position_is_the_first_unfinished_offset_or_the_end_of_the_fetch(
     unfinished: list[int] = []
     read_to = 0
     for offsets, end in fetched:
-        ledger.took(offsets, end)
+        ledger.took([(offset, 1_000 + offset) for offset in offsets], end)
         unfinished += offsets
         read_to = end
         while unfinished and chance.random() < 0.6:
             done = unfinished.pop(chance.randrange(len(unfinished)))
             ledger.finished(done)
             assert ledger.position == min(unfinished, default=read_to)
+            assert ledger.oldest_ms == (1_000 + min(unfinished) if unfinished else None)
         assert (len(ledger), ledger.position) == (len(unfinished), min(unfinished, default=read_to))
     for offset in chance.sample(unfinished, len(unfinished)):
         ledger.finished(offset)
@@ -52,7 +53,7 @@ def test_the_position_is_the_first_unfinished_offset_or_the_end_of_the_fetch(
 
 def test_an_input_finishes_once() -> None:
     ledger = Ledger(3)
-    ledger.took([3, 5], 6)
+    ledger.took([(3, 0), (5, 0)], 6)
     ledger.finished(5)
     with pytest.raises(KeyError):
         ledger.finished(5)
@@ -66,7 +67,7 @@ def test_what_is_forgotten_is_read_again_and_holds_nothing_open(taken: set[int],
     offsets = sorted(taken)
     forgotten = data.draw(st.sets(st.sampled_from(offsets)))
     ledger = Ledger(0)
-    ledger.took(offsets, 40)
+    ledger.took([(offset, 0) for offset in offsets], 40)
     ledger.forget(sorted(forgotten))
     left = [offset for offset in offsets if offset not in forgotten]
     assert len(ledger) == len(left)

@@ -14,7 +14,7 @@ from agents.runtime.board import Board
 from agents.runtime.desk import Desk
 from agents.runtime.suspects import Suspicion
 from agents.runtime.watchdog import StuckError, Watchdog
-from tests.fakes import Record
+from tests.fakes import NOW_MS, Record
 
 TP = ("beef.ingest", 0)
 
@@ -39,6 +39,33 @@ class Stage:
 
     def put(self, offset: int) -> None:
         self.board.put(TP, [Record("beef.ingest", 0, offset)], offset + 1)
+
+
+@pytest.mark.parametrize("where", ["queued", "in hand", "given back"])
+def test_the_age_of_the_oldest_input_rises_while_it_waits(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    """Wherever it is, and however young others are; with the last one acknowledged it is nothing."""
+    stage = Stage()
+    written_s = NOW_MS / 1000
+
+    def age(seconds: float) -> float:
+        monkeypatch.setattr("agents.runtime.watchdog.time.time", lambda: written_s + seconds)
+        stage.dog.look()
+        return metrics.OLDEST_INPUT.labels("watched")._value.get()  # type: ignore[no-any-return]
+
+    assert age(5) == 0
+    stage.put(0)
+    if where != "queued":
+        batch = stage.board.take(1)
+    if where == "given back":
+        batch.give_back(batch.records)
+    stage.waiting = True
+    assert [age(10), age(70)] == [pytest.approx(10), pytest.approx(70)]
+    stage.board.put(TP, [Record("beef.ingest", 0, 1, timestamp=NOW_MS + 60_000)], 2)
+    assert age(80) == pytest.approx(80)
+    for _ in range(2):
+        held = batch if where == "in hand" and stage.board.in_flight else stage.board.take(1)
+        held.finished(held.records)
+    assert age(90) == 0
 
 
 @pytest.mark.setting("worker.stuck_after_s")
