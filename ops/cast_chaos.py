@@ -176,14 +176,14 @@ class Field:
         return False
 
     async def break_in_turn(self) -> None:
-        """Each fault alone for its share of the first two thirds, at one endpoint after the other; then at random."""
+        """Each fault alone for its share of the first two thirds, or until a call met it; then at random."""
         span_s = self.asked.records / self.asked.rate
         each_s = span_s * 2 / 3 / len(FAULTS)
         for number, fault in enumerate(FAULTS):
             which = LIAR if fault["mode"] == "reject" else number % 2
             self.asked.say(f"endpoint {which}: {' '.join(f'{k}={v}' for k, v in fault.items())}")
             await self.endpoints.order(which, **fault)
-            going = await self.during(each_s)
+            going = await self.during(each_s) and await self._meets(which, str(fault["mode"]), each_s)
             await self.endpoints.clear()
             if not going:
                 break
@@ -193,6 +193,14 @@ class Field:
             fault = self.random.choice(FAULTS)
             await self.endpoints.order(LIAR if fault["mode"] == "reject" else self.random.randrange(2), **fault)
         await self.endpoints.clear()
+
+    async def _meets(self, which: int, mode: str, within_s: float) -> bool:
+        """Wait until an endpoint's fault met a call, for so long at most; whether there is still load."""
+        deadline = time.monotonic() + within_s
+        while mode not in (await self.endpoints.stats())[which]["faults"] and time.monotonic() < deadline:
+            if not await self.during(0.2):
+                return False
+        return not self.done.is_set()
 
     async def kill(self, times: int) -> None:
         """kill -9 of the broadcaster, again and again while there is load."""
