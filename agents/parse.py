@@ -83,10 +83,11 @@ class Parse:
 
     def decide(self, record: Inbound, gathered: None, now_ms: int) -> Decision:
         """A parsed payload, or what is wrong with it."""
-        instructions = self._instructions(record)
+        headers = {name: value for name, value in record.headers if value is not None}  # senders may write nulls
+        instructions = self._instructions(headers)
         if isinstance(instructions, Verdict):
             return Refuse(instructions, self.about(record))
-        asked = self._asked(record, instructions)
+        asked = self._asked(record, headers, instructions)
         if isinstance(asked, Verdict):
             return Refuse(asked, self.about(record))
         why = h.first(record.headers, h.UNREADABLE)
@@ -105,19 +106,20 @@ class Parse:
         """The coordinate of an ingest record."""
         return Origin(self._cluster, record.topic, record.partition, record.offset, record.timestamp)
 
-    def _instructions(self, record: Inbound) -> dict[Context, Instruction] | Verdict:
+    def _instructions(self, headers: Mapping[str, bytes]) -> dict[Context, Instruction] | Verdict:
         """What owners are to make of the transaction."""
-        header = h.first(record.headers, h.BASKETS)
-        if header in (None, b"", b"[]"):
+        header = headers.get(h.BASKETS, b"")
+        if header in (b"", b"[]"):
             return {}
         try:
-            return baskets.read_header(header or b"", self._secrets)
+            return baskets.read_header(header, self._secrets)
         except BadInstruction as error:
             return _bad(str(error))
 
-    def _asked(self, record: Inbound, instructions: Mapping[Context, Instruction]) -> Asked | Verdict:
+    def _asked(
+        self, record: Inbound, headers: Mapping[str, bytes], instructions: Mapping[Context, Instruction]
+    ) -> Asked | Verdict:
         origin = self.origin(record)
-        headers = {name: value for name, value in record.headers if value is not None}  # senders may write nulls
         atomicity = headers.get(h.ATOMICITY, b"each")
         if atomicity not in (b"each", b"all"):
             return Verdict("malformed.headers", f"{h.ATOMICITY} is `each` or `all`", h.ATOMICITY)

@@ -27,6 +27,7 @@ from schemas.flow import PARSED as PARSED_SCHEMA
 from schemas.journal import JOURNAL as JOURNAL_SCHEMA
 from schemas.journal import Effects, JournalEntry
 from schemas.types import display
+from tests import builders
 from tests.conftest import Broker
 from tests.ops.audit_cluster import Cluster, on_broker
 from tests.ops.audit_world import DAY_MS, FATES, Record, World, fresh
@@ -492,6 +493,29 @@ def test_headers_of_hostile_senders_disturb_nothing() -> None:
         record.headers = [(h.TOPICS, value), ("class", b"verdict"), (h.ORIGIN_TOPIC, None)]  # type: ignore[list-item]
     report = report_of(world.run(("malformed",) * 4))
     assert (report.findings, report.counts["rejected"]) == ((), 4)
+
+
+@pytest.mark.parametrize("also", [[], [(h.TOPICS, b'["tm_anytx"]')]])
+def test_owners_that_a_request_names_decide_like_topics(also: h.Pairs) -> None:
+    """Alone, or beside topics; an owner that does not decide is missed, and one that was not named is a stranger."""
+    world = World()
+    world.asks(("accepted", "accepted"))
+    named, other = (f"owner:{builders.key(number).public.hex()}" for number in (1, 2))
+    header = json.dumps([{"owner": named.removeprefix("owner:"), "description": "as a test"}]).encode()
+    world.ingest[1].headers = [(h.BASKETS, header), *also]
+    report = report_of(world.run(("accepted", "accepted")))
+    assert (report.findings, report.counts["applied"]) == ((), 2 + len(also))
+    results = world.logs[RESULTS.name]
+    (own,) = [record for record in results if named.encode() in (record.value or b"")]
+    at = results.index(own)
+    results[at] = replaced(own, named, other)
+    assert {finding.kind for finding in report_of(world).findings} >= {"lost-decision", "stranger"}
+
+
+def replaced(record: Record, context: str, other: str) -> Record:
+    """A result as if another context had said it."""
+    assert record.value is not None
+    return msgspec.structs.replace(record, value=record.value.replace(context.encode(), other.encode()))
 
 
 def test_repeats_of_a_decision_are_one_decision() -> None:

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from ops.instruments.audit.flight import BEYOND, Coordinate, Flight
 from ops.instruments.audit.report import Tally
+from pipeline.baskets import BadInstruction, read_header
 from pipeline.results import decision_id
 from schemas import headers as h
 from schemas.flow import Origin
@@ -71,12 +72,15 @@ class Decisions:
 
     def ask(self, partition: int, offset: int, timestamp_ms: int, headers: h.Pairs) -> None:
         """A record of `ingest`."""
-        given = dict(headers).get(h.TOPICS)
+        found = dict(headers)
+        given, instructions = found.get(h.TOPICS), found.get(h.BASKETS)
         contexts = None
         if given is not None and len(given) <= NAMES_BYTES:
             if given not in self._named:
                 self._named[given] = _contexts(given)
             contexts = self._named[given]
+        if instructions not in (None, b"", b"[]"):
+            contexts = _with_owners(contexts, instructions or b"") if given is None or contexts is not None else None
         self._asked[partition, offset] = Asked(timestamp_ms, contexts)
 
     def make(self, at: Coordinate, decision: Decision, said: tuple[int, str]) -> None:
@@ -172,6 +176,13 @@ def _contexts(header: bytes) -> tuple[Context, ...] | None:
     if not names or not all(map(is_topic_name, names)):
         return None
     return tuple(f"topic:{name}" for name in dict.fromkeys(names))
+
+
+def _with_owners(topics: tuple[Context, ...] | None, instructions: bytes) -> tuple[Context, ...] | None:
+    try:
+        return (*(topics or ()), *read_header(instructions, {}))
+    except BadInstruction:
+        return None
 
 
 def _listed(said: Said) -> str:
