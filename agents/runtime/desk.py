@@ -12,6 +12,10 @@ from schemas.external import Severity
 
 log = logging.getLogger(__name__)
 
+WAITS_S = 1.0
+"""An input that is alone in hand while the loop is free for so long waits for the world: whatever ends the process
+then is not the input."""
+
 
 class Group(Protocol):
     """What the desk asks of the consumer."""
@@ -186,16 +190,32 @@ class Desk:
     async def alone(self, lane: Lane) -> AsyncIterator[None]:
         """One input of a lane that goes one by one: nothing else that may kill the process is in hand meanwhile.
 
-        With two in hand, the innocent one would be taken for the other's end.
+        With two in hand, the innocent one would be taken for the other's end. So would one that waits for the world,
+        for somebody's kill: its mark is taken back after `WAITS_S`, until it is touched again.
         """
         async with self._alone:
-            lane.in_hand = True
-            await self.commit()
+            await self.touch(lane)
+            waiting = asyncio.ensure_future(self._waits(lane))
             try:
                 yield
             finally:
+                waiting.cancel()
+                await asyncio.wait((waiting,))
                 lane.in_hand = False
+            if not waiting.cancelled():
+                waiting.result()
             await self.commit()
+
+    async def touch(self, lane: Lane) -> None:
+        """The input that a lane has alone in hand is about to be touched."""
+        if not lane.in_hand:
+            lane.in_hand = True
+            await self.commit()
+
+    async def _waits(self, lane: Lane) -> None:
+        await asyncio.sleep(WAITS_S)
+        lane.in_hand = False
+        await self.commit()
 
     async def commit(self) -> bool:
         """Send the positions that moved, or whose mark changed, since they were last sent."""

@@ -253,6 +253,8 @@ class Runner(Generic[G]):
                 async for records, gathered in gathering:
                     for record in records:
                         del left[record.topic, record.partition, record.offset]
+                    if self._alone and records and (lane := batch.lane_of(records[0])) in self._alone:
+                        await self.desk.touch(lane)
                     await self._decide(batch, records, gathered)
                     del gathered  # it may be large, and the next is asked for from here on
         except WorldCondition as condition:

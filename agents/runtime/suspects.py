@@ -8,7 +8,8 @@ knows how the last owner ended:
     "hand=N"    this very input was in hand, alone, for the N-th time
 
 Two processes that ended uncleanly at one offset make the third go record by record, one in the whole process, each
-marked before it is touched. An input that was in hand alone at three ends is given up. A process that stops in order
+marked before it is touched, and not while it waits for the world. An input that was in hand alone at three ends is
+given up. A process that stops in order
 leaves the marks of what it did not touch as it found them.
 """
 

@@ -93,6 +93,7 @@ class Deadly:
         self.seen: list[tuple[int, int]] = []
         self.world_away = False
         self.gathered = 0
+        self.waits_s = 0.0  # for the world, with a batch in hand
         self.die: Callable[[], None] = lambda: None
         self.after: Callable[[], None] = lambda: None
         self.dead = False
@@ -110,6 +111,7 @@ class Deadly:
     async def gather(self, batch: Sequence[Inbound]) -> AsyncGenerator[tuple[Sequence[Inbound], None], None]:
         self.gathered += 1
         await self.probe()
+        await asyncio.sleep(self.waits_s)
         yield batch, None
 
     def about(self, record: Inbound) -> About | None:
@@ -263,6 +265,43 @@ async def test_two_ends_while_alone_in_hand_give_nobody_up(ends: int) -> None:
     group.committed[P0] = Position(1, f"hand={ends}")
     life = await live(group, {0: [b"a", b"b", b"c"]})
     assert (life.letters(), life.passed()) == ([], [b"b", b"c"])
+    assert group.committed[P0] == Position(3, "")
+
+
+@pytest.mark.invariant("FAULT-2")
+async def test_a_record_that_waits_for_the_world_is_not_to_blame_for_kills(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody ends the process again and again while an endpoint hangs; it is alone in hand each time."""
+    monkeypatch.setattr("agents.runtime.desk.WAITS_S", 0.01)
+    group = Group()
+    logs = {0: [b"a", b"b"]}
+    for _ in range(8):
+        life = Life(group, logs)
+        life.stage.waits_s = 60
+        await life.begin()
+        await life.until(lambda life=life: life.stage.gathered > 0)  # type: ignore[misc]
+        await asyncio.sleep(0.05)
+        await life.kill()
+        assert Suspicion.read(group.committed[P0].metadata).in_hand == 0
+    life = await live(group, logs)
+    assert (life.letters(), life.passed()) == ([], [b"a", b"b"])
+
+
+@pytest.mark.invariant("FAULT-2")
+async def test_a_record_that_waits_and_then_kills_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agents.runtime.desk.WAITS_S", 0.01)
+    group = Group()
+    letters: list[bytes] = []
+    for _ in range(10):
+        life = Life(group, {0: [b"a", b"poison", b"b"]})
+        life.stage.waits_s = 0.03
+        await life.begin()
+        await life.until(lambda life=life: life.idle)  # type: ignore[misc]
+        letters += life.letters()
+        if not life.died:
+            await life.stop()
+            break
+        await life.kill()
+    assert letters == [b"poison"]
     assert group.committed[P0] == Position(3, "")
 
 
