@@ -183,7 +183,7 @@ class Field:
             which = LIAR if fault["mode"] == "reject" else number % 2
             self.asked.say(f"endpoint {which}: {' '.join(f'{k}={v}' for k, v in fault.items())}")
             await self.endpoints.order(which, **fault)
-            going = await self.during(each_s) and await self._meets(which, str(fault["mode"]), each_s)
+            going = await self.during(each_s) and await self._meets(which, str(fault["mode"]), 2 * each_s)
             await self.endpoints.clear()
             if not going:
                 break
