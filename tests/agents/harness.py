@@ -21,7 +21,8 @@ from aiokafka.errors import KafkaError
 from agents.runtime.cluster import admin, create, look
 from agents.runtime.connection import client_options
 from agents.runtime.settings import KafkaSettings, TopicSettings
-from topics.registry import BY_NAME, Topic, group
+from schemas.external import RESULT, Result
+from topics.registry import BY_NAME, RESULTS, Topic, group
 
 PATIENCE_S = 60.0
 
@@ -170,6 +171,15 @@ class Bench:
         """All records of a topic, read-committed, to its end as of now."""
         async with self.reader() as consumer:
             return await read_all(consumer, topic.named(self.prefix), topic.partitions)
+
+    async def standing(self) -> dict[str, Result]:
+        """What stands of `results`: by id the highest revision."""
+        found: dict[str, Result] = {}
+        for record in await self.read(RESULTS):
+            result = RESULT.decode(record.value, record.headers)
+            if result.id not in found or result.revision >= found[result.id].revision:
+                found[result.id] = result
+        return found
 
     @contextlib.asynccontextmanager
     async def reader(self) -> AsyncIterator[AIOKafkaConsumer]:

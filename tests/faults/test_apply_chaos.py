@@ -20,19 +20,12 @@ from ops.instruments.operations import operations
 from ops.reading import read_whole
 from ops.scenario import Asked
 from schemas.external import RESULT
-from tests.conftest import CACHE, Broker
+from tests.conftest import Broker
 from topics.registry import BY_NAME, OPERATIONS, RESULTS
 
 pytestmark = pytest.mark.broker
 
 SEED = 11
-
-
-@pytest.fixture(autouse=True)
-def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("BEEFLINE_HOME", str(tmp_path))
-    monkeypatch.setenv("BEEFLINE_CACHE", str(CACHE))
-    return tmp_path
 
 
 @pytest.fixture

@@ -1,20 +1,10 @@
 """Short forms of `make chaos`: load, faults, and an audit that finds nothing."""
 
-from pathlib import Path
-
 import pytest
 
 from ops import chaos
-from tests.conftest import CACHE
 
 pytestmark = pytest.mark.broker
-
-
-@pytest.fixture(autouse=True)
-def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("BEEFLINE_HOME", str(tmp_path))
-    monkeypatch.setenv("BEEFLINE_CACHE", str(CACHE))
-    return tmp_path
 
 
 async def test_workers_killed_at_random_moments_and_named_places() -> None:

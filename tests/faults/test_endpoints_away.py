@@ -1,20 +1,10 @@
 """The short form of `make chaos` in which no endpoint answers, for a minute."""
 
-from pathlib import Path
-
 import pytest
 
 from ops import chaos
-from tests.conftest import CACHE
 
 pytestmark = pytest.mark.broker
-
-
-@pytest.fixture(autouse=True)
-def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("BEEFLINE_HOME", str(tmp_path))
-    monkeypatch.setenv("BEEFLINE_CACHE", str(CACHE))
-    return tmp_path
 
 
 @pytest.mark.invariant("CAST-2")

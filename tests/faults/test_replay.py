@@ -11,21 +11,13 @@ import pytest
 from ops.chaos import Field
 from ops.installation import Installation
 from ops.instruments.audit import audit
-from schemas.external import RESULT, Event, Result
+from schemas.external import Event
 from tests.agents.harness import Bench, until
-from tests.conftest import CACHE
 from topics.registry import EVENTS, INGEST, JOURNAL, OPERATIONS, RESULTS, group
 
 pytestmark = pytest.mark.broker
 
 PAYLOADS = 250
-
-
-@pytest.fixture(autouse=True)
-def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("BEEFLINE_HOME", str(tmp_path))
-    monkeypatch.setenv("BEEFLINE_CACHE", str(CACHE))
-    return tmp_path
 
 
 async def kafka(*arguments: str) -> str:
@@ -71,15 +63,7 @@ async def test_parse_and_apply_set_back_and_forth(tmp_path: Path) -> None:
         assert (await audit(settings, arcs=arcs, wait_s=90, roots=True)).exit_code == 0
         bench = Bench(settings.kafka.bootstrap, settings.topics.prefix, tmp_path)
 
-        async def standing() -> dict[str, Result]:
-            found: dict[str, Result] = {}
-            for record in await bench.read(RESULTS):
-                result = RESULT.decode(record.value, record.headers)
-                if result.id not in found or result.revision >= found[result.id].revision:
-                    found[result.id] = result
-            return found
-
-        before, entries, seen = await standing(), len(await bench.read(JOURNAL)), len(await bench.read(RESULTS))
+        before, entries, seen = await bench.standing(), len(await bench.read(JOURNAL)), len(await bench.read(RESULTS))
         await reset(installation, "parse", INGEST.name, "--to-earliest")
 
         async def processed_again() -> bool:
@@ -87,7 +71,7 @@ async def test_parse_and_apply_set_back_and_forth(tmp_path: Path) -> None:
 
         await until(processed_again, "second results")
         assert (await audit(settings, arcs=arcs, wait_s=90, roots=True)).exit_code == 0
-        after = await standing()
+        after = await bench.standing()
         assert set(after) == set(before)
         assert {name: result.outcome for name, result in after.items()} == {
             name: result.outcome for name, result in before.items()

@@ -201,22 +201,13 @@ async def kinds(bench: Bench, txid: Txid) -> dict[str, list[str]]:
     return found
 
 
-async def standing_results(life: Life, bench: Bench) -> dict[str, Result]:
-    found: dict[str, Result] = {}
-    for record in await bench.read(RESULTS):
-        result = RESULT.decode(record.value, record.headers)
-        if result.id not in found or result.revision >= found[result.id].revision:
-            found[result.id] = result
-    return found
-
-
 async def replayed(life: Life, world: World, bench: Bench, *requests: str) -> None:
     """Parse set back to its beginning: ids are equal, and the highest revisions say what they said.
 
     requests: whose proofs are of blocks that stand: none of them gets an id that it did not have.
     """
     installation, loop = world
-    before = await standing_results(life, bench)
+    before = await bench.standing()
     seen, sent = len(await bench.read(RESULTS)), len(await bench.read(INGEST))
     coro = reset(installation, "parse", INGEST.name, "--to-earliest")
     await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coro, loop))
@@ -226,7 +217,7 @@ async def replayed(life: Life, world: World, bench: Bench, *requests: str) -> No
 
     await life.until(again, True)
     await asyncio.sleep(12)  # conditions come back once
-    after = await standing_results(life, bench)
+    after = await bench.standing()
     assert before.keys() <= after.keys()
     # A proof of a block that was replaced since is refused before any context.
     more = [result for name, result in after.items() if name not in before]
