@@ -9,7 +9,8 @@ from msgspec.structs import replace
 
 from agents import metrics
 from agents.runtime.desk import Teller
-from agents.runtime.endpoints import BroadcastSettings, Endpoints, NoEndpoint, Outcome, word_of
+from agents.runtime.endpoint_settings import BroadcastSettings
+from agents.runtime.endpoints import Endpoints, NoEndpoint, Outcome, word_of
 from agents.runtime.http import HttpSettings, Transport, Turned, log_turn
 from agents.runtime.outcomes import accepted_headers, waiting
 from agents.runtime.records import Decision, Defer, Emit, Fault, Inbound, Out, SetAside, WorldCondition

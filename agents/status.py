@@ -12,7 +12,8 @@ from agents.runtime.anchors import Anchors
 from agents.runtime.callbacks import Callbacks
 from agents.runtime.chain_watch import ChainWatch
 from agents.runtime.desk import Teller
-from agents.runtime.endpoints import BroadcastSettings, Endpoints
+from agents.runtime.endpoint_settings import BroadcastSettings
+from agents.runtime.endpoints import Endpoints
 from agents.runtime.headers import HeaderSettings, Reorganised
 from agents.runtime.http import HttpSettings, Transport
 from agents.runtime.looker import Looker

@@ -15,7 +15,7 @@ import aiohttp
 from msgspec import Struct
 
 from agents.broadcast import Broadcast
-from agents.runtime.endpoints import BroadcastSettings
+from agents.runtime.endpoint_settings import BroadcastSettings
 from agents.runtime.http import HttpSettings
 from agents.runtime.records import Emit
 from agents.runtime.settings import WorkerSettings

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from agents.parse import ParseSettings
-from agents.runtime.endpoints import BroadcastSettings
+from agents.runtime.endpoint_settings import BroadcastSettings
 from agents.runtime.headers import HeaderSettings
 from agents.runtime.hosting import ApplySettings
 from agents.runtime.http import HttpSettings

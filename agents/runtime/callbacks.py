@@ -8,7 +8,8 @@ from collections.abc import Collection, Mapping
 from aiohttp import web
 from aiokafka.errors import KafkaError
 
-from agents.runtime.endpoints import read_token, word_of
+from agents.runtime.endpoint_settings import read_token
+from agents.runtime.endpoints import word_of
 from agents.runtime.outbox import Outbox
 from agents.runtime.records import Out
 from agents.runtime.settings import CALLBACK_PATH

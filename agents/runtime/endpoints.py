@@ -6,36 +6,32 @@ The rule is `pipeline/broadcast.py`'s; here is who is called when, and what is k
 import asyncio
 import logging
 import random
-import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from msgspec import Struct, structs
 
+from agents.runtime.broadcasting import Endpoint, Work
+from agents.runtime.endpoint_settings import BroadcastSettings, chosen, read_token
 from agents.runtime.http import (
     BreakerOpen,
     Failure,
-    Remote,
     State,
     Transport,
     Unavailable,
-    listed,
     patience_s,
 )
 from agents.runtime.outcomes import MESSAGE_CHARS
 from agents.runtime.settings import CALLBACK_PATH
-from pipeline.broadcast import AskAgain, Call, Lane, Refused, Success, Waits, decide, halves, lanes
-from pipeline.broadcasters import ANSWERS, Batch, Dialect, Kind, Policy, Reply
-from pipeline.broadcasters.policy import Measure, Objection, measure, objection, told, word
-from pipeline.broadcasters.table import DIALECTS
+from pipeline.broadcast import AskAgain, Call, Lane, Refused, Success, Waits, halves, lanes
+from pipeline.broadcasters import ANSWERS, Batch, Kind, Policy, Reply
 from pipeline.http import HttpReply, HttpRequest, Unreadable
-from schemas.flow import BroadcastRequest, Unmined
+from schemas.flow import BroadcastRequest
 from schemas.network import Word
-from schemas.types import Txid, why
+from schemas.types import Txid
 
 log = logging.getLogger(__name__)
 
@@ -46,73 +42,6 @@ STATUS_CHARS = 64
 
 MOST_RIVALS = 100
 """Of one transaction, that are told on: a dispute has a handful, and endpoints say what they like."""
-
-
-class BroadcastSettings(Struct, frozen=True):
-    """The network's endpoints."""
-
-    endpoints: Annotated[
-        tuple[str, ...],
-        why(
-            "As dialect=URL[;key-file=PATH][;priority=N][;batch=N][;concurrency=N][;timeout-s=N]; dialects: arc, "
-            "arcade, teranode, whatsonchain (its URL ends with /v1/bsv/main). What an entry leaves out is taken from "
-            "the settings below, and priority 0. The lowest priority is asked first, the next for what has found no "
-            "acceptance there. "
-            "Two operators, so that neither's outage is ours."
-        ),
-    ] = ()
-    batch: Annotated[int, why("Transactions in one call, as its operators ask; 23 kB of payments.", ge=1)] = 100
-    call_bytes: Annotated[int, why("Of one call; a transaction that is larger goes alone.", ge=1 << 10)] = 8 << 20
-    timeout_s: Annotated[
-        float, why("ARC holds a reply for 5 s by itself; a batch of 100 is checked within as much.", gt=0)
-    ] = 10.0
-    concurrency: Annotated[int, why("Calls in flight to one endpoint; the others of a batch wait for them.", ge=1)] = 4
-    attempts: Annotated[
-        int, why("Quick ones, for a broken connection; what takes longer is the retry tiers' matter.", ge=1)
-    ] = 3
-    backoff_s: Annotated[
-        float, why("Doubled a try, and drawn anew from 0 up to that, so that workers spread.", ge=0)
-    ] = 0.2
-    wait_for: Annotated[
-        Literal[
-            "",
-            "RECEIVED",
-            "STORED",
-            "ANNOUNCED_TO_NETWORK",
-            "SENT_TO_NETWORK",
-            "ACCEPTED_BY_NETWORK",
-            "SEEN_ON_NETWORK",
-        ],
-        why("RECEIVED is what counts as accepted; a later status is truer, and holds a connection up to `max_wait_s`."),
-    ] = "RECEIVED"
-    max_wait_s: Annotated[
-        int, why("How long an endpoint may hold a reply for `wait_for`; below `timeout_s`.", ge=1, le=30)
-    ] = 5
-    callback_url: Annotated[
-        str,
-        why(
-            "Where endpoints reach the HTTP port of a status worker, as https://host; they are told "
-            "`<this>/callback?endpoint=…`. Empty: they call nobody back, and are asked instead."
-        ),
-    ] = ""
-    callback_token_file: Annotated[
-        str, why("Holds what endpoints must show with a callback; they are told it with each transaction.")
-    ] = ""
-    down_limit_s: Annotated[
-        float,
-        why(
-            "An endpoint that has answered nothing for so long does not count where others refuse: what one of two "
-            "refuses, and the other would be asked about for ever, is decided.",
-            gt=0,
-        ),
-    ] = 600.0
-    policy_refresh_s: Annotated[
-        float,
-        why("How often endpoints' fees and limits are read: they move by decision, not by the minute.", gt=0),
-    ] = 600.0
-    remembered: Annotated[
-        int, why("Accepted transactions that are not sent again: ancestors shared by a family; 20 MB.", ge=0)
-    ] = 100_000
 
 
 class NoEndpoint(Unavailable):
@@ -140,16 +69,6 @@ class Found(Struct, frozen=True):
     silent: tuple[str, ...] = ()  # who gave no answer
 
 
-class Chosen(Struct, frozen=True):
-    """An entry of `broadcast.endpoints`, with what it leaves out taken from the other settings."""
-
-    remote: Remote
-    priority: int  # lower is asked first
-    batch: int  # transactions in one call
-    concurrency: int  # calls in flight
-    timeout_s: float
-
-
 class Standing(Struct, frozen=True):
     """How an endpoint stands with us, for whoever shows it."""
 
@@ -163,196 +82,8 @@ class Standing(Struct, frozen=True):
     policy_fault: str  # why the last reading brought none; empty where it did
 
 
-OPTIONS = ("priority", "batch", "concurrency", "timeout-s")
-
-FRESH_S = 5.0
-"""A policy read so long ago is still the endpoint's word: a flood of low fees asks for it no more often."""
-
 POLICY_AGAIN_S = 60.0
 """After a reading of a policy that brought none."""
-
-
-def chosen(settings: BroadcastSettings) -> list[Chosen]:
-    """What `broadcast.endpoints` lists, in its order.
-
-    Raises:
-        ValueError: what `listed` raises; or an option that is no number, or not one that can be meant.
-    """
-    setting = "broadcast.endpoints"
-    found = []
-    for remote, given in listed(settings.endpoints, DIALECTS, setting, OPTIONS):
-        most = DIALECTS[remote.dialect].most
-        batch = _whole(given, "batch", min(settings.batch, most), 1, setting)
-        if batch > most:
-            raise ValueError(f"{setting}: {remote.dialect}= takes {most} transactions in a call, not {batch}")
-        timeout_s = _seconds(given, "timeout-s", settings.timeout_s, setting)
-        if DIALECTS[remote.dialect].waits and settings.wait_for and settings.max_wait_s >= timeout_s:
-            raise ValueError("broadcast.max_wait_s: a reply held that long comes after broadcast.timeout_s")
-        priority = _whole(given, "priority", 0, 0, setting)
-        concurrency = _whole(given, "concurrency", settings.concurrency, 1, setting)
-        found.append(Chosen(remote, priority, batch, concurrency, timeout_s))
-    return found
-
-
-def _whole(given: Mapping[str, str], name: str, default: int, least: int, setting: str) -> int:
-    text = given.get(name)
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= least):
-        raise ValueError(f"{setting}: {name} is a whole number, {least} or more")
-    return int(text)
-
-
-def _seconds(given: Mapping[str, str], name: str, default: float, setting: str) -> float:
-    text = given.get(name)
-    if text is None:
-        return default
-    if re.fullmatch(r"\d{1,6}(\.\d{1,6})?", text, re.ASCII) is None or float(text) == 0:
-        raise ValueError(f"{setting}: {name} is a number of seconds above 0")
-    return float(text)
-
-
-class _Endpoint:
-    """One endpoint, its dialect, how many calls it has in hand, and what it says that it takes."""
-
-    def __init__(self, entry: Chosen) -> None:
-        self.entry = entry
-        self.remote = entry.remote
-        self.name = entry.remote.name
-        self.dialect: Dialect = DIALECTS[entry.remote.dialect]
-        self.slots = asyncio.Semaphore(entry.concurrency)
-        self.silent_since: float | None = None  # monotonic seconds; None: its last call was answered
-        self.policy: Policy | None = None  # the last that was read
-        self.policy_read: float | None = None  # monotonic seconds
-        self.policy_fault = ""
-
-    def heard(self, answered: bool) -> None:
-        """A call came to its end."""
-        if answered:
-            self.silent_since = None
-        elif self.silent_since is None:
-            self.silent_since = time.monotonic()
-
-    def is_fresh(self) -> bool:
-        """Whether its policy was read so lately that it is what the endpoint would say now."""
-        read = self.policy_read
-        return read is not None and not self.policy_fault and time.monotonic() - read < FRESH_S
-
-    def learned(self, found: Policy | Unreadable | Failure) -> None:
-        """What asking for its policy brought. One that cannot be read leaves the last in force."""
-        if isinstance(found, Policy):
-            if found != self.policy:
-                log.info("%s takes %s", self.name, told(found))
-            self.policy, self.policy_read, self.policy_fault = found, time.monotonic(), ""
-            return
-        fault = found.why if isinstance(found, Unreadable) else found.detail
-        if not self.policy_fault:
-            log.warning("%s: its policy cannot be read: %s", self.name, fault)
-        self.policy_fault = fault
-
-
-class _Work:
-    """The requests of one `broadcast`, and what was said so far."""
-
-    def __init__(
-        self,
-        requests: Sequence[BroadcastRequest],
-        endpoints: Sequence[_Endpoint],
-        known: Mapping[Txid, str],
-        attempts: int,
-    ) -> None:
-        self.requests = requests
-        names = [endpoint.name for endpoint in endpoints]
-        self.done = asyncio.Event()  # every request has succeeded: no further reply changes anything
-        self.replies: dict[str, dict[Txid, Reply]] = {name: {} for name in names}
-        self.asked = dict.fromkeys(names, 0)
-        self._endpoints = names
-        self._sizes: dict[Txid, Measure | None] = {}
-        self._unfit: list[dict[str, Objection]] = [{} for _ in requests]
-        self._known = known
-        self._attempts = attempts
-        self._open = set(range(len(requests)))
-        for endpoint in endpoints:
-            self._weigh(endpoint)
-        self._check()
-
-    def step(self, number: int, counting: Sequence[str] = ()) -> Success | Refused | Waits | AskAgain:
-        """The rule's word on a request, by its place, as things stand.
-
-        counting: endpoints that count; empty for all.
-        """
-        unfit = {
-            name: "network.undecided" if found.own else "network.orphan" for name, found in self._unfit[number].items()
-        }
-        return decide(
-            self.requests[number],
-            counting or self._endpoints,
-            self.replies,
-            self._known,
-            self.asked,
-            self._attempts,
-            unfit,
-        )
-
-    def fits(self, number: int, name: str) -> bool:
-        """Whether the endpoint may take the family, by its policy."""
-        return name not in self._unfit[number]
-
-    def objecting(self) -> set[str]:
-        """Endpoints that were passed over for a request which found no acceptance."""
-        return {name for number in self._open for name in self._unfit[number]}
-
-    def read_anew(self, endpoint: _Endpoint) -> None:
-        """Judge by a policy that was just read: what it still would not take it has refused."""
-        assert endpoint.policy is not None
-        self._weigh(endpoint)
-        refused = {}
-        for number in self._open:
-            found = self._unfit[number].get(endpoint.name)
-            txid = self.requests[number].txid
-            said = self.replies[endpoint.name].get(txid)  # where another request brought it there: its own word stands
-            if found is not None and found.own and (said is None or said.kind not in ANSWERS):
-                refused[txid] = word(txid, found.code, endpoint.policy)
-        self.heard(endpoint.name, refused)
-
-    def _weigh(self, endpoint: _Endpoint) -> None:
-        """Whom of the open requests its policy would refuse."""
-        for number in self._open:
-            self._unfit[number].pop(endpoint.name, None)
-            if endpoint.policy is not None and (found := self._objection(self.requests[number], endpoint.policy)):
-                self._unfit[number][endpoint.name] = found
-
-    def _objection(self, request: BroadcastRequest, policy: Policy) -> Objection | None:
-        sizes = {m.txid: size for m in request.unmined if m.txid not in self._known and (size := self._size(m))}
-        subject = sizes.pop(request.txid, None)
-        return None if subject is None else objection(policy, subject, tuple(sizes.values()))
-
-    def _size(self, member: Unmined) -> Measure | None:
-        if member.txid not in self._sizes:
-            self._sizes[member.txid] = measure(member.ef)
-        return self._sizes[member.txid]
-
-    def wanted(self, name: str) -> set[Txid]:
-        """What is still to be asked of an endpoint."""
-        steps = (self.step(number) for number in self._open)
-        return {txid for step in steps if isinstance(step, AskAgain) for txid in step.calls.get(name, ())}
-
-    def heard(self, name: str, replies: Mapping[Txid, Reply]) -> None:
-        """Take down what an endpoint said."""
-        self.replies[name].update(replies)
-        self._check()
-
-    def unanswered(self) -> list[int]:
-        """Places of requests about whose subject no endpoint said anything."""
-        return [number for number in sorted(self._open) if not self._answered(self.requests[number].txid)]
-
-    def _answered(self, txid: Txid) -> bool:
-        return any(said[txid].kind in ANSWERS for said in self.replies.values() if txid in said)
-
-    def _check(self) -> None:
-        self._open = {number for number in self._open if not isinstance(self.step(number), Success)}
-        if not self._open:
-            self.done.set()
 
 
 def ignore(endpoint: str, reply: Reply) -> None:
@@ -386,7 +117,7 @@ class Endpoints:
         self._transport = transport
         self._draw = draw
         self._count = count
-        self._endpoints = [_Endpoint(entry) for entry in entries]
+        self._endpoints = [Endpoint(entry) for entry in entries]
         self._accepted: OrderedDict[Txid, str] = OrderedDict()
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -405,7 +136,7 @@ class Endpoints:
         """
         began_ms = int(time.time() * 1000)
         known = {m.txid: self._accepted[m.txid] for r in requests for m in r.unmined if m.txid in self._accepted}
-        work = _Work(requests, self._endpoints, known, self._settings.attempts)
+        work = Work(requests, self._endpoints, known, self._settings.attempts)
         for priority in sorted({endpoint.entry.priority for endpoint in self._endpoints}):
             asked = [endpoint for endpoint in self._endpoints if endpoint.entry.priority == priority]
             await self._all(work, [self._serve(endpoint, work) for endpoint in asked])
@@ -462,13 +193,13 @@ class Endpoints:
         """Read them once."""
         await asyncio.gather(*(self._read_policy(endpoint) for endpoint in self._endpoints))
 
-    async def _follow_policy(self, endpoint: _Endpoint) -> None:
+    async def _follow_policy(self, endpoint: Endpoint) -> None:
         while True:
             await self._read_policy(endpoint)
             pause_s = self._settings.policy_refresh_s
             await asyncio.sleep(min(pause_s, POLICY_AGAIN_S) if endpoint.policy_fault else pause_s)
 
-    async def _read_policy(self, endpoint: _Endpoint) -> None:
+    async def _read_policy(self, endpoint: Endpoint) -> None:
         if (question := endpoint.dialect.ask_policy()) is None:
             return
 
@@ -480,11 +211,11 @@ class Endpoints:
         timeout_s = endpoint.entry.timeout_s
         endpoint.learned(await self._transport.send(endpoint.remote, question, read, timeout_s, authorization))
 
-    async def _up(self) -> list[_Endpoint]:
+    async def _up(self) -> list[Endpoint]:
         up = await asyncio.gather(*(self._is_up(endpoint) for endpoint in self._endpoints))
         return [endpoint for endpoint, is_up in zip(self._endpoints, up, strict=True) if is_up]
 
-    async def _is_up(self, endpoint: _Endpoint) -> bool:
+    async def _is_up(self, endpoint: Endpoint) -> bool:
         def read(reply: HttpReply) -> tuple[bool, str]:
             fault = endpoint.dialect.read_probe(reply.status, reply.body)
             return not fault, fault
@@ -499,7 +230,7 @@ class Endpoints:
         )
         return came is True
 
-    async def _all(self, work: _Work, serving: Sequence[Coroutine[Any, Any, None]]) -> None:
+    async def _all(self, work: Work, serving: Sequence[Coroutine[Any, Any, None]]) -> None:
         """Run `serving` until it ends or the work is done; calls already sent are left to finish by themselves."""
         tasks = [self._spawn(work_of_one) for work_of_one in serving]
         done = self._spawn(work.done.wait())
@@ -514,7 +245,7 @@ class Endpoints:
             for task in (*tasks, done):
                 task.cancel()
 
-    async def _reconsider(self, work: _Work) -> None:
+    async def _reconsider(self, work: Work) -> None:
         """Read anew the policies of those passed over for what nobody took: by then they may take it, or refuse it."""
         passed = [endpoint for endpoint in self._endpoints if endpoint.name in work.objecting()]
         await asyncio.gather(*(self._read_policy(endpoint) for endpoint in passed if not endpoint.is_fresh()))
@@ -523,7 +254,7 @@ class Endpoints:
             work.read_anew(endpoint)
         await self._all(work, [self._serve(endpoint, work) for endpoint in fresh])
 
-    async def _serve(self, endpoint: _Endpoint, work: _Work) -> None:
+    async def _serve(self, endpoint: Endpoint, work: Work) -> None:
         """One endpoint's share: its lanes side by side, and again what found no answer."""
         backoff = self._settings.backoff_s
         while wanted := work.wanted(endpoint.name):
@@ -534,7 +265,7 @@ class Endpoints:
             plan = lanes(work.requests, wanted, endpoint.entry.batch, self._settings.call_bytes)
             await asyncio.gather(*(self._walk(endpoint, lane, work) for lane in plan))
 
-    async def _serve_apart(self, endpoint: _Endpoint, work: _Work, numbers: Sequence[int]) -> None:
+    async def _serve_apart(self, endpoint: Endpoint, work: Work, numbers: Sequence[int]) -> None:
         """One more try of each family by itself."""
         size = endpoint.entry.batch, self._settings.call_bytes
         for number in numbers:
@@ -545,7 +276,7 @@ class Endpoints:
                 for lane in lanes((request,), wanted, *size):
                     await self._walk(endpoint, lane, work)
 
-    async def _walk(self, endpoint: _Endpoint, lane: Lane, work: _Work) -> bool:
+    async def _walk(self, endpoint: Endpoint, lane: Lane, work: Work) -> bool:
         """A lane, call by call, to its end; or to a call that found no answer, for what follows may descend from it."""
         for call in lane:
             batch = await self._call(endpoint, call)
@@ -559,12 +290,12 @@ class Endpoints:
                 return False  # CAST-1
         return True
 
-    async def _call(self, endpoint: _Endpoint, call: Call) -> Batch:
+    async def _call(self, endpoint: Endpoint, call: Call) -> Batch:
         await endpoint.slots.acquire()
         # A task of its own holds the slot: a call that was sent is heard to its end, even when nobody waits for it.
         return await asyncio.shield(self._spawn(self._send(endpoint, call)))
 
-    async def _send(self, endpoint: _Endpoint, call: Call) -> Batch:
+    async def _send(self, endpoint: Endpoint, call: Call) -> Batch:
         txids = [member.txid for member in call]
         dialect = endpoint.dialect
 
@@ -597,7 +328,7 @@ class Endpoints:
             self._count(endpoint.name, reply)
         return batch
 
-    def _submission(self, endpoint: _Endpoint, efs: Sequence[bytes]) -> HttpRequest:
+    def _submission(self, endpoint: Endpoint, efs: Sequence[bytes]) -> HttpRequest:
         request = endpoint.dialect.submit(efs, self._settings.wait_for, self._settings.max_wait_s)
         if not self._callback_token or endpoint.dialect.calls_back is None:
             return request
@@ -605,7 +336,7 @@ class Endpoints:
         told = (("X-CallbackUrl", url), ("X-CallbackToken", self._callback_token), ("X-FullStatusUpdates", "true"))
         return structs.replace(request, headers=(*request.headers, *told))
 
-    def _outcome(self, work: _Work, number: int, began_ms: int) -> Outcome:
+    def _outcome(self, work: Work, number: int, began_ms: int) -> Outcome:
         counting = self.counting()
         step, request = work.step(number, counting), work.requests[number]
         assert not isinstance(step, AskAgain), "nobody has a try left"
@@ -652,7 +383,7 @@ class Endpoints:
         silent = tuple(each.name for each, reply in zip(asked, replies, strict=True) if reply is None)
         return Found(words, tuple(reply.path for _, reply in known if reply.path), silent)
 
-    async def _look_up(self, endpoint: _Endpoint, txid: Txid) -> Reply | None:
+    async def _look_up(self, endpoint: Endpoint, txid: Txid) -> Reply | None:
         """An endpoint's answer; None where it gives none."""
         question = endpoint.dialect.look_up(txid)
         if question is None:
@@ -672,7 +403,7 @@ class Endpoints:
         endpoint.heard(isinstance(came, Reply) and came.kind in ANSWERS)
         return came if isinstance(came, Reply) and came.kind in ANSWERS else None
 
-    def _remember(self, work: _Work) -> None:
+    def _remember(self, work: Work) -> None:
         for number in range(len(work.requests)):
             step = work.step(number)
             for txid, by in step.accepted if isinstance(step, Success) else ():
@@ -727,16 +458,3 @@ def word_of(endpoint: str, reply: Reply, now_ms: int) -> Word:
             )
         case _:
             raise ValueError(f"{reply.kind} is no answer")
-
-
-def read_token(file: str) -> str:
-    """What endpoints show with a callback.
-
-    Raises:
-        ValueError: the file is empty.
-        OSError: it cannot be read.
-    """
-    token = Path(file).read_text(encoding="utf-8").strip()
-    if not token:
-        raise ValueError(f"{file} is empty: broadcast.callback_token_file holds the token of callbacks")
-    return token

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.apply import ApplySettings, ApplyStage
-from agents.runtime.endpoints import BroadcastSettings
+from agents.runtime.endpoint_settings import BroadcastSettings
 from agents.runtime.http import HttpSettings
 from agents.runtime.partition import Decided, Heads, Settled
 from agents.runtime.records import Decision, Defer, Emit, Hold, Inbound, Out, Refuse, WorldCondition

@@ -14,7 +14,8 @@ import pytest
 from aiohttp import web
 
 from agents.broadcast import Broadcast
-from agents.runtime.endpoints import BroadcastSettings, Endpoints, NoEndpoint, chosen
+from agents.runtime.endpoint_settings import BroadcastSettings, chosen
+from agents.runtime.endpoints import Endpoints, NoEndpoint
 from agents.runtime.http import HttpSettings, Remote, Transport, patience_s
 from pipeline.broadcast import Waits
 from pipeline.broadcasters import Policy

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from msgspec import Struct
 
-from agents.runtime.endpoints import BroadcastSettings, Endpoints, NoEndpoint
+from agents.runtime.endpoint_settings import BroadcastSettings
+from agents.runtime.endpoints import Endpoints, NoEndpoint
 from agents.runtime.http import HttpSettings, Transport
 from ops.instruments.chain import Chain
 from ops.instruments.generate import Generator

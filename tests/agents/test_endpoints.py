@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from agents.runtime.endpoints import MOST_RIVALS, BroadcastSettings, Endpoints, Found, NoEndpoint, Outcome, word_of
+from agents.runtime.endpoint_settings import BroadcastSettings
+from agents.runtime.endpoints import MOST_RIVALS, Endpoints, Found, NoEndpoint, Outcome, word_of
 from agents.runtime.http import HttpSettings, Transport
 from pipeline.broadcast import Refused, Success, Waits
 from pipeline.broadcasters import Reply

@@ -23,7 +23,8 @@ from agents.retry import IN_HAND_BYTES, Retry
 from agents.runtime.aside import LONG_BYTES
 from agents.runtime.board import Board
 from agents.runtime.desk import Desk
-from agents.runtime.endpoints import BroadcastSettings, Outcome, Standing
+from agents.runtime.endpoint_settings import BroadcastSettings
+from agents.runtime.endpoints import Outcome, Standing
 from agents.runtime.http import HttpSettings
 from agents.runtime.outbox import Outbox
 from agents.runtime.outcomes import Router

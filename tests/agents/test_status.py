@@ -10,8 +10,9 @@ from msgspec.structs import replace
 
 from agents import metrics
 from agents.runtime.chain_watch import ChainWatch
-from agents.runtime.endpoints import BroadcastSettings, Found
+from agents.runtime.endpoint_settings import BroadcastSettings
 from agents.runtime.endpoints import Endpoints as BroadcastEndpoints
+from agents.runtime.endpoints import Found
 from agents.runtime.http import HttpSettings, Transport
 from agents.runtime.looker import HORIZON_MS, Looker
 from agents.runtime.partition import Heads

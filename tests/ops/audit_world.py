@@ -12,7 +12,8 @@ from msgspec import Struct
 from agents.apply import ApplySettings, ApplyStage
 from agents.broadcast import _news
 from agents.parse import Parse, ParseSettings
-from agents.runtime.endpoints import BroadcastSettings, Outcome
+from agents.runtime.endpoint_settings import BroadcastSettings
+from agents.runtime.endpoints import Outcome
 from agents.runtime.http import HttpSettings
 from agents.runtime.outcomes import Router
 from agents.runtime.partition import Heads
