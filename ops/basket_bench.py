@@ -54,8 +54,9 @@ QUESTIONS: Mapping[str, listed.Wanted] = {
     "a thousand of a basket": listed.Wanted(basket="coins", limit=1_000),
     "ten behind 10,000 others": listed.Wanted(basket="coins", offset=10_000),
     "ten with both of two tags": listed.Wanted(basket="coins", tags=("even", "rare"), every_tag=True),
+    "ten with one of two tags": listed.Wanted(basket="coins", tags=("even", "rare")),
 }
-"""What readers ask; with several tags all outputs that have one are gone through."""
+"""What readers ask; of the two tags every second output has one, and every thousandth the other."""
 
 
 class Row(Struct, frozen=True):

@@ -62,7 +62,8 @@ def summary(view: Ordered, context: Context) -> Baskets:
 def outputs(view: Ordered, context: Context, wanted: Wanted) -> BasketOutputs:
     """A page of a basket's live outputs, in the order of their outpoints' bytes.
 
-    Cost: with a tag at most, the offset and the page; with several, all outputs that have one of them.
+    Cost: with a tag at most, the offset and the page; where an output must have several, those that have the rarest;
+    where any of several will do, all that have one.
 
     Raises:
         pipeline.state.Corrupt: a value does not match its hash.
@@ -70,20 +71,32 @@ def outputs(view: Ordered, context: Context, wanted: Wanted) -> BasketOutputs:
     tags = tuple(dict.fromkeys(wanted.tags))
     if len(tags) <= 1:
         group = listing.key(wanted.basket, *tags)
-        stored = view.get(state.key(context, state.TALLY, group))
-        total = _tally(state.unseal(stored)).outputs if stored is not None else 0
         points = islice(_of(view, context, group), wanted.offset, wanted.offset + wanted.limit)
-        return _page(view, context, wanted, list(points), total)
-    least = len(tags) if wanted.every_tag else 1
-    each = [_of(view, context, listing.key(wanted.basket, tag)) for tag in tags]
+        return _page(view, context, wanted, list(points), _count(view, context, group))
+    groups = [listing.key(wanted.basket, tag) for tag in tags]
     page: list[Outpoint] = []
     total = 0
-    for point, same in groupby(heapq.merge(*each)):
-        if sum(1 for _ in same) >= least:
-            if wanted.offset <= total < wanted.offset + wanted.limit:
-                page.append(point)
-            total += 1
+    for point in (_in_all if wanted.every_tag else _in_any)(view, context, groups):
+        if wanted.offset <= total < wanted.offset + wanted.limit:
+            page.append(point)
+        total += 1
     return _page(view, context, wanted, page, total)
+
+
+def _in_any(view: Ordered, context: Context, groups: Sequence[bytes]) -> Iterator[Outpoint]:
+    return (point for point, _ in groupby(heapq.merge(*(_of(view, context, group) for group in groups))))
+
+
+def _in_all(view: Ordered, context: Context, groups: Sequence[bytes]) -> Iterator[Outpoint]:
+    rarest, *others = sorted(groups, key=lambda group: _count(view, context, group))
+    for point in _of(view, context, rarest):
+        if all(view.get_many([state.key(context, state.LISTED, group + point) for group in others])):
+            yield point
+
+
+def _count(view: View, context: Context, group: bytes) -> int:
+    tally = value(view, context, state.TALLY, group)
+    return _tally(tally).outputs if tally is not None else 0
 
 
 def _of(view: Ordered, context: Context, group: bytes) -> Iterator[Outpoint]:
