@@ -153,6 +153,7 @@ async def test_what_is_asked_wrongly_or_cannot_be_answered_is_said(bench: Bench)
         assert [entry async for entry in reader.journal("topic:tm_all")] == []
     apply = apply_worker(bench)
     await ready(apply)
+    owner = f"/owners/02{'11' * 32}/outputs"
     for path in (
         "/topics/TM_X/state",
         "/topics/tm_all/state?consistency=perhaps",
@@ -163,6 +164,19 @@ async def test_what_is_asked_wrongly_or_cannot_be_answered_is_said(bench: Bench)
         "/transactions/zz",
         "/journal/tm_all",
         "/journal/topic:tm_all?from=x",
+        "/owners/02ab/state",
+        f"/owners/04{'11' * 32}/baskets",
+        f"{owner}?limit=10",
+        f"{owner}?basket=default",
+        f"{owner}?basket=admin%20x",
+        f"{owner}?basket=x&limit=0",
+        f"{owner}?basket=x&limit=10001",
+        f"{owner}?basket=x&offset=-1",
+        f"{owner}?basket=x&tagQueryMode=some",
+        f"{owner}?basket=x&tag=",
+        f"{owner}?basket=x&include=entire%20transactions",
+        f"{owner}?basket=x&includeTags=yes",
+        f"{owner}?basket=x" + "&tag=t" * 101,
     ):
         assert get_json(f"{url}{path}")["error"] == "bad-request", path
     async with reader_of(apply) as reader:
