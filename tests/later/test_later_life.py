@@ -293,9 +293,10 @@ async def test_a_late_refusal_takes_three_generations_out_of_two_contexts_and_ba
 
 
 async def test_a_child_sent_elsewhere_before_during_or_after_is_evicted_too(life: Life) -> None:
-    coin, (parent,) = line(life, 1)
-    owner = next(key for key in life.chain.keys if key.script == parent.outputs[0][1])
-    children = [life.shop.pay([parent.coin(0, owner)], key=key) for key in keys(life, 3)]
+    coin, owners = life.shop.take(), keys(life, 3)
+    parent = life.shop.pay([coin.coin], [(1_000, owner.script) for owner in owners])
+    # Of an output each: rivals would be refused for one another.
+    children = [life.shop.pay([parent.coin(vout, owner)]) for vout, owner in enumerate(owners)]
     await life.accepted(Bag([coin], [parent]), "tm_anytx")
     before, during, after = (Bag([coin], [parent, child]) for child in children)
     await life.applied(before, "tm_before")

@@ -13,7 +13,7 @@ FIELDS = (
 )  # fmt: skip
 """Of a result, as design.md promises them to the outside."""
 
-ADDED = ("block_height",)
+ADDED = ("block_height", "merge")
 """Since then, behind them."""
 
 OUTCOMES = {"applied", "rejected", "parked", "revised", "accepted", "refused", "mined", "buried", "evicted"}
@@ -32,7 +32,7 @@ def test_a_result_has_the_promised_fields_and_all_of_them_always() -> None:
     assert told["admittance"] == {"outputs_to_admit": [0, 2], "coins_to_retain": [1], "coins_removed": []}
     assert told["origin"] == {"topic": "beef.ingest", "partition": 3, "offset": 17}
     assert [told[name] for name in ("code", "message", "at", "endpoint", "block_height")] == [None] * 5
-    assert (told["repeat"], told["competing"]) == (False, [])
+    assert (told["repeat"], told["competing"], told["merge"]) == (False, [], False)
 
 
 def test_outcomes_are_the_promised_ones() -> None:
