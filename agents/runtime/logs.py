@@ -42,6 +42,10 @@ class Json(logging.Formatter):
             )
 
 
+FRAMEWORK = ("faust", "mode")
+"""Who says with which exception the process ends: once, and often in the midst of a storm."""
+
+
 class Limited(logging.Filter):
     """So many lines a second from the client libraries; how many were left out is said when one passes again."""
 
@@ -55,6 +59,8 @@ class Limited(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the line goes out."""
         if not record.name.startswith(CLIENTS):
+            return True
+        if record.exc_info and record.name.startswith(FRAMEWORK):
             return True
         now = time.monotonic()
         self._room = min(10.0, self._room + (now - self._at) * self._rate)

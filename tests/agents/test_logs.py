@@ -96,6 +96,16 @@ def test_our_own_lines_always_pass(clock: list[float]) -> None:
     assert sum(limited.filter(record(name=name)) for name in CLIENTS * 10) == 10
 
 
+@pytest.mark.parametrize(("name", "passes"), [("faust.worker", True), ("mode.worker", True), ("aiokafka.conn", False)])
+def test_why_a_process_ends_passes_any_storm(clock: list[float], name: str, passes: bool) -> None:
+    limited = Limited(2.0)
+    for _ in range(100):
+        limited.filter(record(name="aiokafka"))
+    said = record(name=name)
+    said.exc_info = (ValueError, ValueError("fenced"), None)
+    assert limited.filter(said) is passes
+
+
 def test_time_without_lines_saves_no_more_than_ten(clock: list[float]) -> None:
     limited = Limited(2.0)
     clock[0] += 10_000
