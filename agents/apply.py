@@ -34,6 +34,7 @@ from pipeline.outcome import Condition, Verdict
 from pipeline.overlay.manager import BadManager
 from pipeline.results import About
 from pipeline.state import Corrupt, Layer, Live, View, head_key
+from pipeline.submit import TOPIC
 from schemas import headers as h
 from schemas.flow import (
     BROADCAST_REQUEST,
@@ -221,7 +222,7 @@ class ApplyStage:
         return _settled(change, context, partition, now_ms)
 
     def _judge(self, context: Context) -> Judge | None:
-        return self._judges.get(context.removeprefix(rules.TOPIC))
+        return self._judges.get(context.removeprefix(TOPIC))
 
     def _answer(self, record: Inbound, operation: Apply, context: Context, change: Change, now_ms: int) -> Decision:
         verified = operation.verified

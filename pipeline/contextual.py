@@ -13,9 +13,10 @@ from pipeline import state
 from pipeline.outcome import Condition, Verdict
 from pipeline.state import Layer, Live
 from schemas.external import Admittance
-from schemas.flow import Origin
+from schemas.flow import Operation, Origin
 from schemas.journal import JOURNAL, Effects, JournalEntry, Kind
-from schemas.state import Applied, Tombstone
+from schemas.operations import Said
+from schemas.state import Applied, Prepared, Stood, Tombstone
 from schemas.types import Context, Outpoint, Txid
 
 _encode = state.encode
@@ -74,6 +75,10 @@ class Change(Struct, frozen=True):
     revised: tuple[Revised, ...] = ()
     challenges: tuple[Challenge, ...] = ()  # for `status` to hear of
     settling: bool = False  # work was put into the queue: `settle` comes before the context's next operation
+    words: tuple[tuple[str, Said], ...] = ()  # to coordinators, by operation
+    waits: bool = False  # it waits in the state for an undecided operation
+    resumed: tuple[tuple[Operation, Stood], ...] = ()  # what waited, and goes on now, before anything else
+    held: Prepared | None = None  # what was prepared or held, and is not any more
 
 
 class Contextual:
@@ -158,6 +163,7 @@ class Contextual:
         manager: str = "",
         origin: Origin | None = None,
         beef: bytes = b"",
+        contexts: tuple[Context, ...] = (),
     ) -> bytes:
         """Close what was written since the entry before as one journal entry, and move the head (JOURNAL-1)."""
         self.fold()
@@ -175,6 +181,7 @@ class Contextual:
             origin=origin,
             time_ms=self.now_ms,
             beef=beef,
+            contexts=contexts,
         )
         encoded = JOURNAL.encode(entry)
         entry_hash = hashlib.sha256(encoded).digest()

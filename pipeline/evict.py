@@ -11,17 +11,19 @@ import msgspec
 from pipeline import listing, state, waiting
 from pipeline.contextual import Challenge, Change, Contextual, Evicted, Revised
 from pipeline.judge import Rule, judge, judge_again
-from pipeline.state import Layer, Live
 from schemas.external import Admittance
 from schemas.flow import Evict, Origin, Readmit
 from schemas.state import Applied, Contested, Departed, Known, Leave, Losers, Return, Tombstone
-from schemas.types import Context, Outpoint, Txid, outpoint, outpoints
+from schemas.types import Outpoint, Txid, outpoint, outpoints
 
 ASKED_ONE_BY_ONE = 1_000
 """Outputs whose spenders are asked for each. Of 900,000 few are spent, and the store holds those in order."""
 
 FIRST_PLACE = 1 << 32
 """Of those that leave together: whoever joins them later, for want of this parent too, stands below."""
+
+LEFT_TXID = 40
+"""Where in the key of one that left its txid begins."""
 
 LOSERS_KEPT = 8
 """Coordinates kept with an outpoint: who comes back when its holder is evicted."""
@@ -37,20 +39,19 @@ _tombstone = msgspec.msgpack.Decoder(Tombstone).decode
 # --- leaving
 
 
-def evict(layer: Layer, head: Live, context: Context, operation: Evict, now_ms: int) -> Change:
+def evict(here: Contextual, operation: Evict) -> Change:
     """The network refused a transaction: it and its descendants leave, leaves first; coins they spent return.
 
     The tombstone comes first: while descendants wait in the queue, nobody brings the transaction back. Whatever was
     contested by the refused one is no longer.
     """
-    here = Contextual(context, layer, head, now_ms)
     if here.value(state.TOMBSTONE, operation.txid) is not None:
-        return Change(head)
+        return Change(here.head)
     decided = _decided(here, operation.txid)
     if here.value(state.KNOWN, operation.txid) is None:
-        return Change(head) if not decided else _only(here, operation)
+        return Change(here.head) if not decided else _only(here, operation)
     here.put(state.TOMBSTONE, operation.txid, Tombstone(operation.code, operation.message, operation.competing))
-    order = _leaves_first(here, operation.txid)
+    order = leaves_first(here, operation.txid)
     places = range(FIRST_PLACE, FIRST_PLACE + len(order), waiting.STEPS)
     pieces = [
         Leave(operation.id, operation.txid, piece, first)
@@ -96,7 +97,7 @@ def leave(here: Contextual, work: Leave) -> Change:
     )
 
 
-def _leaves_first(here: Contextual, root: Txid) -> list[Txid]:
+def leaves_first(here: Contextual, root: Txid) -> list[Txid]:
     """The transaction and its known descendants, every child before its parents."""
     order: list[Txid] = []
     state_of: dict[Txid, bool] = {}  # False: children pending, True: placed
@@ -218,7 +219,7 @@ def readmit(here: Contextual, operation: Readmit, rule: Rule) -> Change:
     if here.value(state.TOMBSTONE, operation.txid) is None:
         return Change(here.head)
     here.delete(state.TOMBSTONE, operation.txid)
-    order = [rest[40:] for rest in reversed(here.rests_with(state.LEFT, operation.txid))]
+    order = [rest[LEFT_TXID:] for rest in reversed(here.rests_with(state.LEFT, operation.txid))]
     pieces = [Return(operation.id, operation.txid, piece) for piece in waiting.pieces(order)]
     opening = () if len(pieces) == 1 else (waiting.enqueue(here, pieces[1:], operation.id),)
     change = come_back(here, pieces[0], rule)

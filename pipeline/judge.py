@@ -40,6 +40,31 @@ class Rule(Struct, frozen=True):
         return up_to_date(self.manager, self.topic, txid, submission)
 
 
+def previous_coins(here: Contextual, spends: Sequence[Outpoint]) -> tuple[int, ...]:
+    """Inputs that spend what was admitted here, ascending."""
+    asked = here.made_here(spends)
+    admitted = {point for point, there in zip(asked, here.is_there(state.ADMITTED, asked), strict=True) if there}
+    return tuple([vin for vin, point in enumerate(spends) if point in admitted]) if admitted else ()
+
+
+def ask(
+    here: Contextual,
+    rule: Rule,
+    txid: Txid,
+    submission: Submission,
+    spends: Sequence[Outpoint],
+    previous: tuple[int, ...],
+) -> Admittance:
+    """What the manager says; nothing is written. Raises as `admit`.
+
+    submission: as for `judge`; previous: see `previous_coins`.
+    """
+    sources = _with_coins(here, submission.sources, spends, previous)
+    facts = facts_of(rule.manager, submission)
+    subject = Subject(txid, submission.raw, sources, previous, submission.off_chain, facts)
+    return admit(rule.manager, rule.topic, subject)
+
+
 def judge(
     here: Contextual, rule: Rule, txid: Txid, submission: Submission, spends: Sequence[Outpoint], before: Admittance
 ) -> tuple[Admittance, list[Txid]]:
@@ -49,13 +74,7 @@ def judge(
 
     Returns the answer, and which known transactions spend an output that entered or left.
     """
-    asked = here.made_here(spends)
-    admitted = {point for point, there in zip(asked, here.is_there(state.ADMITTED, asked), strict=True) if there}
-    previous = tuple([vin for vin, point in enumerate(spends) if point in admitted]) if admitted else ()
-    sources = _with_coins(here, submission.sources, spends, previous)
-    facts = facts_of(rule.manager, submission)
-    subject = Subject(txid, submission.raw, sources, previous, submission.off_chain, facts)
-    said = admit(rule.manager, rule.topic, subject)
+    said = ask(here, rule, txid, submission, spends, previous_coins(here, spends))
     come = set(said.outputs_to_admit).difference(before.outputs_to_admit)
     gone = set(before.outputs_to_admit).difference(said.outputs_to_admit)
     changed = [outpoint(txid, vout) for vout in sorted(come | gone)]

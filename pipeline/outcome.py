@@ -116,6 +116,7 @@ CODES: tuple[Code, ...] = (
     _verdict("admission.no-context", "No topic or basket was named.", "Name one; `tm_anytx` just verifies and broadcasts.", 400),
     _verdict("admission.not-paid", "An output does not pay the owner it is said to pay (BRC-29).", "Check the derivation, or the linkage.", 400),
     _verdict("admission.change", "An output is change of the wallet's own basket: none can be put elsewhere.", "Leave it out.", 400),
+    _verdict("admission.nothing", "A context makes nothing of the transaction, and all were to take it or none.", "Name the contexts it is for, or ask for each by itself.", 400),
     _verdict("admission.unknown-topic", "No such overlay topic is hosted here.", "Ask a host of that topic.", 400),
     _verdict("admission.not-offered", "This installation does not offer what a header asks for.", "Leave the header out; the message says which."),
     _condition("conflict.undecided", "Another transaction spends the same output, and the network has not decided.", _WAIT),
@@ -139,6 +140,7 @@ CODES: tuple[Code, ...] = (
     _condition("network.undecided", "No endpoint has given an answer that decides.", _WAIT),
     _condition("network.no-endpoint", "No endpoint is available.", _WAIT, None, "world"),
     # --- ours
+    _condition("internal.deadline", "Not all contexts of an operation over several voted in time.", _WAIT),
     _condition("internal.no-broker", "A record is to be read where it stands, and no broker answers.", _WAIT, None, "world"),
     _condition("internal.suspended", "The topic's manager takes too long or fails again and again: its context is suspended.", _WAIT, None, "context"),
     _condition("internal.manager-busy", "As many payloads wait for a topic's manager to examine them as may.", _WAIT, None, "context"),

@@ -41,6 +41,11 @@ def decision_id(origin: Origin, context: Context | None, *, parked: bool = False
     return _id("parked" if parked else "decision", origin.text(), context or "")
 
 
+def operation_id(origin: Origin) -> str:
+    """Name of an operation over several contexts, the same in all of them and over all attempts."""
+    return _id("operation", origin.text())
+
+
 def network_id(txid: Txid) -> str:
     """Id of the network's answer on a transaction."""
     return _id("network", display(txid))

@@ -33,6 +33,13 @@ PLACED = b"o"  # outpoint -> Placed: which basket an output of an owner's belong
 LISTED = b"b"  # basket, tag or nothing, outpoint -> nothing: a coin that is in it
 RELINQUISHED = b"u"  # basket, outpoint -> Relinquished: it is not in that basket, though nothing spends it
 TALLY = b"n"  # basket, tag or nothing -> Tally: of the coins that are in it
+PREPARED = b"P"  # operation, 16 bytes -> Prepared
+LOCK = b"L"  # outpoint -> Lock: of prepared operations
+SUBJECT = b"S"  # txid -> operation: it is what a prepared operation is about
+HOLDS = b"H"  # nothing -> Holds: what is undecided here
+WAITER = b"W"  # number, 8 bytes -> Waiter: for an undecided operation
+BEHIND = b"B"  # operation -> Behind: what waits for it
+OWN = b"O"  # operation -> number, 8 bytes: it waits itself
 
 PROVEN = b"proven"
 """It came with a proof, which says that the network took it."""

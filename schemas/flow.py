@@ -1,5 +1,7 @@
 """What stages hand to each other: MessagePack arrays, so that a new field at the end is ignored by older readers."""
 
+from typing import Literal
+
 from msgspec import Struct
 
 from schemas.types import Context, Txid
@@ -111,7 +113,42 @@ class Repaired(Struct, frozen=True, array_like=True, tag="repaired"):
     id: str  # says which worker, and what it found
 
 
-Operation = Apply | Accept | Evict | Readmit | Repaired
+class Part(Struct, frozen=True, array_like=True):
+    """What one context of an operation over several is to make of the payload."""
+
+    context: Context
+    examined: Examined | None = None  # as in Apply
+    instruction: bytes = b""  # as in Apply
+
+
+class Prepare(Struct, frozen=True, array_like=True, tag="prepare"):
+    """Judge this payload in the context that is the record's key, show nothing, and vote (`atomicity: all`)."""
+
+    operation: str  # the same in all its contexts, over all attempts
+    attempt: int  # from 0
+    apply: Apply
+    others: tuple[Part, ...] = ()  # of all contexts but this one, which is named first; empty in those
+    spread: bool = False  # that one hands the others their parts: a further attempt
+
+
+class Decide(Struct, frozen=True, array_like=True, tag="decide"):
+    """The coordinator's word on an operation over several contexts, to each of them."""
+
+    operation: str
+    attempt: int
+    commit: bool
+    asked: Asked  # without off-chain values and instructions
+    txid: Txid
+    final: bool = True  # aborted: no further attempt follows, and the sender is told
+    again: bool = False  # aborted: who holds the record makes the next attempt
+    kind: Literal["verdict", "condition", "fault"] = "verdict"  # why it was aborted
+    code: str = ""
+    message: str = ""
+    by: Context = ""  # the context that did not agree
+    competing: tuple[Txid, ...] = ()
+
+
+Operation = Apply | Accept | Evict | Readmit | Repaired | Prepare | Decide
 """Everything a context is asked to do."""
 
 

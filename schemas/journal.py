@@ -40,6 +40,7 @@ class JournalEntry(Struct, frozen=True, array_like=True):
     origin: Origin | None
     time_ms: int
     beef: bytes = b""  # the transaction's bytes, in the entry that brought them
+    contexts: tuple[Context, ...] = ()  # all of them, where the operation is one over several
 
 
 JOURNAL = Schema("journal-entry", 1, JournalEntry, "msgpack", "One change of one context.")

@@ -1,9 +1,12 @@
 """Entries of the apply state: the values behind the keys that `pipeline/state.py` lays out."""
 
+from typing import Literal
+
 from msgspec import Struct
 
 from schemas.external import Admittance
-from schemas.flow import Examined, Origin
+from schemas.flow import Examined, Operation, Origin, Prepare
+from schemas.operations import Vote
 from schemas.types import Context, Outpoint, Txid
 from schemas.wire import Schema
 
@@ -106,6 +109,64 @@ class Losers(Struct, frozen=True, array_like=True):
     origins: tuple[Origin, ...]
 
 
+class Stood(Struct, frozen=True, array_like=True):
+    """Where a record of `operations` stood that is kept in the state, and how it came."""
+
+    topic: str = ""  # with the installation's prefix
+    partition: int = -1
+    offset: int = -1
+    timestamp_ms: int = 0
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+class Prepared(Struct, frozen=True, array_like=True):
+    """An operation over several contexts that this one has voted on, and that nobody has decided as far as it knows.
+
+    One that it does not agree to is held only in the context named first, which makes the next attempt.
+    """
+
+    operation: Prepare
+    stood: Stood
+    vote: Vote
+    does: Literal["apply", "merge", "repeat", ""] = ""  # what a commit comes to; empty: it did not agree
+    admittance: Admittance = Admittance()  # the judgement it agreed with
+    previous: tuple[int, ...] = ()  # inputs that spent admitted outputs when it was judged
+    examined: Examined | None = None  # the facts it was judged with
+    manager: str = ""  # "tm_x/version"
+
+
+class Lock(Struct, frozen=True, array_like=True):
+    """Who alone may spend an outpoint, as long as any of these operations is undecided."""
+
+    txid: Txid
+    by: tuple[bytes, ...]  # operations, 16 bytes each
+
+
+class Waiter(Struct, frozen=True, array_like=True):
+    """Something that belongs to one context and waits for an undecided operation there. It holds nothing."""
+
+    behind: bytes  # the operation it waits for
+    own: bytes  # the operation it is a part of itself; empty: none
+    size: int  # bytes it counts for
+    operation: Operation
+    stood: Stood
+
+
+class Behind(Struct, frozen=True, array_like=True):
+    """Numbers of what waits for an operation, in order of arrival."""
+
+    numbers: tuple[int, ...]
+
+
+class Holds(Struct, frozen=True, array_like=True):
+    """What is undecided in a context. There is no such entry where nothing is."""
+
+    prepared: int = 0
+    waiters: int = 0
+    size: int = 0  # bytes of those
+    next: int = 0  # number of the next one
+
+
 class Head(Struct, frozen=True, array_like=True):
     """Where a context stands: under its own key, at the end of each batch that touched it."""
 
@@ -122,6 +183,7 @@ class AppliedOffset(Struct, frozen=True, array_like=True):
     topic: str
     generation: int
     settling: tuple[Context, ...] = ()  # contexts whose queues are not empty: they come before the next input
+    undecided: tuple[Context, ...] = ()  # contexts that have prepared operations which nobody has decided
 
 
 STATE = Schema("state", 1, bytes, "raw", "A stored value: 32 bytes of SHA-256, then the value; the key says its kind.")

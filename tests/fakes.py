@@ -23,9 +23,25 @@ from pipeline.member import member_of
 from pipeline.overlay.builtin.anytx import AnyTx
 from pipeline.overlay.manager import Subject, TopicManager, Transaction
 from pipeline.policy import Policy
+from pipeline.prepare import decide as decided
+from pipeline.prepare import prepare
 from pipeline.state import APPLIED_KEY, Layer, Memory, encode, head_key, head_of, seal
 from schemas.external import Admittance
-from schemas.flow import Accept, Apply, Asked, Evict, Member, Operation, Origin, Readmit, Repaired, Unmined, Verified
+from schemas.flow import (
+    Accept,
+    Apply,
+    Asked,
+    Decide,
+    Evict,
+    Member,
+    Operation,
+    Origin,
+    Prepare,
+    Readmit,
+    Repaired,
+    Unmined,
+    Verified,
+)
 from schemas.state import AppliedOffset
 from schemas.types import Context, Outpoint, outpoint
 from tests import builders
@@ -330,6 +346,10 @@ def decide(layer: Layer, context: Context, operation: Operation, enough: Callabl
             return rules.repaired(layer, head, context, operation, NOW_MS)
         case Apply():
             return rules.apply(layer, head, context, operation, MANAGERS, NOW_MS, enough)
+        case Prepare():
+            return prepare(layer, head, context, operation, MANAGERS, NOW_MS, enough)
+        case Decide():
+            return decided(layer, head, context, operation, MANAGERS, NOW_MS)
         case Accept():
             return rules.accept(layer, head, context, operation, NOW_MS)
         case Evict():
