@@ -3,6 +3,7 @@
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
 from agents.runtime.desk import Teller
@@ -18,14 +19,16 @@ from agents.runtime.records import (
     Held,
     Hold,
     Inbound,
+    Kept,
     ManagerFailed,
     Out,
     Refuse,
 )
 from agents.runtime.shelf import Readable
 from agents.runtime.standing import RAISED, hold_for
+from agents.runtime.voters import repeat_votes
 from pipeline import apply as rules
-from pipeline import results
+from pipeline import prepare, results, undecided
 from pipeline.contextual import Answer, Change
 from pipeline.follow import Contexts, Form
 from pipeline.judge import never
@@ -36,6 +39,7 @@ from pipeline.results import About
 from pipeline.state import Corrupt, Layer, Live, View, head_key
 from pipeline.submit import TOPIC
 from schemas import headers as h
+from schemas.external import Result
 from schemas.flow import (
     BROADCAST_REQUEST,
     OPERATION,
@@ -43,18 +47,22 @@ from schemas.flow import (
     Accept,
     Apply,
     BroadcastRequest,
+    Decide,
     Evict,
     Operation,
     Origin,
     Pointer,
+    Prepare,
     Readmit,
     Repaired,
     Unmined,
+    Verified,
 )
 from schemas.network import NEWS, Challenged, Challenges
-from schemas.state import Applied
+from schemas.operations import VOTE, Vote
+from schemas.state import Applied, Stood
 from schemas.types import Context, Txid
-from schemas.wire import Undecodable
+from schemas.wire import HEADER, Undecodable
 from topics.registry import (
     BROADCAST,
     DEAD_LETTERS,
@@ -67,6 +75,7 @@ from topics.registry import (
     RETRY_10M,
     RETRY_10S,
     STATE,
+    VOTES,
     Topic,
 )
 
@@ -79,12 +88,15 @@ class ApplyStage:
     name = "apply"
     inputs: tuple[Topic, ...] = (OPERATIONS,)
     outputs: tuple[Topic, ...] = (
-        *(JOURNAL, RESULTS, BROADCAST, NETWORK_NEWS, OPERATIONS),
+        *(JOURNAL, RESULTS, BROADCAST, NETWORK_NEWS, OPERATIONS, VOTES),
         *(DEAD_LETTERS, RETRY_10S, RETRY_1M, RETRY_10M),
     )
     changelog = STATE
     form: Form = Contexts()
-    went_well: tuple[str, ...] = ("applied", "repeat", "accept", "evict", "readmit", "repaired")
+    went_well: tuple[str, ...] = (
+        *("applied", "repeat", "accept", "evict", "readmit", "repaired"),
+        *("agreed", "disagreed", "waits", "committed", "aborted", "heard"),
+    )
 
     def __init__(self, settings: ApplySettings, failures: int = FAILURES) -> None:
         """Managers are loaded, and the processes of foreign ones run from here on; `stop` ends them.
@@ -97,6 +109,7 @@ class ApplyStage:
         self._hosted = Hosted(self.name, settings, failures)
         self._judges: Mapping[str, Judge] = self._hosted.judges
         self._always = frozenset(f"topic:{name}" for name in settings.broadcast_always)
+        self._vote_again_s = settings.vote_again_s
 
     def tell_to(self, teller: Teller) -> None:
         """Who writes events of this stage."""
@@ -112,8 +125,8 @@ class ApplyStage:
     def beside(
         self, stores: Mapping[int, Readable], spoil: Callable[[int, Corrupt], None], outbox: Outbox
     ) -> Sequence[Coroutine[Any, Any, None]]:
-        """Nothing."""
-        return ()
+        """Votes on what nobody has decided are repeated."""
+        return (repeat_votes(stores, spoil, outbox, self._vote_again_s),)
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         """Nothing."""
@@ -141,9 +154,22 @@ class ApplyStage:
     def about(self, record: Inbound) -> About | None:
         """The request an operation came from, where it came from one."""
         operation = OPERATION.decode(record.value, record.headers)
+        if isinstance(operation, Prepare):
+            operation = operation.apply
         if not isinstance(operation, Apply):
             return None
         return About.of(operation.verified.asked, operation.verified.txid, (record.key or b"").decode())
+
+    def failed(self, record: Inbound, fault: Fault, layer: Layer, heads: Heads, now_ms: int) -> Decided | None:
+        """Other contexts of an operation do not wait for one that cannot judge its part (ATOMIC-2)."""
+        operation = OPERATION.decode(record.value, record.headers)
+        if not isinstance(operation, Prepare):
+            return None
+        context = (record.key or b"").decode()
+        head = heads.of(context)
+        alone, outs = _spread(operation)
+        change = prepare.failed(layer, head, context, alone, fault.code, fault.message, now_ms, _stood(record))
+        return self._voted(operation, change, outs, layer, context, record.partition, now_ms)
 
     def compute(self, record: Inbound, layer: Layer, heads: Heads, now_ms: int) -> Decided:
         """What an operation does to its context, and whom it concerns."""
@@ -174,22 +200,116 @@ class ApplyStage:
     ) -> Decided:
         match operation:
             case Apply():
-                always = context in self._always
-                change = rules.apply(layer, head, context, operation, self._judges, now_ms, enough, always=always)
+                always, stood = context in self._always, _stood(record)
+                change = rules.apply(
+                    *(layer, head, context, operation, self._judges, now_ms, enough), always=always, stood=stood
+                )
                 decision = self._answer(record, operation, context, change, now_ms)
             case Accept():
                 change = rules.accept(layer, head, context, operation, now_ms)
                 decision = Emit(_told(change, context, record.partition, now_ms), "accept")
             case Evict():
-                change = rules.evict(layer, head, context, operation, now_ms)
-                decision = Emit(_told(change, context, record.partition, now_ms), "evict")
+                change = rules.evict(layer, head, context, operation, now_ms, _stood(record))
+                decision = _done(change, "evict", context, record.partition, now_ms)
             case Readmit():
-                change = rules.readmit(layer, head, context, operation, self._judges, now_ms, enough)
-                decision = Emit(_told(change, context, record.partition, now_ms), "readmit")
+                change = rules.readmit(layer, head, context, operation, self._judges, now_ms, enough, _stood(record))
+                decision = _done(change, "readmit", context, record.partition, now_ms)
             case Repaired():
                 change = rules.repaired(layer, head, context, operation, now_ms)
                 decision = Emit(_told(change, context, record.partition, now_ms), "repaired")
+            case Prepare():
+                return self._prepare(record, operation, context, layer, head, now_ms, enough)
+            case Decide():
+                return self._hear(record, operation, context, layer, head, now_ms)
         return _decided(decision, context, change)
+
+    def _prepare(
+        self,
+        record: Inbound,
+        operation: Prepare,
+        context: Context,
+        layer: Layer,
+        head: Live,
+        now_ms: int,
+        enough: Callable[[], bool],
+    ) -> Decided:
+        """A context's part of an operation over several. Whoever cannot judge it now does not let the others wait."""
+        always, stood = context in self._always, _stood(record)
+        alone, outs = _spread(operation)
+        own = Layer(layer)
+        try:
+            change = prepare.prepare(
+                own, head, context, alone, self._judges, now_ms, enough, always=always, stood=stood
+            )
+        except Held as held:
+            own = Layer(layer)
+            change = prepare.later(own, head, context, alone, held.hold.condition, now_ms, stood)
+        own.merge_into(layer)
+        return self._voted(operation, change, outs, layer, context, record.partition, now_ms)
+
+    def _voted(
+        self,
+        operation: Prepare,
+        change: Change,
+        outs: Sequence[Out],
+        layer: Layer,
+        context: Context,
+        partition: int,
+        now_ms: int,
+    ) -> Decided:
+        votes = [said.says for _, said in change.words if isinstance(said, Vote)]
+        code = "waits" if not votes else "agreed" if votes == ["yes"] else "disagreed"
+        told = [*outs, *_told(change, context, partition, now_ms)]
+        if isinstance(change.said, Answer):
+            verified = operation.apply.verified
+            about = About.of(verified.asked, verified.txid, context)
+            told.append(result_out(_applied_result(about, change.said, now_ms)))
+            code = "repeat"
+        decided = _decided(Emit(told, code), context, change)
+        return msgspec.structs.replace(
+            decided,
+            resumed=[_kept(context, *each) for each in change.resumed],
+            undecided=(context, undecided.votes_in(layer, context)),
+        )
+
+    def _hear(self, record: Inbound, word: Decide, context: Context, layer: Layer, head: Live, now_ms: int) -> Decided:
+        """The coordinator's word."""
+        change = prepare.decide(layer, head, context, word, self._judges, now_ms)
+        outs = _told(change, context, record.partition, now_ms)
+        about = About.of(word.asked, word.txid, context)
+        also: list[tuple[Inbound, Decision]] = []
+        code = "heard" if change.held is None else "committed" if word.commit else "aborted"
+        held = change.held
+        # Who was named first has the whole request, and answers for its record.
+        first = held if held is not None and held.operation.others else None
+        if word.commit:
+            if held is not None:
+                assert isinstance(change.said, Answer)  # what was prepared is there
+                outs += self._effects(held.operation.apply.verified, context, change.said, now_ms)
+        elif word.final:
+            said = Verdict(word.code, word.message if word.by == context else f"{word.by}: {word.message}")
+            if first is not None:
+                record_of = _kept(context, prepare.next_attempt(first), first.stood)
+                if word.kind == "fault":
+                    also.append((record_of, Fault(said.code, said.message, about)))
+                else:
+                    also.append((record_of, Refuse(said, about, change.head.sequence, word.competing)))
+            elif word.kind == "fault":
+                outs.append(result_out(results.parked(about, said, now_ms)))
+            else:
+                result = results.rejected(about, said, now_ms, revision=change.head.sequence, competing=word.competing)
+                outs.append(result_out(result))
+        elif word.again and first is not None:
+            why = Condition(word.code, word.message)
+            others = [About.of(word.asked, word.txid, each) for each in word.asked.contexts if each != context]
+            also.append((_kept(context, prepare.next_attempt(first), first.stood), Defer(why, about, (), others)))
+        decided = _decided(Emit(outs, code), context, change)
+        return msgspec.structs.replace(
+            decided,
+            also=also,
+            resumed=[_kept(context, *each) for each in change.resumed],
+            undecided=(context, undecided.votes_in(layer, context)),
+        )
 
     def repaired(self, context: Context, what: str) -> Out:
         """The context hears of it, and its journal says so."""
@@ -233,11 +353,16 @@ class ApplyStage:
             return Refuse(said, about, change.head.sequence, change.competing, entries)
         if isinstance(said, Condition):
             return Defer(said, about, outs=entries)
+        if change.waits:
+            return Emit(entries, "waits")
         assert isinstance(said, Answer)
-        result = results.applied(
-            *(about, said.admittance, said.sequence, said.state_root, now_ms), repeat=said.repeat, merge=said.merge
-        )
-        outs = [*entries, result_out(result)]
+        outs = [*entries, *self._effects(verified, context, said, now_ms)]
+        return Emit(outs, "repeat" if said.repeat or not said.fresh else "applied")
+
+    def _effects(self, verified: Verified, context: Context, said: Answer, now_ms: int) -> list[Out]:
+        """Who hears that a payload stands applied."""
+        about = About.of(verified.asked, verified.txid, context)
+        outs = [result_out(_applied_result(about, said, now_ms))]
         if said.fresh and verified.proven_height < 0 and (context in self._always or not said.admittance.is_empty()):
             request = BroadcastRequest(
                 txid=verified.txid,
@@ -247,7 +372,41 @@ class ApplyStage:
                 origin=verified.asked.origin,
             )
             outs.append(Out(BROADCAST, verified.txid, BROADCAST_REQUEST.encode(request)))
-        return Emit(outs, "repeat" if said.repeat or not said.fresh else "applied")
+        return outs
+
+
+def _applied_result(about: About, said: Answer, now_ms: int) -> Result:
+    return results.applied(
+        *(about, said.admittance, said.sequence, said.state_root, now_ms), repeat=said.repeat, merge=said.merge
+    )
+
+
+def _stood(record: Inbound) -> Stood:
+    """Where a record stands, and how it came: what is kept of one that waits in the state, besides what it says."""
+    headers = tuple((name, value) for name, value in record.headers if value is not None and name != HEADER)
+    return Stood(record.topic, record.partition, record.offset, record.timestamp, headers)
+
+
+def _kept(context: Context, operation: Operation, stood: Stood) -> Inbound:
+    """Such a record, as it was."""
+    headers = [OPERATION.header, *stood.headers]
+    value = OPERATION.encode(operation)
+    return Kept(stood.topic, stood.partition, stood.offset, stood.timestamp_ms, context.encode(), value, headers)
+
+
+def _spread(operation: Prepare) -> tuple[Prepare, list[Out]]:
+    """A further attempt: the context named first hands the others their parts, once."""
+    if not operation.spread:
+        return operation, []
+    outs = [Out(OPERATIONS, context.encode(), OPERATION.encode(part)) for context, part in prepare.parts_of(operation)]
+    return msgspec.structs.replace(operation, spread=False), outs
+
+
+def _done(change: Change, code: str, context: Context, partition: int, now_ms: int) -> Decision:
+    """What the network's word comes to; it comes back where too much waits for undecided operations."""
+    if isinstance(change.said, Condition):
+        return Hold(change.said, now_ms)
+    return Emit(_told(change, context, partition, now_ms), "waits" if change.waits else code)
 
 
 def _settled(change: Change, context: Context, partition: int, now_ms: int) -> Settled:
@@ -277,6 +436,8 @@ def _told(change: Change, context: Context, partition: int, now_ms: int) -> list
             result = results.evicted(about, verdict, gone.sequence, gone.state_root, now_ms, gone.stone.competing)
             outs.append(result_out(result))
     outs += [_heard_again(origin, key, now_ms) for origin in change.again]
+    for operation, heard in change.words:
+        outs.append(Out(VOTES, bytes.fromhex(operation), VOTE.encode(heard)))
     for pair in change.challenges:
         holders = () if pair.holder is None else (pair.holder,)
         told = NEWS.encode(Challenged(pair.by, context, pair.sent, pair.proven))

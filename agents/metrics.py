@@ -235,6 +235,18 @@ UNRESOLVED_SECONDS = _gauge(
     (),
     "Of status. Page on it when it passes what your senders can wait for.",
 )
+UNDECIDED = _gauge(
+    "undecided_operations",
+    "Operations over several contexts that are not decided.",
+    (),
+    "Of coordinate. `beefline operations list` says whom each waits for.",
+)
+UNDECIDED_SECONDS = _gauge(
+    "oldest_undecided_seconds",
+    "Age of the attempt that is undecided longest.",
+    (),
+    "Of coordinate. Over a minute: a context does not vote; its lag says why.",
+)
 RETRIED = _counter(
     "retried",
     "Records that were returned to their origin, by tier.",
@@ -283,6 +295,12 @@ def register_network(stage: str) -> None:
     for decided in ("accepted", "refused"):
         DECIDED.labels(stage, decided)
     for metric in (FIRST_ACCEPTED_SECONDS, UNRESOLVED, UNRESOLVED_SECONDS):
+        metric.labels(stage)
+
+
+def register_undecided(stage: str) -> None:
+    """The same for a stage that decides operations over several contexts."""
+    for metric in (UNDECIDED, UNDECIDED_SECONDS):
         metric.labels(stage)
 
 

@@ -123,15 +123,14 @@ class Parse:
         atomicity = headers.get(h.ATOMICITY, b"each")
         if atomicity not in (b"each", b"all"):
             return Verdict("malformed.headers", f"{h.ATOMICITY} is `each` or `all`", h.ATOMICITY)
-        if atomicity == b"all":
-            said = f"the header {h.ATOMICITY} asks for what is not offered here"
-            return Verdict("admission.not-offered", said, h.ATOMICITY)
         contexts = self._contexts(headers.get(h.TOPICS), tuple(instructions))
         if isinstance(contexts, Verdict):
             return contexts
         encoded = tuple((context, baskets.encode(each)) for context, each in instructions.items())
         values = headers.get(h.OFF_CHAIN_VALUES, b"")
-        return Asked(origin, _request_id(record, origin), contexts, "each", values, encoded)
+        # All or nothing of one context is what every operation is.
+        several = atomicity == b"all" and len(contexts) > 1
+        return Asked(origin, _request_id(record, origin), contexts, "all" if several else "each", values, encoded)
 
     def _contexts(self, header: bytes | None, owners: tuple[Context, ...]) -> tuple[Context, ...] | Verdict:
         """Who names a basket and no topic wants none."""

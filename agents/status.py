@@ -192,6 +192,10 @@ class Status:
         """News is nobody's request."""
         return None
 
+    def failed(self, record: Inbound, fault: Fault, layer: Layer, heads: Heads, now_ms: int) -> Decided | None:
+        """Nobody waits for news."""
+        return None
+
     def lift(self) -> None:
         """Nothing is suspended here."""
 

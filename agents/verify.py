@@ -38,9 +38,10 @@ from pipeline.outcome import Condition, Verdict
 from pipeline.overlay.manager import Transaction
 from pipeline.parse import Payload, parse
 from pipeline.policy import Policy
+from pipeline.prepare import parts_of, whole
 from pipeline.results import About, decision_id, parked
 from pipeline.verify import Plan, ScriptResults, Valid, plan, verify
-from schemas.flow import OPERATION, Apply, Examined, Parsed, Verified
+from schemas.flow import OPERATION, Apply, Examined, Parsed, Part, Verified
 from schemas.flow import PARSED as SCHEMA
 from schemas.types import Context
 from schemas.wire import Undecodable
@@ -313,11 +314,15 @@ class Verify:
         found = await self._examiners.all_of(self._examiners.of(asked.contexts), _transaction(verified))
         facts = {context: said for context, said in found.items() if isinstance(said, Examined)}
         failed = {context: said for context, said in found.items() if isinstance(said, ManagerFailed)}
-        outs = _operations(verified, [each for each in asked.contexts if each in facts or each not in found], facts)
+        together = asked.atomicity == "all"
+        taken = [each for each in asked.contexts if each in facts or each not in found]
+        outs = _operations(verified, taken, facts) if len(taken) == len(asked.contexts) or not together else []
         if hold := next((said for said in found.values() if isinstance(said, Hold)), None):
             return hold._replace(outs=outs)
         if not failed:
             return Emit(outs)
+        if together:
+            failed = {context: next(iter(failed.values())) for context in asked.contexts}
         now_ms = int(time.time() * 1000)
         abouts = {context: About.of(asked, verified.txid, context) for context in failed}
         first, *others = failed
@@ -355,11 +360,19 @@ def _transaction(verified: Verified) -> Transaction:
 
 
 def _operations(verified: Verified, contexts: Sequence[Context], facts: Mapping[Context, Examined]) -> list[Out]:
-    """One for each context; what an owner is to make of the transaction is that owner's business alone."""
+    """One for each context; what an owner is to make of the transaction is that owner's business alone.
+
+    Where it is to be all or nothing, the context named first holds what all are asked: it may have to ask again.
+    """
     asked = verified.asked
     instructions = dict(asked.instructions)
     if instructions:
         verified = msgspec.structs.replace(verified, asked=msgspec.structs.replace(asked, instructions=()))
+    if asked.atomicity == "all":
+        parts = [Part(each, facts.get(each), instructions.get(each, b"")) for each in contexts]
+        operation = whole(0, verified, parts)
+        asks = [(contexts[0], operation), *parts_of(operation)]
+        return [Out(OPERATIONS, context.encode(), OPERATION.encode(each)) for context, each in asks]
     return [
         Out(
             OPERATIONS,

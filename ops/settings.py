@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 from msgspec import Struct
 
+from agents.coordinate import CoordinateSettings
 from agents.parse import ParseSettings
 from agents.runtime.endpoint_settings import BroadcastSettings
 from agents.runtime.headers import HeaderSettings
@@ -65,6 +66,7 @@ class Settings(Struct, frozen=True):
     headers: HeaderSettings = HeaderSettings()
     sandbox: SandboxSettings = SandboxSettings()
     apply: ApplySettings = ApplySettings()
+    coordinate: CoordinateSettings = CoordinateSettings()
     broadcast: BroadcastSettings = BroadcastSettings()
     status: StatusSettings = StatusSettings()
     http: HttpSettings = HttpSettings()

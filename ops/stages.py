@@ -19,7 +19,7 @@ from topics.registry import EVENTS, INGEST, JOURNAL, MEMBERS, OPERATIONS, STATE
 if TYPE_CHECKING:
     from agents.replica import Replica
 
-STAGES = ("parse", "verify", "apply", "broadcast", "status", "retry")
+STAGES = ("parse", "verify", "apply", "coordinate", "broadcast", "status", "retry")
 """In the order a payload meets them."""
 
 
@@ -54,6 +54,10 @@ def make_stage(name: str, settings: Settings, cluster: Cluster) -> Any:
             from agents.apply import ApplyStage
 
             return ApplyStage(settings.apply, settings.worker.fault_limit)
+        case "coordinate":
+            from agents.coordinate import Coordinate
+
+            return Coordinate(settings.coordinate)
         case "broadcast":
             from agents.broadcast import Broadcast
 

@@ -23,6 +23,7 @@ from topics.registry import (
     RETRY_1M,
     RETRY_10M,
     RETRY_10S,
+    VOTES,
     Topic,
     group,
 )
@@ -34,6 +35,7 @@ INPUTS: dict[str, tuple[Topic, ...]] = {
     "verify": (PARSED,),
     "apply": (OPERATIONS,),
     "broadcast": (BROADCAST,),
+    "coordinate": (VOTES,),
     "status": (NETWORK_NEWS,),
     "retry": (RETRY_10S, RETRY_1M, RETRY_10M),
 }

@@ -36,6 +36,8 @@ INVARIANTS: tuple[Invariant, ...] = (
     Invariant("APPLY-2", "An outpoint has one live spender in a context.", "pipeline/apply.py"),
     Invariant("APPLY-3", "The state of a context follows from the set it knows: what comes late has judged again whom it concerns.", "pipeline/judge.py"),
     Invariant("APPLY-4", "What left with a refused transaction comes back with it when the network takes it after all.", "pipeline/evict.py"),
+    Invariant("ATOMIC-1", "An operation over several contexts is shown in all of them or in none: none shows it before it is decided, and it is decided once.", "pipeline/prepare.py"),
+    Invariant("ATOMIC-2", "Every operation over several contexts comes to an end: no ring of waits, and no context that fails, keeps others' locks for ever.", "pipeline/coordinate.py"),
     Invariant("TOPIC-1", "A topic manager that raises, answers what none may, overruns or ends its process costs that record: it is never \"nothing admitted\".", "pipeline/overlay/manager.py"),
     Invariant("TOPIC-2", "What a manager examined follows from the transaction and the manager's version alone: whoever judges, and whenever, has the same facts.", "pipeline/overlay/manager.py"),
     Invariant("TOPIC-3", "A context whose manager takes too long or fails again and again waits, and it alone; its records come back as long as that lasts, and none is given up for it.", "agents/runtime/standing.py"),

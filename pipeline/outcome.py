@@ -118,7 +118,6 @@ CODES: tuple[Code, ...] = (
     _verdict("admission.change", "An output is change of the wallet's own basket: none can be put elsewhere.", "Leave it out.", 400),
     _verdict("admission.nothing", "A context makes nothing of the transaction, and all were to take it or none.", "Name the contexts it is for, or ask for each by itself.", 400),
     _verdict("admission.unknown-topic", "No such overlay topic is hosted here.", "Ask a host of that topic.", 400),
-    _verdict("admission.not-offered", "This installation does not offer what a header asks for.", "Leave the header out; the message says which."),
     _condition("conflict.undecided", "Another transaction spends the same output, and the network has not decided.", _WAIT),
     _verdict("conflict.double-spend", "The network took another transaction that spends the same output.", "Spend another output.", 466),
     _verdict("conflict.already-applied", "This transaction was applied with other off-chain values.", "Nothing; the first ones stand."),

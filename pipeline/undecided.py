@@ -14,9 +14,10 @@ from pipeline import state
 from pipeline.contextual import Change, Contextual
 from pipeline.evict import LEFT_TXID, leaves_first
 from pipeline.outcome import Condition
+from pipeline.state import View
 from schemas.flow import Asked, Operation, Prepare, Verified
 from schemas.state import Behind, Departed, Holds, Known, Lock, Prepared, Stood, Waiter
-from schemas.types import Outpoint, Txid, display, outpoint, outpoints
+from schemas.types import Context, Outpoint, Txid, display, outpoint, outpoints
 
 WAITERS = 256
 """That wait in one context at most. More come back by way of a retry tier."""
@@ -49,9 +50,10 @@ def any_here(here: Contextual) -> bool:
     return here.value(state.HOLDS, b"") is not None
 
 
-def has_prepared(here: Contextual) -> bool:
-    """Whether an operation is prepared here that nobody has decided."""
-    return _of(here).prepared > 0
+def votes_in(view: View, context: Context) -> bool:
+    """Whether a context has voted on operations that nobody has decided as far as it knows."""
+    stored = view.get(state.key(context, state.HOLDS, b""))
+    return stored is not None and _holds(stored[32:]).prepared > 0
 
 
 def prepared(here: Contextual, operation: bytes) -> Prepared | None:
@@ -140,6 +142,8 @@ def lock(here: Contextual, operation: bytes, held: Prepared, spends: Sequence[Se
 def hold(here: Contextual, operation: bytes, held: Prepared) -> None:
     """It did not agree, and the next attempt is made from here."""
     here.put(state.PREPARED, operation, held)
+    holds = _of(here)
+    _set(here, msgspec.structs.replace(holds, prepared=holds.prepared + 1))
 
 
 def release(
@@ -148,6 +152,8 @@ def release(
     """It is prepared no longer; what waited for it, in order of arrival."""
     here.delete(state.PREPARED, operation)
     if not held.does:
+        holds = _of(here)
+        _set(here, msgspec.structs.replace(holds, prepared=holds.prepared - 1))
         return ()
     here.delete(state.SUBJECT, held.operation.apply.verified.txid)
     points = list(chain.from_iterable(spends))

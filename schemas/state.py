@@ -161,7 +161,7 @@ class Behind(Struct, frozen=True, array_like=True):
 class Holds(Struct, frozen=True, array_like=True):
     """What is undecided in a context. There is no such entry where nothing is."""
 
-    prepared: int = 0
+    prepared: int = 0  # operations that it has voted on
     waiters: int = 0
     size: int = 0  # bytes of those
     next: int = 0  # number of the next one

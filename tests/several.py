@@ -5,11 +5,14 @@ world is a value: a step gives another one. Whoever wants to know all that can h
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
 
+from pipeline import apply as rules
 from pipeline import state
+from pipeline.contextual import Change
 from pipeline.coordinate import Limits, hear
 from pipeline.outcome import Verdict
 from pipeline.overlay.manager import TopicManager
@@ -17,9 +20,11 @@ from pipeline.prepare import next_attempt, parts_of, whole
 from pipeline.state import Layer, Memory, encode, head_key, head_of
 from schemas.flow import Accept, Apply, Decide, Operation, Part, Prepare, Verified
 from schemas.operations import Due, OperationStatus, Said
-from schemas.state import Applied, Prepared, Stood
+from schemas.state import Applied, Prepared
 from schemas.types import Context, Txid
 from tests import fakes
+
+T = TypeVar("T")
 
 LIMITS = Limits(deadline_ms=1, kept_ms=1_000)
 NOW_MS = fakes.NOW_MS
@@ -88,15 +93,15 @@ def steps(at: World, managers: Mapping[str, TopicManager] = fakes.MANAGERS) -> I
         if at.budget.doubled:
             less = _less(at, doubled=at.budget.doubled - 1)
             yield f"{context} does {_name(queue[0])}, which comes again", _do(less, context, queue[0], at.inputs)
-    for operation, said in at.votes.items():
-        yield f"coordinator hears {said[0]}", _hear(_replace(at, votes=_left(at.votes, operation)), operation, said[0])
+    for name, said in at.votes.items():
+        yield f"coordinator hears {said[0]}", _hear(_replace(at, votes=_left(at.votes, name)), name, said[0])
     for context, again in sorted(at.tier, key=repr):
         back = _replace(at, tier=at.tier - {(context, again)}, inputs=_put(at.inputs, context, again))
         yield f"attempt {again.attempt} of {again.operation[:4]} is made", back
-    for operation, status in at.standing.items():
+    for name, status in at.standing.items():
         if not status.decided and at.budget.deadlines:
             less = _less(at, deadlines=at.budget.deadlines - 1)
-            yield f"deadline of {operation[:4]}", _hear(less, operation, Due(status.attempt), late=True)
+            yield f"deadline of {name[:4]}", _hear(less, name, Due(status.attempt), late=True)
     if at.budget.repeated:
         for context, store in at.stores.items():
             for key, stored in sorted(store.items()):
@@ -131,7 +136,7 @@ def _do(at: World, context: Context, operation: Operation, inputs: Mapping[Conte
         todo = [*(again for again, _ in change.resumed), *todo]
         _tell(at, context, one, change, told, tier)
         while change.settling:
-            change = fakes.rules.settle(layer, head_of(layer, context), context, fakes.MANAGERS, NOW_MS)
+            change = rules.settle(layer, head_of(layer, context), context, fakes.MANAGERS, NOW_MS)
             layer.put(head_key(context), encode(change.head.stored()))
     store.write(layer.writes)
     stores[context] = store.entries
@@ -147,7 +152,14 @@ def _do(at: World, context: Context, operation: Operation, inputs: Mapping[Conte
     )
 
 
-def _tell(at: World, context: Context, one: Operation, change, told, tier) -> None:  # type: ignore[no-untyped-def]
+def _tell(
+    at: World,
+    context: Context,
+    one: Operation,
+    change: Change,
+    told: dict[tuple[str, Context], str],
+    tier: set[tuple[Context, Prepare]],
+) -> None:
     if isinstance(one, Apply):
         name = f"{one.verified.txid.hex()[:4]} alone"
         if change.said is not None:
@@ -226,11 +238,11 @@ def shown_in(at: World, context: Context, txid: Txid) -> Applied | None:
     return None if stored is None else _applied(stored[32:])
 
 
-def _put(queues, name, item):  # type: ignore[no-untyped-def]
+def _put(queues: Mapping[str, tuple[T, ...]], name: str, item: T) -> Mapping[str, tuple[T, ...]]:
     return {**queues, name: (*queues.get(name, ()), item)}
 
 
-def _left(queues, name):  # type: ignore[no-untyped-def]
+def _left(queues: Mapping[str, tuple[T, ...]], name: str) -> Mapping[str, tuple[T, ...]]:
     rest = queues[name][1:]
     return {**queues, name: rest} if rest else {each: queue for each, queue in queues.items() if each != name}
 
@@ -249,6 +261,3 @@ def _name(operation: Operation) -> str:
     if isinstance(operation, Decide):
         return f"{'commit' if operation.commit else 'abort'} {operation.operation[:4]}/{operation.attempt}"
     return f"{type(operation).__name__.lower()} {operation.id}"
-
-
-STOOD = Stood("beef.operations", 0, 0, NOW_MS)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from schemas import external, flow, journal, members, network, state
+from schemas import external, flow, journal, members, network, operations, state
 from schemas.wire import Schema
 
 SET_A = 32
@@ -116,8 +116,38 @@ OPERATIONS = Topic(
     partitions_why="Set A: one number a context for input, journal and state.",
     growth=4.0,
     growth_why="The payload, the subject alone, and Extended Format of its un-mined transactions (at most 2.1 payloads).",
-    writers=("verify", "apply", "status", "retry"),
+    writers=("verify", "apply", "coordinate", "status", "retry"),
     readers=("apply",),
+)
+VOTES = Topic(
+    name="votes",
+    says="What contexts and the coordinator's clock say of operations over several contexts.",
+    key="operation, 16 bytes",
+    schema=operations.VOTE,
+    partitions=FLOW,
+    partitions_why="As many as coordinators may ever share; equal to its changelog's.",
+    growth=0.0,
+    growth_why="Holds no payload.",
+    writers=("apply", "coordinate"),
+    readers=("coordinate",),
+)
+DECISIONS = Topic(
+    name="decisions",
+    says="Where each operation over several contexts stands; the changelog of coordinate. A batch ends with its applied "
+    "offset, under a key of its own.",
+    key="operation, 16 bytes",
+    schema=operations.DECISION,
+    partitions=FLOW,
+    partitions_why="As VOTES, from which it is written.",
+    cleanup="compact",
+    retention_h=None,
+    retention_why="Compacted: the coordinator itself removes what is older than `ingest`.",
+    growth=0.0,
+    growth_why="Holds no payload.",
+    writers=("coordinate",),
+    readers=("coordinate", "operators"),
+    segment_bytes=64 << 20,
+    config=CHANGELOG,
 )
 JOURNAL = Topic(
     name="journal",
@@ -284,7 +314,7 @@ DEAD_LETTERS = Topic(
 )
 
 TOPICS: tuple[Topic, ...] = (
-    INGEST, PARSED, OPERATIONS, JOURNAL, STATE, MEMBERS, BROADCAST, TRANSACTIONS, NETWORK_NEWS, NETWORK_STATUS, RESULTS,
+    INGEST, PARSED, OPERATIONS, VOTES, DECISIONS, JOURNAL, STATE, MEMBERS, BROADCAST, TRANSACTIONS, NETWORK_NEWS, NETWORK_STATUS, RESULTS,
     EVENTS,
     RETRY_10S, RETRY_1M, RETRY_10M, DEAD_LETTERS,
 )  # fmt: skip

@@ -59,6 +59,14 @@ class ApplySettings(Struct, frozen=True):
     judge_memory_bytes: Annotated[
         int, why("Address space of a manager's process, its 100 MB at rest included.", ge=128 << 20)
     ] = 512 << 20
+    vote_again_s: Annotated[
+        float,
+        why(
+            "How often a context repeats its vote on an operation over several that nobody has decided: votes are not "
+            "lost, so this is for what should not happen.",
+            gt=0,
+        ),
+    ] = 30.0
     piece_ms: Annotated[
         float,
         why(

@@ -62,8 +62,8 @@ class Router:
                 return [*outs, result_out(result), letter]
             case SetAside(verdict, outs):
                 return [*outs, self.dead_letter(record, "verdict", verdict.code, verdict.message, now_ms)]
-            case Defer(condition, about, outs):
-                return [*outs, *self._wait(record, condition, about, now_ms)]
+            case Defer(condition, about, outs, others):
+                return [*outs, *self._wait(record, condition, (about, *others), now_ms)]
             case Hold(condition, since_ms, outs):
                 step = retry.held(*_before(waiting(record)), now_ms, since_ms)
                 return [*outs, self._tier(record, step, condition.code)]
@@ -82,12 +82,11 @@ class Router:
             case Fault(code):
                 return ("fault", code)
 
-    def _wait(self, record: Inbound, condition: Condition, about: About, now_ms: int) -> list[Out]:
+    def _wait(self, record: Inbound, condition: Condition, abouts: Sequence[About], now_ms: int) -> list[Out]:
         step = retry.after(*_before(waiting(record)), now_ms, self._give_up_after_ms)
         if isinstance(step, retry.GiveUp):
-            result = results.parked(about, condition, now_ms)
             return [
-                result_out(result),
+                *(result_out(results.parked(about, condition, now_ms)) for about in abouts),
                 self.dead_letter(record, "exhausted", condition.code, condition.message, now_ms),
             ]
         return [self._tier(record, step, condition.code)]

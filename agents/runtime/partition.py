@@ -8,6 +8,7 @@ all it emits, the changelog with the applied offset last; after the commit the l
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,10 +24,10 @@ from agents.runtime.board import Batch, Lane, TopicPartition
 from agents.runtime.connection import client_options
 from agents.runtime.copies import RESTORE_CHUNK, Copies
 from agents.runtime.desk import Desk, Halt
-from agents.runtime.door import Door
+from agents.runtime.door import Door, where
 from agents.runtime.outbox import Outbox, TooLarge
 from agents.runtime.outcomes import Router
-from agents.runtime.records import Decision, Held, Hold, Inbound, Out
+from agents.runtime.records import Decision, Fault, Held, Hold, Inbound, Out
 from agents.runtime.settings import KafkaSettings, TopicSettings, WorkerSettings
 from agents.runtime.shelf import Readable, Shelf
 from agents.runtime.standby import Standby
@@ -39,8 +40,10 @@ from pipeline.follow import Form
 from pipeline.results import About
 from pipeline.state import APPLIED_KEY, Corrupt, Layer, Live, Remembered, View, head_key, head_of, seal
 from pipeline.state import encode as pack
+from schemas import headers as h
 from schemas.state import AppliedOffset
 from schemas.types import Context
+from schemas.wire import HEADER
 from topics.registry import Topic, largest_record, transactional_id
 
 log = logging.getLogger(__name__)
@@ -58,6 +61,9 @@ partitions of the process have their turn between two."""
 CONCURRENT_RESTORES = 4
 """Partitions restored at once: the broker and the disk are shared."""
 
+BACK = frozenset({HEADER, h.TRACEPARENT})
+"""Headers that a record gets anew when it is written again."""
+
 _applied = msgspec.msgpack.Decoder(AppliedOffset).decode
 
 
@@ -67,6 +73,9 @@ class Decided(msgspec.Struct, frozen=True):
     decision: Decision
     heads: dict[bytes, Live] = {}  # of the contexts it touched, by their key
     settling: Context | None = None  # a context that has work waiting in its state
+    also: Sequence[tuple[Inbound, Decision]] = ()  # what becomes of records that were kept in the state
+    resumed: Sequence[Inbound] = ()  # such records that go on now, in the same transaction
+    undecided: tuple[Context, bool] | None = None  # whether a context has prepared what nobody has decided
 
 
 class Settled(msgspec.Struct, frozen=True):
@@ -143,6 +152,13 @@ class AtomicStage(Protocol):
 
     def about(self, record: Inbound) -> About | None:
         """Whom to tell when a record could not be dealt with."""
+        ...
+
+    def failed(self, record: Inbound, fault: Fault, layer: Layer, heads: "Heads", now_ms: int) -> Decided | None:
+        """What a fault comes to where others have to hear of it; None: what it always comes to.
+
+        What it writes into `layer` is dropped if it raises.
+        """
         ...
 
     def repaired(self, context: Context, what: str) -> Out | None:
@@ -476,7 +492,8 @@ class Partition:
         done, left = batch.records[: computed.records], batch.records[computed.records :]
         if left:
             batch.give_back(left)
-        applied = AppliedOffset(done[-1].offset, done[-1].topic, self.lanes.generation, computed.settling)
+        undecided = tuple(sorted(computed.undecided))
+        applied = AppliedOffset(done[-1].offset, done[-1].topic, self.lanes.generation, computed.settling, undecided)
         await self._commit(store, producer, outbox, computed, applied)
         batch.finished(done)
         computed.written.count()
@@ -488,48 +505,104 @@ class Partition:
         A record of 200 bytes may move megabytes: none further is taken once those before wrote `waiting.BYTES`.
         """
         now_ms = int(time.time() * 1000)
-        router, door = self.lanes.router, self.lanes.door
         layer = Layer(Remembered(store))  # a rule reads a key, and the sums read it again
         computed = Computed(layer, Written(self.stage.name, self.lanes.tracer, begins_traces=False))
-        computed.settling = self.applied.settling
+        computed.settling, computed.undecided = self.applied.settling, set(self.applied.undecided)
         queued = {context.encode() for context in computed.settling}
         began = time.perf_counter()
         size = 0
         for record in batch.records:
-            own = Layer(layer)
-            try:
-                if given_up:
-                    decided = Decided(door.killed(record))
-                elif record.key in queued:  # work of its context comes before it (TXN-5), and cannot go on
-                    decided = Decided(self.stage.hold((record.key or b"").decode()))
-                else:
-                    decided = self.stage.compute(record, own, computed.heads, now_ms)
-                outs = router.outs(record, decided.decision, now_ms)
-                outbox.check(outs)
-                outbox.check_entries(self.stage.changelog, own.writes.items())
-            except Corrupt:
-                raise  # the store, not the record
-            except Held as held:
-                decided = Decided(held.hold)
-                outs = router.outs(record, held.hold, now_ms)
-            except Exception as error:  # noqa: BLE001 - the fault door logs it, with where it was
-                fault = door.too_large(record, error) if isinstance(error, TooLarge) else door.raised(record, error)
-                decided = Decided(fault)
-                outs = router.outs(record, fault, now_ms)
-            else:
-                own.merge_into(layer)
-                size += own.size()
-                computed.heads.live |= decided.heads
-            kind = router.kind(decided.decision)
-            door.saw(*kind)
-            computed.written.add(record, kind, outs)
+            size += self._record(record, computed, queued, outbox, now_ms, given_up=given_up)
             computed.records += 1
-            if decided.settling is not None:
-                computed.settling = (*computed.settling, decided.settling)
+            if len(computed.settling) > len(queued):
                 break  # what waits comes before the next record: it may be of the same context
             if size >= waiting.BYTES or time.perf_counter() - began > COMPUTE_S:
                 break
         return computed
+
+    def _record(
+        self, record: Inbound, computed: "Computed", queued: set[bytes], outbox: Outbox, now_ms: int, *, given_up: bool
+    ) -> int:
+        """One record, and those it lets go on that waited in the state. Bytes it wrote."""
+        size = 0
+        todo = deque((record,))
+        settling = False
+        while todo:
+            one = todo.popleft()
+            if settling:  # what waits in the queue comes before it: it is behind that in the input
+                back = Out(self.stage.inputs[0], one.key, one.value, h.without(one.headers, BACK))
+                computed.written.outs.append((back, None))
+                continue
+            own = Layer(computed.layer)
+            decided, outs = self._decided(one, own, computed, queued, outbox, now_ms, given_up=given_up)
+            own.merge_into(computed.layer)
+            size += own.size()
+            computed.heads.live |= decided.heads
+            kind = self.lanes.router.kind(decided.decision)
+            self.lanes.door.saw(*kind)
+            computed.written.add(one, kind, outs)
+            if decided.undecided is not None:
+                context, there = decided.undecided
+                (computed.undecided.add if there else computed.undecided.discard)(context)
+            if decided.settling is not None:
+                computed.settling = (*computed.settling, decided.settling)
+                settling = True
+            todo.extendleft(reversed(decided.resumed))
+        return size
+
+    def _decided(
+        self,
+        record: Inbound,
+        own: Layer,
+        computed: "Computed",
+        queued: set[bytes],
+        outbox: Outbox,
+        now_ms: int,
+        *,
+        given_up: bool,
+    ) -> tuple[Decided, Sequence[Out]]:
+        """What a record comes to; what it wrote is in its own layer, nothing of one that failed."""
+        router, door = self.lanes.router, self.lanes.door
+        try:
+            if given_up:
+                return self._failed(record, door.killed(record), own, computed, outbox, now_ms)
+            if record.key in queued:  # work of its context comes before it (TXN-5), and cannot go on
+                decided = Decided(self.stage.hold((record.key or b"").decode()))
+            else:
+                decided = self.stage.compute(record, own, computed.heads, now_ms)
+            return decided, self._outs(record, decided, own, outbox, now_ms)
+        except Corrupt:
+            raise  # the store, not the record
+        except Held as held:
+            own.writes.clear()
+            return Decided(held.hold), router.outs(record, held.hold, now_ms)
+        except Exception as error:  # noqa: BLE001 - the fault door logs it, with where it was
+            fault = door.too_large(record, error) if isinstance(error, TooLarge) else door.raised(record, error)
+            return self._failed(record, fault, own, computed, outbox, now_ms)
+
+    def _failed(
+        self, record: Inbound, fault: Fault, own: Layer, computed: "Computed", outbox: Outbox, now_ms: int
+    ) -> tuple[Decided, Sequence[Out]]:
+        own.writes.clear()
+        try:
+            decided = self.stage.failed(record, fault, own, computed.heads, now_ms)
+            if decided is not None:
+                return decided, self._outs(record, decided, own, outbox, now_ms)
+        except Corrupt:
+            raise
+        except Exception as error:
+            log.error("others cannot be told of a fault", exc_info=error, extra=where(record))
+            own.writes.clear()
+        return Decided(fault), self.lanes.router.outs(record, fault, now_ms)
+
+    def _outs(self, record: Inbound, decided: Decided, own: Layer, outbox: Outbox, now_ms: int) -> Sequence[Out]:
+        router = self.lanes.router
+        outs = router.outs(record, decided.decision, now_ms)
+        if decided.also:
+            outs = [*outs, *(out for kept, what in decided.also for out in router.outs(kept, what, now_ms))]
+        outbox.check(outs)
+        outbox.check_entries(self.stage.changelog, own.writes.items())
+        return outs
 
     async def _settle(self, context: Context, store: Store, producer: Any, outbox: Outbox) -> None:
         """One more transaction's worth of what waits in the state; no input is acknowledged by it (TXN-5)."""
@@ -599,3 +672,4 @@ class Computed:
         self.written = written
         self.records = 0
         self.settling: tuple[Context, ...] = ()
+        self.undecided: set[Context] = set()

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from msgspec import Struct
+
 from pipeline.outcome import Condition, Verdict
 from pipeline.results import About
 from schemas.types import Txid
@@ -63,6 +65,7 @@ class Defer(NamedTuple):
     condition: Condition
     about: About
     outs: Sequence[Out] = ()
+    others: Sequence[About] = ()  # who is told too when it is parked: further contexts of one operation
 
 
 class Hold(NamedTuple):
@@ -80,6 +83,18 @@ class Fault(NamedTuple):
     message: str
     about: About | None = None
     outs: Sequence[Out] = ()  # of its contexts that are not concerned
+
+
+class Kept(Struct):
+    """A record that was kept in the state, as it was: an `Inbound`."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
 
 
 Decision = Emit | Refuse | SetAside | Defer | Hold | Fault

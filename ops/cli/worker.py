@@ -6,7 +6,7 @@ from ops.cli.journal import contexts_of
 from ops.cli.options import fail, settings_options
 from ops.settings import Loaded
 
-STAGES = ("parse", "verify", "apply", "broadcast", "status", "retry")
+STAGES = ("parse", "verify", "apply", "coordinate", "broadcast", "status", "retry")
 REPLICA = "replica"
 
 

@@ -196,7 +196,6 @@ def test_the_same_record_makes_the_same_output() -> None:
         ([("atomicity", b"some")], "malformed.headers", "atomicity"),
         ([("atomicity", b"")], "malformed.headers", "atomicity"),
         ([("atomicity", b"EACH")], "malformed.headers", "atomicity"),
-        ([("atomicity", b"all")], "admission.not-offered", "atomicity"),
         ([("baskets", b'[{"basket": "x"}]')], "malformed.baskets", "baskets"),
         ([("baskets", b"x")], "malformed.baskets", "baskets"),
         (basket(0, basket="admin"), "malformed.baskets", "baskets"),

@@ -92,7 +92,6 @@ async def test_the_same_payload_again_gets_the_stored_answer(talk: Talk, generat
         (b"x", [topics()], "admission.no-context"),
         (b"x", [topics(*[f"tm_{a}{b}" for a in "abcdef" for b in "abcdef"][:33])], "policy.contexts"),
         (b"x", [("baskets", b'[{"basket": "b"}]')], "malformed.baskets"),
-        (b"x", [("atomicity", b"all")], "admission.not-offered"),
         (b"x", [("atomicity", b"some")], "malformed.headers"),
         (bytes(LIMIT), [], "malformed.magic"),
         (bytes(LIMIT + 1), [], "malformed.too-large"),

@@ -1,25 +1,22 @@
-"""All that can happen to operations over several contexts, in small scopes: each order of arrival, delivery and decision.
+"""All that can happen to operations over several contexts, in small scopes: each order in which records come and go.
 
 The rules are the real ones, of contexts and of coordinators; what lies between them is in `tests/several.py`. In every
 world that can be reached: a context shows an operation's effects only once it is decided that all show them. From every
 world an end can be reached, and each end is one: nothing undecided, nothing that waits, every context told, all alike.
 """
 
-import os
 from collections import deque
 from collections.abc import Mapping, Sequence
 
 import msgspec
 import pytest
 
-from pipeline.state import head_of
+from pipeline.state import Memory, head_of
 from schemas.flow import Apply, Evict, Operation, Prepare, Verified
 from schemas.types import Context, outpoint
-from tests import several
 from tests.fakes import Owner, apply_of, coin_of_others, made_tx, verified
+from tests.profiles import LONG
 from tests.several import Budget, World, key_of, part, prepared_in, shown_in, steps, world
-
-LONG = bool(os.environ.get("LONG_TESTS"))
 
 A, B, C = "topic:tm_all", "topic:tm_keep", "topic:tm_odd"
 POINT, OTHER, THIRD = coin_of_others(1), coin_of_others(2), coin_of_others(3)
@@ -66,7 +63,10 @@ SCENARIOS: Mapping[str, tuple[Sent, Budget, Mapping[Context, Sequence[Operation]
     "a-child-of-an-undecided-parent": (family(1, 2), Budget(attempts=2), {}),
     "a-child-that-is-older-than-its-parent": (family(2, 1), Budget(attempts=2), {}),
     "the-same-over-other-contexts": (
-        [(A, all_of(verified(PARENT, offset=1, contexts=(A, B)))), (C, all_of(verified(PARENT, offset=2, contexts=(C, B))))],
+        [
+            (A, all_of(verified(PARENT, offset=1, contexts=(A, B)))),
+            (C, all_of(verified(PARENT, offset=2, contexts=(C, B)))),
+        ],
         Budget(attempts=2),
         {},
     ),
@@ -205,7 +205,7 @@ def check_as_if_alone(explored: Explored, number: int, sent: Sent) -> None:
                     owner.do(context, apply_of(verified))
             elif sent_to == context and at.told.get((f"{operation_txid(operation)} alone", context)) == "applied":
                 owner.do(context, operation)
-        after = several.Memory(dict(store))
+        after = Memory(dict(store))
         assert head_of(after, context).state_root == head_of(owner.store, context).state_root, explored.story(number)
 
 
@@ -237,7 +237,6 @@ def test_in_every_order_all_or_nothing(name: str) -> None:
         check_end(explored, number, sent)
         if not before:
             check_as_if_alone(explored, number, sent)
-    print(f"{name}: {len(explored.worlds)} worlds, {len(explored.ends)} ends")
 
 
 def test_a_refusal_leaves_the_others_as_they_were() -> None:
@@ -249,7 +248,7 @@ def test_a_refusal_leaves_the_others_as_they_were() -> None:
     for number in explored.ends:
         end = explored.worlds[number]
         for context in (A, B, C):
-            roots = [head_of(several.Memory(dict(at.stores[context])), context).state_root for at in (first, end)]
+            roots = [head_of(Memory(dict(at.stores[context])), context).state_root for at in (first, end)]
             assert roots[0] == roots[1], explored.story(number)
         assert set(end.told.values()) == {"rejected admission.nothing"}
 

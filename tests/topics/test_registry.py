@@ -8,6 +8,7 @@ import pytest
 
 from agents.apply import ApplyStage
 from agents.broadcast import Broadcast
+from agents.coordinate import Coordinate
 from agents.parse import Parse
 from agents.retry import Retry
 from agents.status import Status
@@ -43,6 +44,7 @@ CLASSES: dict[str, Any] = {
     "parse": Parse,
     "verify": Verify,
     "apply": ApplyStage,
+    "coordinate": Coordinate,
     "broadcast": Broadcast,
     "status": Status,
     "retry": Retry,

@@ -8,14 +8,19 @@ from msgspec import Struct
 from schemas import flow
 from schemas import headers as h
 from schemas.network import NetworkStatus
+from schemas.operations import VOTE, OperationStatus, Vote
 from schemas.types import Context, Txid
 from schemas.wire import Undecodable
-from topics.registry import BROADCAST, INGEST, NETWORK_NEWS, OPERATIONS, PARSED
+from topics.registry import BROADCAST, INGEST, NETWORK_NEWS, OPERATIONS, PARSED, VOTES
 
 TXID = 32
 """Bytes of a txid: other keys of `network-status` are the stage's own."""
 
+OPERATION_BYTES = 16
+"""Of the name of an operation over several contexts."""
+
 _status = msgspec.msgpack.Decoder(NetworkStatus).decode
+_operation = msgspec.msgpack.Decoder(OperationStatus).decode
 
 Coordinate = tuple[int, int]
 """Partition and offset of an ingest record."""
@@ -32,27 +37,43 @@ class Payload(Struct, frozen=True):
     txid: Txid | None = None
 
 
-def payload_of(topic: str, key: bytes | None, value: bytes | None) -> Payload | None:
-    """topic: where the record belongs, by its logical name. None: it is nobody's, or cannot be read."""
+def payloads_of(topic: str, key: bytes | None, value: bytes | None) -> tuple[Payload, ...]:
+    """topic: where the record belongs, by its logical name. None: it is nobody's, or cannot be read.
+
+    What one context of an operation over several waits for, all of them do.
+    """
     try:
         if topic == INGEST.name:
-            origin = flow.POINTER.decode(value).origin
-            return Payload((origin.partition, origin.offset))
+            return (Payload(_at(flow.POINTER.decode(value).origin)),)
         if topic == PARSED.name:
-            origin = flow.PARSED.decode(value).asked.origin
-            return Payload((origin.partition, origin.offset))
+            return (Payload(_at(flow.PARSED.decode(value).asked.origin)),)
         if topic == OPERATIONS.name:
             operation = flow.OPERATION.decode(value)
             if isinstance(operation, flow.Apply):
-                origin = operation.verified.asked.origin
-                return Payload((origin.partition, origin.offset), (key or b"").decode("utf-8", "replace"))
+                context = (key or b"").decode("utf-8", "replace")
+                return (Payload(_at(operation.verified.asked.origin), context),)
+            if isinstance(operation, flow.Prepare):
+                return _all_of(operation.apply.verified.asked)
+            if isinstance(operation, flow.Decide):
+                return _all_of(operation.asked)
+        if topic == VOTES.name:
+            said = VOTE.decode(value)
+            return _all_of(said.asked) if isinstance(said, Vote) else ()
         if topic == NETWORK_NEWS.name:
-            return Payload(txid=key)
+            return (Payload(txid=key),)
         if topic == BROADCAST.name:
-            return Payload(txid=flow.BROADCAST_REQUEST.decode(value).txid)
+            return (Payload(txid=flow.BROADCAST_REQUEST.decode(value).txid),)
     except Undecodable:
-        return None
-    return None
+        return ()
+    return ()
+
+
+def _at(origin: flow.Origin) -> Coordinate:
+    return origin.partition, origin.offset
+
+
+def _all_of(asked: flow.Asked) -> tuple[Payload, ...]:
+    return tuple(Payload(_at(asked.origin), context) for context in asked.contexts)
 
 
 class Flight:
@@ -68,6 +89,7 @@ class Flight:
         self._payloads: dict[Coordinate, set[Context | None]] = {}
         self._casts: set[Txid] = set()
         self._settling: set[Txid] = set()  # refused, and looked at a second time before it counts
+        self._undecided: dict[bytes, flow.Asked] = {}  # operations over several contexts
 
     def land(self) -> None:
         """Forget what was under way."""
@@ -77,17 +99,17 @@ class Flight:
         self.open.clear()
 
     def record(self, topic: str, key: bytes | None, value: bytes | None, headers: h.Pairs) -> None:
-        """An unacknowledged record of `parsed`, `operations`, `network-news` or a retry tier (logical name)."""
-        if topic not in (PARSED.name, OPERATIONS.name, NETWORK_NEWS.name):
+        """An unacknowledged record of an internal topic or a retry tier, by the logical name."""
+        if topic not in (PARSED.name, OPERATIONS.name, VOTES.name, NETWORK_NEWS.name):
             topic = (dict(headers).get(h.ORIGIN_TOPIC) or b"").decode("utf-8", "replace")
-        payload = payload_of(topic, key, value)
-        if payload is None:
-            if topic == OPERATIONS.name:
-                self.operations.append((key or b"").decode("utf-8", "replace"))
-        elif payload.txid is not None:
-            self._casts.add(payload.txid)
-        elif payload.at is not None:
-            self._payloads.setdefault(payload.at, set()).add(payload.context)
+        payloads = payloads_of(topic, key, value)
+        if not payloads and topic == OPERATIONS.name:
+            self.operations.append((key or b"").decode("utf-8", "replace"))
+        for payload in payloads:
+            if payload.txid is not None:
+                self._casts.add(payload.txid)
+            elif payload.at is not None:
+                self._payloads.setdefault(payload.at, set()).add(payload.context)
 
     def stands(self, key: bytes, value: bytes) -> None:
         """A record of `network-status`."""
@@ -95,9 +117,26 @@ class Flight:
             undecided = _status(value).settles_ms > 0
             (self._settling.add if undecided else self._settling.discard)(key)
 
+    def decides(self, key: bytes, value: bytes | None) -> None:
+        """A record of `decisions`."""
+        if len(key) != OPERATION_BYTES:
+            return
+        status = None if value is None else _operation(value)
+        if status is None or status.decided:
+            self._undecided.pop(key, None)
+        else:
+            self._undecided[key] = status.asked
+
+    @property
+    def undecided(self) -> set[Context]:
+        """Contexts of operations that are undecided: what concerns those waits there."""
+        return {context for asked in self._undecided.values() for context in asked.contexts}
+
     def waits(self, at: Coordinate, context: Context | None) -> str | None:
         """`decision` while the payload is under way. context: None is any."""
         if at[1] >= self.acknowledged.get((INGEST.name, at[0]), 0):
+            return "decision"
+        if (undecided := self.undecided) and (context is None or context in undecided):
             return "decision"
         contexts = self._payloads.get(at, ())
         return "decision" if contexts and (context is None or None in contexts or context in contexts) else None

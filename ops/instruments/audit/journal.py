@@ -7,7 +7,8 @@ from msgspec import Struct
 
 from ops.instruments.audit.flight import Coordinate, Flight
 from ops.instruments.audit.report import Tally
-from pipeline.journal import Chain, Entry, read
+from pipeline import state
+from pipeline.journal import Chain, Entry, effects_of, read
 from schemas.types import Context, Txid, display
 from topics.registry import RESULTS
 
@@ -63,7 +64,7 @@ class Journal:
 
     def _follow(self, entry: Entry, kept: Kept) -> None:
         match entry.kind:
-            case "apply":
+            case "apply" | "commit" if entry.kind == "apply" or _applies(entry):
                 if entry.txid in kept.live:
                     at = f"{entry.context} {entry.sequence}"
                     self._tally.found.add("doubled-entry", f"{at} applies {display(entry.txid)} again")
@@ -121,8 +122,15 @@ class Journal:
 FINDINGS = {"doubled": "doubled-entry", "torn": "torn-journal", "root": "torn-root"}
 """How breaks of a chain are told."""
 
-JUDGED = frozenset(("apply", "rejudge", "readmit"))
+JUDGED = frozenset(("apply", "commit", "merge", "rejudge", "readmit"))
 """Kinds of entries that a result may name: a repeat is told the one that judged its transaction last."""
+
+
+def _applies(entry: Entry) -> bool:
+    """Whether an entry that commits brings the transaction: it may have been applied before, by itself."""
+    there = state.key(entry.context, state.TX, entry.txid)
+    effects = effects_of(entry.effects)
+    return any(key == there for key, _ in effects.added) and not any(key == there for key, _ in effects.removed)
 
 
 def _mark(kind: str, txid: Txid, state_root: str | None) -> int:

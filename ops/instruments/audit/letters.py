@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from ops.instruments.audit.decisions import Decisions
-from ops.instruments.audit.flight import BEYOND, Flight, Payload, payload_of
+from ops.instruments.audit.flight import BEYOND, Flight, Payload, payloads_of
 from ops.instruments.audit.network import Network
 from ops.instruments.audit.report import Tally
 from pipeline.outcome import BY_CODE
@@ -53,10 +53,10 @@ class Letters:
         if code in ANONYMOUS:
             return
         if topic == INGEST.name:
-            payload: Payload | None = Payload((int(numbers[0]), int(numbers[1])))
+            payloads: tuple[Payload, ...] = (Payload((int(numbers[0]), int(numbers[1]))),)
         else:
-            payload = payload_of(topic, key, value)
-        if payload is not None:
+            payloads = payloads_of(topic, key, value)
+        for payload in payloads:
             refused = "refused" if topic == BROADCAST.name else "rejected"
             self._claims[payload, refused if class_ == "verdict" else "parked"] = (where, timestamp_ms)
 

@@ -18,6 +18,7 @@ from ops.settings import Settings
 from topics.registry import (
     BROADCAST,
     DEAD_LETTERS,
+    DECISIONS,
     INGEST,
     JOURNAL,
     NETWORK_NEWS,
@@ -29,6 +30,7 @@ from topics.registry import (
     RETRY_10M,
     RETRY_10S,
     TRANSACTIONS,
+    VOTES,
     Topic,
     group,
 )
@@ -38,14 +40,15 @@ GROUPS: Mapping[str, tuple[Topic, ...]] = {
     "verify": (PARSED,),
     "apply": (OPERATIONS,),
     "broadcast": (BROADCAST,),
+    "coordinate": (VOTES,),
     "status": (NETWORK_NEWS,),
     "retry": (RETRY_10S, RETRY_1M, RETRY_10M),
 }
 """Who acknowledges what."""
 
 ANSWERS = (RESULTS,)
-WITNESSES = (JOURNAL, DEAD_LETTERS, TRANSACTIONS, BROADCAST, NETWORK_STATUS)
-UNDER_WAY = (PARSED, OPERATIONS, NETWORK_NEWS, RETRY_10S, RETRY_1M, RETRY_10M)
+WITNESSES = (JOURNAL, DEAD_LETTERS, TRANSACTIONS, BROADCAST, NETWORK_STATUS, DECISIONS)
+UNDER_WAY = (PARSED, OPERATIONS, VOTES, NETWORK_NEWS, RETRY_10S, RETRY_1M, RETRY_10M)
 """Read from their group's position on only: what is older was dealt with."""
 
 EVERYTHING = (INGEST, *ANSWERS, *WITNESSES, *UNDER_WAY)
@@ -163,6 +166,8 @@ class Reader:
                 return lambda r: books.network.handed_on(r.key or b"")
             case NETWORK_STATUS.name:
                 return lambda r: books.flight.stands(r.key or b"", r.value or b"")
+            case DECISIONS.name:
+                return lambda r: books.flight.decides(r.key or b"", r.value)
             case DEAD_LETTERS.name:
                 return lambda r: books.letters.letter(where(r), r.timestamp, r.key, r.value, r.headers)
         return lambda r: books.flight.record(topic.name, r.key, r.value, r.headers)
