@@ -16,7 +16,7 @@ from agents.runtime import crash
 from agents.runtime.connection import client_options
 from ops import broker as brokers
 from ops import cast_chaos
-from ops.apply_chaos import compaction, damage, dead_writer, exactly_once, large, lost_answers
+from ops.apply_chaos import compaction, damage, dead_writer, exactly_once, large, lost_answers, several
 from ops.home import home
 from ops.installation import Installation
 from ops.instruments.audit import audit
@@ -215,6 +215,7 @@ SCENARIOS = {
     "endpoints": Scenario(_says(cast_chaos.faults), cast_chaos.faults, 60_000, 12, 1000),
     "endpoints-away": Scenario(_says(cast_chaos.away), cast_chaos.away, 15_000, 1, 20),
     "exactly-once": Scenario(_says(exactly_once.run), exactly_once.run, 50_000, 24, 200),
+    "several": Scenario(_says(several.run), several.run, 20_000, 60, 100),
     "lost-answers": Scenario(_says(lost_answers.run), lost_answers.run, 5_000, 30, 150),
     "dead-writer": Scenario(_says(dead_writer.run), dead_writer.run, 2_000, 3, 60),
     "compaction": Scenario(_says(compaction.run), compaction.run, 5_000, 0, 250),

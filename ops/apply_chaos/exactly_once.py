@@ -5,6 +5,7 @@ import random
 import signal
 import time
 from collections import Counter
+from collections.abc import Sequence
 
 from msgspec import Struct
 
@@ -63,42 +64,50 @@ class Form(Struct, frozen=True):
 class Faults:
     """What is done to a rig under load."""
 
-    def __init__(self, rig: Rig, form: Form, seed: int) -> None:
+    def __init__(self, rig: Rig, form: Form, seed: int, victims: Sequence[Worker] = ()) -> None:
+        """victims: who is killed in turn; none named: the workers of apply."""
         self.rig = rig
+        self.victims = victims or rig.workers
         self.form = form
         self.reached: Counter[str] = Counter()  # ends at each named place
         self.fenced: list[str] = []  # the line that says so
         self.done = 0
         self._random = random.Random(seed)
         self._kills = 0
-        self._armed: dict[int, tuple[str, int]] = {}  # by worker: where it is to end, and with which of its ends
+        # Every worker comes to every place, however many there are.
+        self._stride = len(self.victims) if len(self.victims) % len(crash.POINTS) == 0 else 1
+        self._armed: dict[str, tuple[str, int]] = {}  # by worker: where it is to end, and with which of its ends
 
     async def kills(self, count: int) -> None:
         """Workers in turn, one every few seconds: killed where they are, and what follows at a named place."""
         for _ in range(count):
             began = time.monotonic()
-            worker = self.rig.workers[self._kills % len(self.rig.workers)]
-            point = crash.POINTS[self._kills % len(crash.POINTS)]
+            worker = self.victims[self._kills % len(self.victims)]
+            point = crash.POINTS[self._kills // self._stride % len(crash.POINTS)]
             self._kills += 1
             nth = self._random.randint(1, 3)
             self._look(worker)
             self.rig.say(f"kill {worker.child.spec.name}, and what follows at passage {nth} of {point}")
-            self._armed[worker.number] = point, len(worker.child.codes) + 2  # by the kill, and at the named place
+            self._armed[worker.child.spec.name] = (
+                point,
+                len(worker.child.codes) + 2,
+            )  # by the kill, and at the named place
             await worker.arm(f"{point}:{nth}")
             self.done += 1
             await asyncio.sleep(max(0.0, self.form.every_s - (time.monotonic() - began)))
         deadline = time.monotonic() + REACHED_WITHIN_S
         while self._under_way() and time.monotonic() < deadline:
             await asyncio.sleep(0.1)
-        for worker in self.rig.workers:
+        for worker in self.victims:
             self._look(worker)
 
     def _under_way(self) -> bool:
-        return any(len(self.rig.workers[number].child.codes) < ends for number, (_, ends) in self._armed.items())
+        ended = {worker.child.spec.name: len(worker.child.codes) for worker in self.victims}
+        return any(ended[name] < ends for name, (_, ends) in self._armed.items())
 
     def _look(self, worker: Worker) -> None:
         """Whether what was armed has ended where it should, by now."""
-        point, ends = self._armed.pop(worker.number, ("", 0))
+        point, ends = self._armed.pop(worker.child.spec.name, ("", 0))
         if point and len(worker.child.codes) >= ends:
             self.reached[point] += 1
 

@@ -6,7 +6,7 @@ import json
 import re
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +47,13 @@ class Late(Exception):  # noqa: N818 - what the rig is
 
 
 class Worker:
-    """An apply worker that is started again whenever it ends."""
+    """A worker that is started again whenever it ends."""
 
-    def __init__(self, child: Child, flags: Sequence[str], number: int, data: Path, log: Path) -> None:
+    def __init__(
+        self, child: Child, flags: Sequence[str], number: int, data: Path, log: Path, stage: str = "apply"
+    ) -> None:
         self.child = child
+        self.stage = stage
         self.number = number
         self.data = data  # its local stores
         self.log = log
@@ -77,7 +80,7 @@ class Worker:
         return pid
 
     def _spec(self, *more: str) -> Spec:
-        return worker_spec("apply", [*self._flags, *more], self.number)
+        return worker_spec(self.stage, [*self._flags, *more], self.number)
 
     async def stopped(self, pid: int, within_s: float = READY_WITHIN_S) -> None:
         """Until the process stands still, as by SIGSTOP.
@@ -93,7 +96,7 @@ class Worker:
     def url(self) -> str | None:
         """Of its HTTP port, once it says so."""
         try:
-            return str(json.loads((run_dir() / f"apply-{self.child.pid}.json").read_text())["http"])
+            return str(json.loads((run_dir() / f"{self.stage}-{self.child.pid}.json").read_text())["http"])
         except FileNotFoundError:
             return None
 
@@ -118,10 +121,12 @@ class Rig:
         bootstrap: str = "",
         flags: Sequence[str] = (),
         through: str = "",
+        beside: Mapping[str, int] | None = None,
         say: Say = lambda _: None,
     ) -> None:
         """Name what is to be started.
 
+        beside: workers of other stages, how many of each.
         topics: overlay topics, as the setting `apply.topics` names them. bootstrap: a broker that runs; else one of so
         many nodes is started. flags: settings that win. through: where workers look for the broker instead.
         """
@@ -129,6 +134,8 @@ class Rig:
         self.say = say
         self.broker: Running | None = None
         self.workers: list[Worker] = []
+        self.beside: list[Worker] = []
+        self._others = dict(beside or {})
         self._count = workers
         self._nodes = nodes
         self._bootstrap = bootstrap
@@ -181,18 +188,24 @@ class Rig:
     def start_workers(self) -> None:
         """Start the workers, which have none of their kind before them; from the main thread."""
         flags, specs, own = self._workers_flags, [], []
-        for number in range(self._count):
+        names = [(stage, number) for stage, count in self._stages() for number in range(count)]
+        for stage, number in names:
             data = home() / f"data-{number}"
             # A lasting name: whoever is started again has its partitions back without a session to wait for.
-            own.append([*flags, f"worker.data_dir={data}", f"worker.instance=apply-{number}"])
-            specs.append(worker_spec("apply", own[number], number))
+            own.append([*flags, f"worker.data_dir={data}", f"worker.instance={stage}-{number}"])
+            specs.append(worker_spec(stage, own[-1], number))
         logs = home() / "logs"
         self._supervisor = Supervisor(specs, RESTARTED, logs)
-        self.workers = [
-            Worker(child, own[number], number, home() / f"data-{number}", logs / f"{child.spec.name}.log")
-            for number, child in enumerate(self._supervisor.children)
+        everybody = [
+            Worker(child, each, number, home() / f"data-{number}", logs / f"{child.spec.name}.log", stage)
+            for child, each, (stage, number) in zip(self._supervisor.children, own, names, strict=True)
         ]
+        self.workers, self.beside = everybody[: self._count], everybody[self._count :]
         self._supervisor.start()
+
+    def _stages(self) -> Iterator[tuple[str, int]]:
+        yield "apply", self._count
+        yield from self._others.items()
 
     async def stop_workers(self) -> None:
         """End the workers; the brokers go on."""
@@ -215,7 +228,7 @@ class Rig:
         Raises:
             Late: one is not.
         """
-        waiting = list(self.workers if workers is None else workers)
+        waiting = list((*self.workers, *self.beside) if workers is None else workers)
         deadline = time.monotonic() + within_s
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session:
             while waiting := [worker for worker in waiting if not (await look(session, worker)).get("ready")]:
@@ -229,7 +242,7 @@ class Rig:
             return [int((await look(session, worker)).get("partitions", 0)) for worker in self.workers]
 
     async def drained(self, within_s: float = DRAINED_WITHIN_S) -> None:
-        """Until every operation is acknowledged.
+        """Until every operation is acknowledged, by apply.
 
         Raises:
             Late: some are not.

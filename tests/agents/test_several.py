@@ -234,6 +234,30 @@ def test_a_younger_holder_gives_way_to_an_older_operation(rig: Rig) -> None:
     clean(rig)
 
 
+def test_a_child_that_is_older_than_its_undecided_parent_votes_later(rig: Rig) -> None:
+    """It would wait for a younger one; nothing is gained by ending that one's attempt."""
+    parent = all_of(verified(PARENT, offset=2, contexts=(ALL, KEEP)))
+    child = all_of(verified(CHILD, [PARENT], offset=1, contexts=(ALL, KEEP)))
+    rig.lag = {bytes.fromhex(name_of(parent))}
+    rig.send(parent)
+    rig.run()
+    rig.send(child)
+    rig.run()
+    status = rig.standing(name_of(child))
+    assert status is not None
+    assert (status.decided, status.code, status.final) == ("abort", "conflict.undecided", False)
+    rig.lag = set()
+    rig.run()
+    assert rig.outcomes("request-2") == {ALL: "applied", KEEP: "applied"}
+    decided = rig.standing(name_of(parent))
+    assert decided is not None
+    assert decided.attempt == 0
+    assert rig.come_back() == 1
+    rig.run()
+    assert rig.outcomes("request-1") == {ALL: "applied", KEEP: "applied"}
+    clean(rig)
+
+
 def test_what_concerns_an_undecided_one_goes_on_in_the_transaction_that_decides(rig: Rig) -> None:
     """A child sent to one context alone, its eviction, and a rival: each in the order it came."""
     name = bytes.fromhex(name_of(ONE))
