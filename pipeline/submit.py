@@ -224,7 +224,8 @@ def submit(here: Contextual, operation: Apply, fit: Fit, entry_of: Entry = APPLY
     affected = list(dict.fromkeys((*affected, *again)))
     if entry_of.kind == "commit" and affected:
         later = [Rejudge(entry_of.operation, piece) for piece in waiting.pieces(affected)]
-        return Change(here.head, (entry, waiting.enqueue(here, later, entry_of.operation)), answer, settling=True)
+        waits = waiting.enqueue(here, later, entry_of.operation)
+        return Change(here.head, (entry, waits), answer, settling=True)
     change = judge_again(here, rule, operation.id, affected)
     return msgspec.structs.replace(change, entries=(entry, *change.entries), said=answer)
 

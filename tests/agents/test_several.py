@@ -5,8 +5,10 @@ import pytest
 
 from agents.runtime.records import Kept
 from agents.runtime.voters import undecided_votes
+from pipeline import state
 from pipeline.coordinate import bare
-from pipeline.state import head_of
+from pipeline.follow import Follower
+from pipeline.state import Memory, head_of
 from schemas import headers as h
 from schemas.flow import OPERATION, Decide, Evict, Prepare
 from schemas.journal import JOURNAL
@@ -36,7 +38,13 @@ def rig() -> Rig:
 
 
 def clean(rig: Rig) -> None:
+    """Nothing is undecided, and entries give the roots that heads state, as whoever copies them computes it."""
     for context in rig.contexts:
+        copy = Memory()
+        follower = Follower(copy)
+        entries = rig.part(context).store.entries
+        follower.take_all([(key, stored) for key, stored in entries.items() if not state.is_index(key)])
+        follower.compare()
         assert rig.undecided(context) == []
         assert rig.part(context).partition.applied.undecided == ()
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 import msgspec
 import pytest
 
+from pipeline import state
+from pipeline.follow import Follower
 from pipeline.state import Memory, head_of
 from schemas.flow import Apply, Evict, Operation, Prepare, Verified
 from schemas.types import Context, outpoint
@@ -182,8 +184,11 @@ def check_shown(explored: Explored, number: int, sent: Sent) -> None:
 def check_end(explored: Explored, number: int, sent: Sent) -> None:
     """Nothing is undecided or waits, and each operation stands everywhere or nowhere (ATOMIC-1, ATOMIC-2)."""
     at, story = explored.worlds[number], explored.story(number)
-    for context in at.stores:
+    for context, store in at.stores.items():
         assert not prepared_in(at, context), story
+        follower = Follower(Memory())
+        follower.take_all([(key, stored) for key, stored in store.items() if not state.is_index(key)])
+        follower.compare()
     for operation in operations_of(sent):
         contexts = operation.apply.verified.asked.contexts
         said = {at.told.get((operation.operation, context)) for context in contexts}
