@@ -16,7 +16,8 @@ from agents.runtime.records import Out
 from ops.cli.operations import operations as command
 from ops.journal import Broken
 from ops.operations import GRACE_MS, Finding, Operation, Operations, findings, verified
-from pipeline.state import encode, seal
+from pipeline.follow import Keyed
+from pipeline.state import Layer, encode
 from schemas import headers as h
 from schemas.flow import OPERATION, Decide
 from schemas.journal import JOURNAL as ENTRY
@@ -68,7 +69,7 @@ def read(
     for offset, value in enumerate(entries):
         found.journaled(Record("beef.journal", 0, offset, b"", value, []))
     for name, status in decided.items():
-        found.decided(Record("beef.decisions", 0, 0, bytes.fromhex(name), seal(encode(status)), []))
+        found.decided(Record("beef.decisions", 0, 0, bytes.fromhex(name), encode(status), []))
     for record in unread:
         found.unread(record)
     return {each.name: each for each in found.end()}
@@ -219,8 +220,9 @@ async def lay(bench: Bench, rig: Rig, keep: Callable[[Out], bool]) -> None:
         if keep(out):
             number = partition_for(out.key or b"", JOURNAL.partitions)
             await bench.producer.send_and_wait(of, out.value, key=out.key, partition=number)
-    entries = rig.coordinator.store.entries
-    for key, value in entries.items():
+    written = Layer(rig.coordinator.store)
+    written.writes |= rig.coordinator.store.entries
+    for key, value in Keyed().records(written):
         await bench.producer.send_and_wait(f"{bench.prefix}{DECISIONS.name}", value, key=key, partition=0)
 
 
