@@ -219,7 +219,7 @@ class Operations:
         """All of them, the oldest first by what is known of them; those that were decided and forgotten lead."""
         for name, contexts in self._unread.items():
             if (known := self.by_name.get(name)) is not None:
-                known.on_its_way = frozenset(contexts)
+                known.on_its_way = frozenset(contexts.difference(known.committed))  # acknowledged a moment later
         known_by = [each for each in self.by_name.values() if each.status is not None or each.parts]
         return sorted(known_by, key=lambda each: (each.status.opened_ms if each.status else 0, each.name))
 

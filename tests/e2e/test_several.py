@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +13,7 @@ import pytest
 from click import Command
 from click.testing import CliRunner, Result
 
-from beefline.client import Client
+from beefline.client import Client, NoOutcome
 from beefline.reading import StateReader
 from ops.cli.operations import operations as command
 from ops.cli.state import state as state_command
@@ -228,6 +230,42 @@ async def test_what_is_undecided_is_told_of_and_not_shown(talk: Talk, generator:
         assert {each.state.context for each in (await reader.transaction(txid)).contexts} == {ANYTX, EXAMPLE}
     assert f"{first.operation}" not in invoked(command, "list").output
     assert "undecided" not in all_agree()
+
+
+@pytest.mark.invariant("ATOMIC-2")
+async def test_while_the_coordinator_stands_still_nothing_is_shown_anywhere(
+    talk: Talk, generator: Generator, installation: Installation
+) -> None:
+    """All have voted, and hold what they would show; it wakes, and all show it."""
+    beef, made = marked(generator)
+    txid = display(made.txid)
+    assert installation.workers is not None
+    pid = installation.workers.child("coordinate").pid
+    assert pid is not None
+    async with (
+        Client(talk.settings.kafka.bootstrap, prefix=talk.prefix) as client,
+        StateReader(running_workers()[0].http) as reader,
+    ):
+        before = await roots(reader, *TOPICS)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            submitted = await client.submit(beef, topics=TOPICS, atomicity="all")
+            deadline = time.monotonic() + 30
+            while [(await reader.state(name)).undecided for name in TOPICS] != [1, 1]:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.05)
+            with pytest.raises(NoOutcome):
+                await client.outcome(submitted, timeout=0.5)
+            assert await roots(reader, *TOPICS) == before
+            assert (await reader.transaction(txid)).contexts == ()
+            verified = all_agree()
+            assert "1 unheard" in verified
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        outcome = await client.outcome(submitted)
+        assert [each.outcome for each in outcome.decisions] == ["applied"] * 2
+        assert [(await reader.state(name)).undecided for name in TOPICS] == [0, 0]
+    all_agree()
 
 
 async def undecided_event(talk: Talk, operation: str) -> Any:

@@ -135,6 +135,8 @@ def test_what_is_on_its_way_is_no_finding(rig: Rig) -> None:
     assert judged(found) == []
     assert found[COMMITTED].stands == "under way"
     assert found[COMMITTED].on_its_way == frozenset((KEEP,))
+    done = read(journal(rig), decisions(rig), [record])[COMMITTED]  # read, and acknowledged a moment later
+    assert (done.stands, done.on_its_way) == ("committed", frozenset())
 
 
 def test_committed_and_decided_otherwise(rig: Rig) -> None:
