@@ -220,6 +220,9 @@ async def test_what_is_undecided_is_told_of_and_not_shown(talk: Talk, generator:
         await until(is_listed, "an undecided operation is listed")
         assert f"waits for the votes of {ANYTX}\n" in invoked(command, "list").output
         assert "1 undecided" in all_agree()
+        shown = invoked(state_command, "show", "tm_example").output
+        assert "1 operations over several contexts are undecided here" in shown
+        assert f"{first.operation}  {txid}" in shown
         event = await undecided_event(talk, first.operation)
         assert (event.severity, event.details["missing"]) == ("warning", [ANYTX])
 
@@ -266,6 +269,31 @@ async def test_while_the_coordinator_stands_still_nothing_is_shown_anywhere(
         assert [each.outcome for each in outcome.decisions] == ["applied"] * 2
         assert [(await reader.state(name)).undecided for name in TOPICS] == [0, 0]
     all_agree()
+
+
+async def test_contexts_agree_whenever_they_are_asked(talk: Talk, generator: Generator) -> None:
+    """While operations come and go, each shown here a moment before it is shown there."""
+    payloads = [marked(generator)[0] for _ in range(150)]
+    counted: list[int] = []
+
+    async with Client(talk.settings.kafka.bootstrap, prefix=talk.prefix) as client:
+
+        async def send() -> list[str]:
+            states: list[str] = []
+            for begin in range(0, len(payloads), 10):
+                some = payloads[begin : begin + 10]
+                asked = (client.submit_and_wait(beef, topics=TOPICS, atomicity="all") for beef in some)
+                states += [outcome.state for outcome in await asyncio.gather(*asked)]
+            return states
+
+        sending = asyncio.ensure_future(send())
+        while not sending.done():
+            verified = await asyncio.to_thread(CliRunner().invoke, command, ["verify", "--json"])
+            assert verified.exit_code == 0, verified.output
+            counted.append(sum(json.loads(verified.output)["operations"].values()))
+        assert await sending == ["applied"] * len(payloads)
+    all_agree()
+    assert len(set(counted)) > 1, "it was asked while they came"
 
 
 async def undecided_event(talk: Talk, operation: str) -> Any:
