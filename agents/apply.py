@@ -286,7 +286,7 @@ class ApplyStage:
             if held is not None:
                 assert isinstance(change.said, Answer)  # what was prepared is there
                 outs += self._effects(held.operation.apply.verified, context, change.said, now_ms)
-        elif word.final:
+        elif word.final and (held is not None or not prepare.shown(layer, context, word)):
             said = Verdict(word.code, word.message if word.by == context else f"{word.by}: {word.message}")
             if first is not None:
                 record_of = _kept(context, prepare.next_attempt(first), first.stood)

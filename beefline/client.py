@@ -16,6 +16,9 @@ each overlay topic it names. Each context decides for itself, once:
     rejected    final: `code`, `message` and `at` say what is wrong and where; sending it again cannot help
     parked      it could not be decided; the payload is kept, and an operator can replay it
 
+Contexts that are to take it together or not at all (`atomicity="all"`) decide alike: where one does not agree, all of
+them say `rejected` (or `parked`) with the same code, and none shows anything of it.
+
 What is refused before any context sees it (bytes that are no BEEF, a bad script) has one decision, whose `context` is
 None. Afterwards the network answers on what a context admitted: `accepted`, `refused` or `parked` (`Client.network`).
 `Client.results` gives everything that becomes of anything, `mined` and `evicted` included.
@@ -68,6 +71,8 @@ __all__ = [
 ]
 
 Since = Literal["start", "now"] | datetime
+
+Atomicity = Literal["each", "all"]
 
 PAYLOAD_BYTES = 8 << 20
 """Largest payload an installation takes unless its operator chose otherwise (`topics.max_payload_bytes`)."""
@@ -205,6 +210,7 @@ class Client:
         request_id: str | None = None,
         off_chain_values: bytes = b"",
         baskets: Sequence[Mapping[str, Any]] = (),
+        atomicity: Atomicity = "each",
         traceparent: str = "",
     ) -> Submitted:
         """Hand over a payload. Returns when the brokers have it: from then on it is not lost.
@@ -216,15 +222,16 @@ class Client:
         off_chain_values: handed to the topic managers, beside the transaction.
         baskets: what owners of baskets are to make of the transaction: for each an object with `owner` and what
             `internalizeAction` of BRC-100 takes beside its transaction. Who names owners and no topics wants none.
+        atomicity: whether each context decides for itself, or all of them take it or none does.
         traceparent: W3C trace context to go on with.
 
         Raises:
             TooLarge: over `max_payload_bytes`; nothing was sent.
-            ValueError: a request id of more than 200 characters.
+            ValueError: a request id of more than 200 characters, or another atomicity.
             aiokafka.errors.KafkaError: the brokers did not confirm it. It may be there all the same: submit it again.
         """
         producer = self._started(self._producer)
-        headers = self._headers(beef, topics, off_chain_values, baskets, traceparent)
+        headers = self._headers(beef, topics, off_chain_values, baskets, atomicity, traceparent)
         request_id = request_id or uuid.uuid4().hex
         if len(request_id) > REQUEST_ID_CHARACTERS:
             raise ValueError(f"a request id has {REQUEST_ID_CHARACTERS} characters at most")
@@ -282,6 +289,7 @@ class Client:
         request_id: str | None = None,
         off_chain_values: bytes = b"",
         baskets: Sequence[Mapping[str, Any]] = (),
+        atomicity: Atomicity = "each",
         traceparent: str = "",
     ) -> RequestOutcome:
         """`submit`, then `outcome`: arguments and exceptions are theirs. The time counts from the confirmation."""
@@ -291,6 +299,7 @@ class Client:
             request_id=request_id,
             off_chain_values=off_chain_values,
             baskets=baskets,
+            atomicity=atomicity,
             traceparent=traceparent,
         )
         return await self.outcome(submitted, timeout)
@@ -329,10 +338,13 @@ class Client:
         topics: Sequence[str] | None,
         off_chain_values: bytes,
         baskets: Sequence[Mapping[str, Any]],
+        atomicity: Atomicity,
         traceparent: str,
     ) -> list[tuple[str, bytes]]:
         if isinstance(topics, str):
             raise TypeError(f"topics is a list of names: [{topics!r}]")
+        if atomicity not in ("each", "all"):
+            raise ValueError(f"atomicity is `each` or `all`, not {atomicity!r}")
         if len(beef) > self.max_payload_bytes:
             raise TooLarge(len(beef), self.max_payload_bytes)
         if len(off_chain_values) > HEADROOM // 2:
@@ -341,6 +353,7 @@ class Client:
             "topics": json.dumps(list(topics)).encode() if topics is not None else b"",
             "off-chain-values": off_chain_values,
             "baskets": json.dumps(list(baskets)).encode() if baskets else b"",
+            "atomicity": b"all" if atomicity == "all" else b"",
             "traceparent": traceparent.encode(),
         }
         return [(name, value) for name, value in given.items() if value]

@@ -4,11 +4,12 @@
 |---|---|
 | bytes that begin `0100beef`, `0200beef` or `01010101` | one payload |
 | lines of text that begin like one of these in hexadecimal or base64 | one payload each; lines between belong to it |
-| lines that begin with `{` | one payload each: `{"id", "beef", "topics", "baskets"}`, more fields are passed over |
+| lines that begin with `{` | one payload each, in an object; fields that have no meaning here are passed over |
 | other text of hexadecimal or base64 | one payload a line, whatever it holds |
 | other bytes | one payload, whatever it holds |
 
-A JSON line's `beef` is hexadecimal, base64 or an array of numbers; the others may be absent.
+Fields of a JSON line: `beef`, in hexadecimal, base64 or an array of numbers; and `id`, `topics`, `baskets` and
+`atomicity`, which may be absent.
 """
 
 import base64
@@ -17,7 +18,7 @@ import contextlib
 import itertools
 import re
 from collections.abc import Iterable, Iterator
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import msgspec
 from msgspec import Struct
@@ -42,6 +43,7 @@ class Given(Struct, frozen=True):
     id: str | None = None
     topics: tuple[str, ...] | None = None
     baskets: tuple[dict[str, Any], ...] = ()
+    atomicity: Literal["each", "all"] = "each"
 
 
 class _Line(Struct):
@@ -49,6 +51,7 @@ class _Line(Struct):
     id: str | int | None = None
     topics: tuple[str, ...] | None = None
     baskets: tuple[dict[str, Any], ...] = ()
+    atomicity: Literal["each", "all"] = "each"
 
 
 _line = msgspec.json.Decoder(_Line).decode
@@ -123,7 +126,8 @@ def _from_json(line: str) -> Given | Unreadable:
         beef = to_bytes(read.beef) if isinstance(read.beef, str) else bytes(read.beef)
     except ValueError as error:  # msgspec's errors, and Unreadable
         return Unreadable(str(error))
-    return Given(beef, "", str(read.id) if read.id is not None else None, read.topics, read.baskets)
+    name = str(read.id) if read.id is not None else None
+    return Given(beef, "", name, read.topics, read.baskets, read.atomicity)
 
 
 def to_bytes(text: str) -> bytes:

@@ -106,6 +106,8 @@ def _txid(topic: str, key: bytes | None, value: bytes) -> str | None:
     try:
         if topic == OPERATIONS.name:
             operation = flow.OPERATION.decode(value)
+            if isinstance(operation, flow.Prepare):
+                operation = operation.apply
             return display(operation.verified.txid) if isinstance(operation, flow.Apply) else None
         return display(key) if topic != INGEST.name and key is not None and len(key) == 32 else None
     except Undecodable:

@@ -63,11 +63,15 @@ async def read_to(
 
 
 async def read_whole(
-    settings: Settings, counts: Mapping[str, int], topics: Iterable[Topic], take: Callable[[Topic, Any], None]
+    settings: Settings,
+    counts: Mapping[str, int],
+    topics: Iterable[Topic],
+    take: Callable[[Topic, Any], None],
+    since: Mapping[TopicPartition, int] | None = None,
 ) -> dict[TopicPartition, int]:
     """Hand over all that is committed on topics by now, each partition from its beginning; gives back the ends.
 
-    counts: partitions by logical name.
+    counts: partitions by logical name. since: offsets to begin at instead, where they are given.
 
     Raises:
         NotReadable: a transaction stays open.
@@ -86,7 +90,7 @@ async def read_whole(
             end_of_all.pause(*every)
             ends: dict[TopicPartition, int] = await end_of_all.end_offsets(every)
             for tp, first in (await end_of_all.beginning_offsets(every)).items():
-                records.seek(tp, first)
+                records.seek(tp, max(first, (since or {}).get(tp, first)))
         finally:
             await end_of_all.stop()
         if left := await read_to(records, ends, lambda record: take(named[record.topic], record), patience_s(settings)):

@@ -19,7 +19,7 @@ from pipeline.judge import Rule, ask, never, previous_coins
 from pipeline.outcome import Condition, Verdict
 from pipeline.overlay.manager import Subject, TopicManager
 from pipeline.results import decision_id, operation_id
-from pipeline.state import Layer, Live
+from pipeline.state import Layer, Live, View
 from pipeline.submit import TOPIC, Entry, Fit, merge, spends_of, submit, weigh
 from pipeline.undecided import NOWHERE, age
 from schemas.external import Admittance
@@ -235,6 +235,12 @@ def decide(
             vote = Vote(word.attempt, context, "later", word.asked, word.txid)
             return Change(here.head, (entry,), held=Prepared(waiter.operation, waiter.stood, vote))
     return Change(head)
+
+
+def shown(layer: View, context: Context, word: Decide) -> bool:
+    """Whether the payload stands here as its own record brought it: a word against it is of an earlier attempt."""
+    stored = layer.get(state.key(context, state.TX, word.txid))
+    return stored is not None and _applied(state.unseal(stored)).origin == word.asked.origin
 
 
 def _commit(here: Contextual, held: Prepared, word: Decide, managers: Mapping[str, TopicManager]) -> Change:

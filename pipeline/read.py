@@ -4,22 +4,38 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 import msgspec
+from msgspec import Struct
 
 from pipeline import state
 from pipeline.codec.tx import Tx, read_tx
 from pipeline.state import Live, Ordered, View, head_of
-from schemas.external import ContextState, LiveOutput, Outputs, ResultOrigin, Standing
-from schemas.state import Applied, Contested, Departed, Tombstone
+from schemas.external import ContextState, LiveOutput, Outputs, ResultOrigin, Standing, UndecidedOperation
+from schemas.operations import Vote
+from schemas.state import Applied, Contested, Departed, Holds, Tombstone
 from schemas.types import Context, Outpoint, Txid, display, from_display
 
 PAGE_BYTES = 8 << 20
 """Of transactions that are read for a page, the last of them whole: eight megabytes are the largest payload. A page is
 at most twice as long, since scripts are told in hexadecimal."""
 
+MOST_UNDECIDED = 100
+"""Operations that are named."""
+
+
+class _Voted(Struct, frozen=True, array_like=True):
+    """A prepared operation; its payload stays where it is."""
+
+    operation: msgspec.Raw
+    stood: msgspec.Raw
+    vote: Vote
+
+
 _applied = msgspec.msgpack.Decoder(Applied).decode
 _contested = msgspec.msgpack.Decoder(Contested).decode
 _departed = msgspec.msgpack.Decoder(Departed).decode
+_holds = msgspec.msgpack.Decoder(Holds).decode
 _tombstone = msgspec.msgpack.Decoder(Tombstone).decode
+_voted = msgspec.msgpack.Decoder(_Voted).decode
 
 
 def contexts(view: Ordered) -> Iterator[Context]:
@@ -36,13 +52,40 @@ def context_state(view: View, context: Context) -> ContextState:
     return _state(context, head_of(view, context), view)
 
 
+def context_in_full(view: Ordered, context: Context) -> ContextState:
+    """That, and which operations are undecided there.
+
+    Cost: nothing more where none is; else their payloads are read, no further one once they came to `PAGE_BYTES`.
+
+    Raises:
+        pipeline.state.Corrupt: a value does not match its hash.
+    """
+    told = context_state(view, context)
+    if not told.undecided:
+        return told
+    prefix = state.key(context, state.PREPARED, b"")
+    found: list[UndecidedOperation] = []
+    size = 0
+    for key in islice(view.keys_from(prefix), MOST_UNDECIDED):
+        if not key.startswith(prefix) or size >= PAGE_BYTES:
+            break
+        name = key[len(prefix) :]
+        stored = value(view, context, state.PREPARED, name) or b""
+        size += len(stored)
+        vote = _voted(stored).vote
+        found.append(UndecidedOperation(operation=name.hex(), txid=display(vote.txid), attempt=vote.attempt))
+    return msgspec.structs.replace(told, undecided_operations=tuple(found))
+
+
 def _state(context: Context, head: Live, view: View) -> ContextState:
+    holds = value(view, context, state.HOLDS, b"")
     return ContextState(
         context=context,
         sequence=head.sequence,
         state_root=head.state_root.hex(),
         store_root=head.store_root.hex(),
         settling=view.get(state.key(context, state.QUEUE, b"")) is not None,
+        undecided=0 if holds is None else _holds(holds).prepared,
     )
 
 

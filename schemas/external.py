@@ -88,6 +88,14 @@ class ExportedEntry(Struct, frozen=True):
     time: str  # RFC 3339, UTC
 
 
+class UndecidedOperation(Struct, frozen=True, kw_only=True):
+    """An operation over several contexts that this one has voted on: nothing is shown of it yet."""
+
+    operation: str  # its name, hexadecimal: the same in all its contexts, over all attempts
+    txid: str  # display hex
+    attempt: int  # from 0
+
+
 class ContextState(Struct, frozen=True, kw_only=True):
     """Where a context stands: what every read names."""
 
@@ -97,6 +105,10 @@ class ContextState(Struct, frozen=True, kw_only=True):
     store_root: str
     settling: bool  # work waits that one transaction could not hold: more follows by itself
     differs: bool = False  # read from a store that is not what was written, and is being made again
+    undecided: int = 0  # operations over several contexts that are: others of those may show them before this one
+    undecided_operations: tuple[
+        UndecidedOperation, ...
+    ] = ()  # of those at most 100; where the state itself is asked for
 
 
 class LiveOutput(Struct, frozen=True, kw_only=True):

@@ -77,10 +77,15 @@ class Deadlines:
         while True:
             now_ms = int(time.time() * 1000)
             for number, held in list(stores.items()):
+                if stores.get(number) is not held:
+                    continue  # given back while others were told: it may be closed
                 try:
                     begun, at_ms = self._begun.get(number, (None, 0))
                     if begun is not held or now_ms - at_ms >= HORIZON_MS:
                         await self._begin(number, held, now_ms)
+                    if stores.get(number) is not held:
+                        self.forget(number)  # what was noted since it was given back is another worker's
+                        continue
                     come = self._come(number, held, now_ms)
                 except Corrupt as error:
                     log.error("a store is not what was written: %s", error, extra={"partition": number})

@@ -167,7 +167,7 @@ class Reads:
 
     async def _state(self, request: web.Request) -> web.Response:
         context = _topic(request)
-        return await self._of_context(request, context, lambda store: read.context_state(store, context))
+        return await self._of_context(request, context, lambda store: read.context_in_full(store, context))
 
     async def _outputs(self, request: web.Request) -> web.Response:
         context, limit = _topic(request), _number(request, "limit", 100, most=MOST)
@@ -180,7 +180,7 @@ class Reads:
 
     async def _owner_state(self, request: web.Request) -> web.Response:
         context = _owner(request)
-        return await self._of_context(request, context, lambda store: read.context_state(store, context))
+        return await self._of_context(request, context, lambda store: read.context_in_full(store, context))
 
     async def _baskets(self, request: web.Request) -> web.Response:
         context = _owner(request)

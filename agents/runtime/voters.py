@@ -25,11 +25,14 @@ _prepared = msgspec.msgpack.Decoder(Prepared).decode
 async def repeat_votes(
     stores: Mapping[int, Readable], spoil: Callable[[int, Corrupt], None], outbox: Outbox, every_s: float
 ) -> None:
-    """Until cancelled. stores: of the partitions that are owned; spoil: has one made again that is not as written."""
+    """Until cancelled. stores: copies of others' partitions among them; spoil: has one made again that differs."""
     while True:
         await asyncio.sleep(every_s)
         before_ms = int((time.time() - every_s) * 1000)
         for number, held in list(stores.items()):
+            # A copy's context votes where it is owned; what was given back while others' votes were sent may be closed.
+            if not held.owner or stores.get(number) is not held:
+                continue
             try:
                 votes = list(undecided_votes(held.store, before_ms))
             except Corrupt as error:

@@ -196,7 +196,11 @@ def _say(what: Any, as_json: bool, lines: Any) -> None:
 def _state_lines(state: "ContextState") -> list[str]:
     rows = [f"{state.context}  sequence {state.sequence:,}", f"  state root  {state.state_root}"]
     rows.append(f"  store root  {state.store_root}")
-    return [*rows, "  settling: more follows by itself"] if state.settling else rows
+    rows += ["  settling: more follows by itself"] if state.settling else []
+    if state.undecided:
+        rows.append(f"  {state.undecided:,} operations over several contexts are undecided here")
+        rows += [f"    {each.operation}  {each.txid}" for each in state.undecided_operations]
+    return rows
 
 
 def _output_lines(output: "LiveOutput") -> list[str]:

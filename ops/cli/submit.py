@@ -65,6 +65,7 @@ class Strict(click.Command):
     metavar="TM_NAME",
     help="An overlay topic; wins over the file's own.",
 )
+@click.option("--all-or-nothing", is_flag=True, help="All contexts of a payload take it, or none does.")
 @click.option("--request-id", metavar="ID", help="What results call the request; wins over the file's own ids.")
 @click.option("--wait", is_flag=True, help="Wait for the outcome of every context.")
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait for each.")
@@ -73,6 +74,7 @@ class Strict(click.Command):
 def submit(
     files: tuple[Path, ...],
     topics: tuple[str, ...],
+    all_or_nothing: bool,
     request_id: str | None,
     wait: bool,
     timeout: float,
@@ -81,7 +83,8 @@ def submit(
 ) -> None:
     """Send BEEFs.
 
-    FILES hold bytes, hexadecimal, base64 or JSON lines ({"id", "beef", "topics", "baskets"}); `-` is standard input.
+    FILES hold bytes, hexadecimal, base64 or JSON lines ({"id", "beef", "topics", "baskets", "atomicity"}); `-` is
+    standard input.
 
     \b
     Exit codes:
@@ -95,7 +98,7 @@ def submit(
     if missing := [str(path) for path in files if str(path) != "-" and not path.is_file()]:
         fail(f"no such file: {missing[0]}")
     given = (payload for path in files for payload in _payloads(path, read_payloads))
-    job = Job(topics or None, request_id, timeout if wait else None, as_json)
+    job = Job(topics or None, request_id, timeout if wait else None, as_json, all_or_nothing=all_or_nothing)
     try:
         reports = asyncio.run(_with_client(loaded.settings, job, given))
     except KeyboardInterrupt:
@@ -144,17 +147,24 @@ def client_of(settings: "Settings") -> "Client":
 class Job:
     """Sends payloads, many at once, and follows each to its end.
 
-    topics, request_id: for every payload; None leaves what its file says.
+    topics, request_id: for every payload; None leaves what its file says. all_or_nothing: likewise; False leaves it.
     timeout: seconds to wait for an outcome; None: do not.
     """
 
     def __init__(
-        self, topics: Sequence[str] | None, request_id: str | None, timeout: float | None, as_json: bool
+        self,
+        topics: Sequence[str] | None,
+        request_id: str | None,
+        timeout: float | None,
+        as_json: bool,
+        *,
+        all_or_nothing: bool = False,
     ) -> None:
         self._topics = topics
         self._request_id = request_id
         self._timeout = timeout
         self._as_json = as_json
+        self._all_or_nothing = all_or_nothing
         self._slots = asyncio.Semaphore(AT_ONCE)
         self.reports: list[Report] = []
 
@@ -192,6 +202,7 @@ class Job:
                 topics=self._topics if self._topics is not None else given.topics,
                 request_id=report.request_id,
                 baskets=given.baskets,
+                atomicity="all" if self._all_or_nothing else given.atomicity,
             )
             _sent(report, submitted)
         except (TooLarge, ValueError) as error:

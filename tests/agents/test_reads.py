@@ -12,7 +12,9 @@ from agents.runtime.reads import FORWARDED, Reads
 from agents.runtime.settings import KafkaSettings, TopicSettings
 from agents.runtime.shelf import Readable
 from pipeline import state
+from pipeline.prepare import whole
 from pipeline.state import Corrupt, Memory
+from schemas.flow import Part
 from schemas.types import display
 from tests.fakes import Owner, apply_of, coin_of_others, made_tx, verified
 from topics.registry import OPERATIONS
@@ -77,3 +79,18 @@ async def test_a_store_that_differs_answers_any_reads_alone_and_says_so() -> Non
         assert (await get("/topics/tm_all/outputs"))[1]["error"] == "differs"
     async with asked(owner.store, []) as get:
         assert (await get("/topics/tm_all/state"))[1]["differs"] is False
+
+
+async def test_undecided_operations_are_named_where_the_state_is_asked_for() -> None:
+    """Of a topic and of an owner alike; other answers say how many."""
+    owner, tx = Owner(), made_tx([coin_of_others(1)], 1, 1)
+    operation = whole(0, verified(tx, contexts=(ALL, "topic:tm_keep")), [Part(ALL), Part("topic:tm_keep")])
+    async with asked(owner.store, []) as get:
+        _, body = await get("/topics/tm_all/state")
+        assert (body["undecided"], body["undecided_operations"]) == (0, [])
+        owner.do(ALL, operation)
+        _, body = await get("/topics/tm_all/state")
+        named = {"operation": operation.operation, "txid": display(tx.txid), "attempt": 0}
+        assert (body["undecided"], body["undecided_operations"]) == (1, [named])
+        _, body = await get("/topics/tm_all/outputs")
+        assert (body["state"]["undecided"], body["state"]["undecided_operations"]) == (1, [])

@@ -117,6 +117,29 @@ def test_a_letter_that_is_sent_back_asks_everybody_again(rig: Rig) -> None:
     clean(rig)
 
 
+def test_a_word_that_comes_late_does_not_take_back_what_stands(rig: Rig) -> None:
+    """It lay in a tier while the letter was sent back, and the next attempt was committed."""
+    contexts = (ALL, KEEP, ODD)
+    rig.send(all_of(verified(PARENT, offset=2, contexts=contexts, off_chain=b"nothing")))
+    rig.run()
+    words = [out for out in rig.written["operations"] if isinstance(OPERATION.decode(out.value), Decide)]
+    assert len(words) == 3
+    (letter,) = rig.written["dead-letters"]
+    operation = OPERATION.decode(letter.value)
+    assert isinstance(operation, Prepare)
+    apply = msgspec.structs.replace(operation.apply, verified=verified(PARENT, offset=2, contexts=contexts))
+    rig.ask(ALL, msgspec.structs.replace(operation, apply=apply))
+    rig.run()
+    for context in contexts:  # each is further by now, and so is what it would say
+        rig.ask(context, apply_of(verified(made_tx([OTHER], 2, 9), offset=9, contexts=(context,))))
+    rig.run()
+    for word in words:
+        rig.put(word)
+    rig.run()
+    assert rig.outcomes("request-2") == dict.fromkeys(contexts, "applied")
+    assert len(rig.written["dead-letters"]) == 1
+
+
 def test_a_part_that_kills_its_process_ends_it_at_once(rig: Rig) -> None:
     rig.send(ONE)
     rig.run(given_up=KEEP)

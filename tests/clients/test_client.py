@@ -33,6 +33,7 @@ async def test_the_record_carries_the_bytes_and_the_request_in_its_headers(place
             topics=[A, B],
             request_id="order 7",
             off_chain_values=b"\0\xff",
+            atomicity="all",
             traceparent="00-ab-cd-01",
         )
     (record,) = await place.ingested(1)
@@ -41,6 +42,7 @@ async def test_the_record_carries_the_bytes_and_the_request_in_its_headers(place
         "request-id": b"order 7",
         "topics": b'["tm_a", "tm_b"]',
         "off-chain-values": b"\0\xff",
+        "atomicity": b"all",
         "traceparent": b"00-ab-cd-01",
     }
     assert submitted.request_id == "order 7"
@@ -54,6 +56,14 @@ async def test_who_names_nothing_leaves_the_topics_to_the_installation_and_gets_
     records = await place.ingested(2)
     assert {tuple(name for name, _ in record.headers) for record in records} == {("request-id",)}
     assert {header(record, "request-id") for record in records} == {submitted.request_id, other.request_id}
+
+
+async def test_an_atomicity_that_is_none_is_not_sent(place: Place) -> None:
+    async with client_of(place) as client:
+        with pytest.raises(ValueError, match="`each` or `all`, not 'both'"):
+            await client.submit(b"applied", atomicity="both")  # type: ignore[arg-type]
+        await client.submit(b"rejected")
+    assert [record.value for record in await place.ingested(1)] == [b"rejected"]
 
 
 async def test_topics_may_be_an_empty_list(place: Place) -> None:

@@ -77,6 +77,14 @@ def test_a_json_line_names_its_request_and_topics_and_other_fields_are_passed_ov
     assert [each.where for each in found] == ["file line 1", "file line 3", "file line 5"]
 
 
+def test_a_json_line_may_ask_for_all_or_nothing() -> None:
+    lines = [{"beef": "00"}, {"beef": "01", "atomicity": "all"}, {"beef": "02", "atomicity": "each"}]
+    found = read("\n".join(json.dumps(line) for line in lines).encode())
+    assert [each.atomicity for each in found] == ["each", "all", "each"]
+    (wrong,) = errors(b'{"beef": "00", "atomicity": "some"}')
+    assert "some" in wrong
+
+
 def test_lines_that_begin_like_no_beef_are_a_payload_each() -> None:
     """Someone may want to see what the pipeline says of them."""
     assert [each.beef for each in read(b"00ff\nabcd\n")] == [b"\x00\xff", b"\xab\xcd"]

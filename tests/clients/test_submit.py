@@ -59,6 +59,17 @@ async def test_a_file_names_requests_and_topics_and_the_command_line_wins(place:
     assert found == {"p0": '["tm_file"]', "mine": '["tm_a", "tm_b"]'}
 
 
+async def test_all_or_nothing_is_asked_for_by_line_or_for_all(place: Place) -> None:
+    given = lines("applied", atomicity="all") + lines("rejected").replace(b"p0", b"p1")
+    assert (await run(submit, "-", given=given, flags=place.flags)).exit_code == 0
+    assert (await run(submit, "--all-or-nothing", "-", given=lines("parked"), flags=place.flags)).exit_code == 0
+    found = {record.value: header(record, "atomicity") for record in await place.ingested(3)}
+    assert found == {b"applied": "all", b"rejected": "", b"parked": "all"}
+    ran = await run(submit, "-", given=lines("applied", atomicity="some"), flags=place.flags)
+    assert ran.exit_code == USAGE
+    assert "'some'" in ran.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [

@@ -10,10 +10,14 @@ from tests.installed import installed
 
 TOPICS = "apply.topics=tm_anytx,tm_helloworld,tm_example=beefline_example:Example"
 
+TELL = "coordinate.tell_after_s=0.5"
+"""An operation that a test leaves undecided is told of soon."""
+
 
 @pytest.fixture(scope="package")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     """Up for all tests of the package; `tm_example` is loaded by the setting."""
     home: Path = tmp_path_factory.mktemp("installation")
-    with installed(home, [TOPICS, "policy.txid_only=resolve", f"trace.file={home / 'trace.jsonl'}"]) as (made, _):
+    flags = [TOPICS, TELL, "policy.txid_only=resolve", f"trace.file={home / 'trace.jsonl'}"]
+    with installed(home, flags) as (made, _):
         yield made

@@ -150,6 +150,23 @@ def test_the_basket_example(installation: Installation, tmp_path: Path) -> None:
     assert listed.stdout.splitlines()[-1] == "1 of 1"
 
 
+def test_the_all_or_nothing_example(installation: Installation) -> None:
+    """A greeting is taken by both topics, or by neither where one of them makes nothing of it."""
+    example, greeting = "examples/python/all_or_nothing.py", str(PAYLOADS / "generated-hello.beef")
+    ran = run(installation, sys.executable, example, greeting, "tm_anytx", "tm_example")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    refused = "tm_example makes nothing of it"
+    assert ran.stdout.splitlines() == [
+        f"rejected topic:tm_anytx admission.nothing topic:tm_example: {refused}",
+        f"rejected topic:tm_example admission.nothing {refused}",
+    ]
+    ran = run(installation, sys.executable, example, greeting, "tm_anytx", "tm_helloworld")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert [line.split() for line in ran.stdout.splitlines()] == [
+        ["applied", "topic:tm_anytx"], ["applied", "topic:tm_helloworld"],
+    ]  # fmt: skip
+
+
 def test_the_python_examples(installation: Installation, tmp_path: Path) -> None:
     file = tmp_path / "payload.beef"
     file.write_text(generated(42).hex())

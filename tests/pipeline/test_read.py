@@ -6,9 +6,10 @@ import pytest
 
 from pipeline import read, state
 from pipeline.codec.tx import Tx, read_tx
+from pipeline.prepare import whole
 from pipeline.state import Memory, head_of
 from schemas.external import Admittance, LiveOutput, Outputs
-from schemas.flow import Accept, Evict
+from schemas.flow import Accept, Decide, Evict, Part, Prepare
 from schemas.types import display, outpoint
 from tests import builders
 from tests.fakes import Owner, apply_of, coin_of_others, made_tx, verified
@@ -44,6 +45,74 @@ def test_a_context_whose_queue_is_not_empty_is_settling(monkeypatch: pytest.Monk
     assert read.context_state(owner.store, ALL).settling
     owner.settle(ALL)
     assert not read.context_state(owner.store, ALL).settling
+
+
+def prepares(owner: Owner, count: int) -> list[Prepare]:
+    """Operations over two contexts, which this one agrees to."""
+    found = []
+    for salt in range(1, count + 1):
+        payload = verified(made_tx([coin_of_others(salt)], 2, salt), offset=salt, contexts=(ALL, KEEP))
+        operation = whole(3, payload, [Part(ALL), Part(KEEP)])
+        owner.do(ALL, operation)
+        found.append(operation)
+    return found
+
+
+def decide(operation: Prepare) -> Decide:
+    verified = operation.apply.verified
+    return Decide(operation.operation, operation.attempt, True, verified.asked, verified.txid)
+
+
+@pytest.mark.invariant("READ-1")
+def test_a_context_names_the_operations_that_are_undecided_there() -> None:
+    """Until they are decided; all answers say how many, and nothing of them is shown."""
+    owner = Owner()
+    first, second = prepares(owner, 2)
+    told = read.context_in_full(owner.store, ALL)
+    assert told.undecided == 2
+    assert {(each.operation, each.txid, each.attempt) for each in told.undecided_operations} == {
+        (each.operation, display(each.apply.verified.txid), 3) for each in (first, second)
+    }
+    page = read.outputs(owner.store, ALL, None, 10)
+    assert (page.outputs, page.state.undecided, page.state.undecided_operations) == ((), 2, ())
+    assert read.context_in_full(owner.store, KEEP).undecided == 0
+    owner.do(ALL, decide(first))
+    (left,) = read.context_in_full(owner.store, ALL).undecided_operations
+    assert left.operation == second.operation
+    owner.do(ALL, decide(second))
+    told = read.context_in_full(owner.store, ALL)
+    assert (told.undecided, told.undecided_operations) == (0, ())
+
+
+def test_so_many_undecided_operations_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred; fewer where their payloads are large."""
+    owner = Owner()
+    prepares(owner, 103)
+    told = read.context_in_full(owner.store, ALL)
+    assert (told.undecided, len(told.undecided_operations)) == (103, 100)
+    name = bytes.fromhex(told.undecided_operations[0].operation)
+    one = len(owner.store.entries[state.key(ALL, state.PREPARED, name)])  # with its hash, which does not count
+    monkeypatch.setattr("pipeline.read.PAGE_BYTES", 2 * one)
+    told = read.context_in_full(owner.store, ALL)
+    assert (told.undecided, len(told.undecided_operations)) == (103, 3)
+
+
+class Counted(Memory):
+    """Counts what is read."""
+
+    reads = 0
+
+    def get(self, key: bytes) -> bytes | None:
+        self.reads += 1
+        return super().get(key)
+
+
+def test_where_nothing_is_undecided_names_cost_nothing() -> None:
+    store = Counted()
+    read.context_state(store, ALL)
+    bare, store.reads = store.reads, 0
+    read.context_in_full(store, ALL)
+    assert store.reads == bare
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 7, 100])
