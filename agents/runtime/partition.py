@@ -18,7 +18,7 @@ from aiohttp import web
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from agents import metrics
-from agents.runtime import crash
+from agents.runtime import crash, hand
 from agents.runtime.board import Batch, Lane, TopicPartition
 from agents.runtime.connection import client_options
 from agents.runtime.copies import RESTORE_CHUNK, Copies
@@ -477,7 +477,8 @@ class Partition:
         if left:
             batch.give_back(left)
         applied = AppliedOffset(done[-1].offset, done[-1].topic, self.lanes.generation, computed.settling)
-        await self._commit(store, producer, outbox, computed, applied)
+        async with hand.waiting():
+            await self._commit(store, producer, outbox, computed, applied)
         batch.finished(done)
         computed.written.count()
         metrics.BATCH_SECONDS.labels(self.stage.name).observe(time.monotonic() - began)
