@@ -13,6 +13,7 @@ from agents.runtime.aside import aside, is_long
 from agents.runtime.chain_watch import ChainWatch
 from agents.runtime.desk import Teller
 from agents.runtime.examining import Examiners
+from agents.runtime.hand import waiting
 from agents.runtime.headers import HeaderSettings
 from agents.runtime.http import HttpSettings, Transport
 from agents.runtime.outcomes import MESSAGE_CHARS, result_out
@@ -167,7 +168,8 @@ class Verify:
         """One question for each distinct root of the batch; scripts outside the known templates run apart."""
         assert self._trackers is not None
         try:
-            tip = await self._trackers.tip()
+            async with waiting():
+                tip = await self._trackers.tip()
             running = {asyncio.ensure_future(self._aside(record, tip)): record for record in batch if is_long(record)}
             try:
                 short = [record for record in batch if not is_long(record)]
@@ -179,7 +181,8 @@ class Verify:
                 short = [record for record in short if id(record) in prepared]
                 plain = [record for record in short if not self._takes_long(prepared[id(record)])]
                 together = [one for one in prepared.values() if isinstance(one, Prepared) and not _has_many_roots(one)]
-                answers = await self._trackers.ask({root for one in together for root in one.plan.roots})
+                async with waiting():
+                    answers = await self._trackers.ask({root for one in together for root in one.plan.roots})
                 if plain:
                     yield plain, Gathered(prepared, answers, tip, {})
                 for record in short:
@@ -242,7 +245,8 @@ class Verify:
     async def _complete(self, record: Inbound, named: Named, tip: Tip) -> Gathered:
         """A payload with what it names put in place; from there on it is one like any other (NAMED-1)."""
         assert self._ancestors is not None  # without it the parser lets none through
-        found = await self._ancestors.find(named.payload.missing, id(record))
+        async with waiting():
+            found = await self._ancestors.find(named.payload.missing, id(record))
         if isinstance(found, Condition):
             return Gathered({id(record): Defer(found, _about(named.parsed))}, {}, tip, {})
         whole = found if isinstance(found, Verdict) else await aside(resolved, named.payload, found, self._policy)
@@ -269,7 +273,9 @@ class Verify:
         if not isinstance(prepared, Prepared):
             return Gathered({id(record): prepared}, {}, tip, {})
         few = () if _has_many_roots(prepared) else prepared.plan.roots
-        return await self._find_out(record, prepared, await self._trackers.ask(few), tip)
+        async with waiting():
+            answers = await self._trackers.ask(few)
+        return await self._find_out(record, prepared, answers, tip)
 
     async def _find_out(
         self, record: Inbound, prepared: Prepared, known: Mapping[RootAt, Answer], tip: Tip
@@ -279,14 +285,16 @@ class Verify:
         answers = known
         if _has_many_roots(prepared):
             roots, own = prepared.plan.roots, dict[RootAt, Answer]()
-            for at in range(0, len(roots), FEW_ROOTS):
-                own |= await self._trackers.ask(roots[at : at + FEW_ROOTS])
+            async with waiting():
+                for at in range(0, len(roots), FEW_ROOTS):
+                    own |= await self._trackers.ask(roots[at : at + FEW_ROOTS])
             answers = own
         scripts: ScriptResults | Condition
-        try:
-            scripts = await self._sandbox.run(prepared.plan.jobs)
-        except BusyError as error:
-            scripts = Condition("script.busy", str(error))
+        async with waiting():
+            try:
+                scripts = await self._sandbox.run(prepared.plan.jobs)
+            except BusyError as error:
+                scripts = Condition("script.busy", str(error))
         gathered = Gathered({id(record): prepared}, answers, tip, scripts)
         if not self._examined_in(prepared.parsed):
             return gathered
@@ -311,7 +319,9 @@ class Verify:
         """
         assert self._examiners is not None
         asked = verified.asked
-        found = await self._examiners.all_of(self._examiners.of(asked.contexts), _transaction(verified))
+        transaction = _transaction(verified)
+        async with waiting():
+            found = await self._examiners.all_of(self._examiners.of(asked.contexts), transaction)
         facts = {context: said for context, said in found.items() if isinstance(said, Examined)}
         failed = {context: said for context, said in found.items() if isinstance(said, ManagerFailed)}
         together = asked.atomicity == "all"

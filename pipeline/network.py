@@ -4,7 +4,8 @@
   ancestors. Refusals of others are kept and change nothing.
 - **Refused** when the last words of all endpoints that count are final (`pipeline/broadcast.py`; of what was accepted
   before, and is not being sent again, a node's word and nobody else's against it), and a second look, a settle time
-  later, that all of them answer, finds no acceptance. So an answer that was on its way is not overtaken.
+  later, that all of them answer, finds no acceptance. So an answer that was on its way is not overtaken. What broadcast
+  sends no more is looked at until then: who counts here may be away, or think otherwise.
 - What is decided may turn: an acceptance after a refusal brings it back, the refusal of what was accepted (a late
   double spend) takes it away, again after a second look. Each turn is a new revision of the same result.
 - Contexts hear each refusal once, and of an acceptance where one that spends the same waits for it. One that comes
@@ -238,9 +239,8 @@ def _heard(before: NetworkStatus, news: Said) -> NetworkStatus:
             words[word.endpoint] = _with_rivals(last, word)
     kept = tuple(words[name] for name in sorted(words))
     news_to_us = list(map(_says, kept)) != list(map(_says, before.words))
-    counting = before.counting if isinstance(news, Heard) else news.endpoints
     looks = 0 if news_to_us else before.looks + isinstance(news, Looked)
-    status = replace(before, words=kept, looks=looks, counting=counting)
+    status = replace(before, words=kept, looks=looks, counting=_counting(before, news))
     if kept:
         status = replace(status, unsent_ms=0)
     if isinstance(news, Heard) and news.path and news.path != status.path:
@@ -259,6 +259,26 @@ def _heard(before: NetworkStatus, news: Said) -> NetworkStatus:
         request_ids=_added(before.request_ids, news.request_ids),
         origin=before.origin or news.origin,
     )
+
+
+def _counting(before: NetworkStatus, news: Said) -> tuple[str, ...]:
+    """Whose last words are to be final.
+
+    Where broadcast gave up, nobody hands it to endpoints that it had missed for long, so that they need not refuse it:
+    it is enough that a look finds them, and no acceptance. Until it does, silence delays it like that of any other.
+    """
+    if isinstance(news, Heard):
+        return before.counting
+    if isinstance(news, Reported) or not _given_up(before):
+        return news.endpoints
+    known = {*before.counting, *(word.endpoint for word in news.words)}
+    return tuple(name for name in news.endpoints if name in known) or before.counting
+
+
+def _given_up(status: NetworkStatus) -> bool:
+    """Whether nobody decided, somebody refuses it, and broadcast does not send it again."""
+    refused = any(word.kind == "refused" for word in status.words)
+    return refused and status.sent and not (status.decided or status.trying)
 
 
 def _with_rivals(last: Word | None, word: Word) -> Word:
@@ -354,9 +374,14 @@ def _next_look(status: NetworkStatus, news: Said, now_ms: int, times: Times) -> 
     if status.settles_ms:
         late = isinstance(news, Looked) and now_ms >= status.settles_ms  # and still nobody decided it
         return now_ms + times.settle_ms if late else status.settles_ms
-    seen = any(word.network and word.kind == "accepted" for word in status.words)
+    if _given_up(status):
+        if not isinstance(news, Looked):
+            return status.look_ms
+        silent = set(news.silent) & set(news.endpoints)
+        return now_ms + min(LOOK_LIMIT_MS, times.settle_ms << (0 if silent else min(status.looks, 16)))
     if status.decided != "accepted":
         return 0
+    seen = any(word.network and word.kind == "accepted" for word in status.words)
     first, limit = (times.unmined_ms, MINE_LIMIT_MS) if seen else (times.unseen_ms, LOOK_LIMIT_MS)
     if any(word.network and word.kind == "refused" for word in status.words):
         first, limit = times.settle_ms, LOOK_LIMIT_MS  # a node thinks otherwise: who took it may do so by now

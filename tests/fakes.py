@@ -135,6 +135,7 @@ class Producer:
         self.written: dict[tuple[str, int], list[Any]] = {}
         self.batches: list[bytes] = []
         self.requests = 0
+        self.takes_s = 0.0
 
     def create_batch(self) -> "Batch":
         return Batch(self.batch_bytes)
@@ -146,7 +147,10 @@ class Producer:
         log += batch.records
         self.batches.append(batch.bytes())
         future: asyncio.Future[Delivered] = asyncio.get_running_loop().create_future()
-        asyncio.get_running_loop().call_soon(_deliver, future, Delivered(begin))
+        if self.takes_s:
+            asyncio.get_running_loop().call_later(self.takes_s, _deliver, future, Delivered(begin))
+        else:
+            asyncio.get_running_loop().call_soon(_deliver, future, Delivered(begin))
         return future
 
     def values(self, topic: str) -> list[bytes]:

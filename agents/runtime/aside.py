@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
+from agents.runtime.hand import computing
 from agents.runtime.records import Inbound
 
 P = ParamSpec("P")
@@ -33,7 +34,8 @@ def is_long(record: Inbound) -> bool:
 async def aside(work: Callable[P, T], *args: P.args, **more: P.kwargs) -> T:
     """What `work` returns or raises. Given up, it still runs to its end; nobody gets what it finds."""
     loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(_thread, lambda: work(*args, **more))
+    async with computing():
+        return await loop.run_in_executor(_thread, lambda: work(*args, **more))
 
 
 def share_fairly() -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from agents.runtime.ledger import Ledger
 from agents.runtime.records import Inbound
-from agents.runtime.suspects import Suspicion, mark_in_hand, mark_open, mark_untouched
+from agents.runtime.suspects import Suspicion, mark_in_hand, mark_open, mark_untouched, mark_waiting
 
 TopicPartition = tuple[str, int]
 
@@ -33,7 +33,9 @@ class Lane:
         self.start = start
         self.careful_until = start + careful_for if suspicion.one_by_one else start
         self.marked = False  # the group knows that inputs are in hand
-        self.in_hand = False  # its first input, and no other one in this process that goes one by one
+        self.alone = -1  # the offset of an input that is in hand, and no other one in this process that goes one by one
+        self.in_hand = False  # that input is being computed
+        self.waits = False  # that input waits for the world
         self.served = False  # by a loop of its own
         self.gone = False  # given back
         self.arrived = asyncio.Event()
@@ -56,7 +58,9 @@ class Lane:
         before = self.suspicion if offset == self.start else Suspicion()
         if not self.ledger:
             return Position(offset, mark_untouched(before))
-        return Position(offset, mark_in_hand(before) if self.in_hand else mark_open(before))
+        if offset == self.alone and (self.in_hand or self.waits):
+            return Position(offset, mark_in_hand(before) if self.in_hand else mark_waiting(before))
+        return Position(offset, mark_open(before))
 
 
 class Batch:

@@ -7,14 +7,11 @@ from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 from agents.runtime.board import Board, Lane, Position, TopicPartition
+from agents.runtime.hand import Hand, held
 from agents.runtime.suspects import Suspicion
 from schemas.external import Severity
 
 log = logging.getLogger(__name__)
-
-WAITS_S = 1.0
-"""An input that is alone in hand while the loop is free for so long waits for the world: whatever ends the process
-then is not the input."""
 
 
 class Group(Protocol):
@@ -190,32 +187,13 @@ class Desk:
     async def alone(self, lane: Lane) -> AsyncIterator[None]:
         """One input of a lane that goes one by one: nothing else that may kill the process is in hand meanwhile.
 
-        With two in hand, the innocent one would be taken for the other's end. So would one that waits for the world,
-        for somebody's kill: its mark is taken back after `WAITS_S`, until it is touched again.
+        With two in hand, the innocent one would be taken for the other's end. It is marked while it is computed, and
+        not while it waits (`hand.py`).
         """
         async with self._alone:
-            await self.touch(lane)
-            waiting = asyncio.ensure_future(self._waits(lane))
-            try:
+            async with held(Hand(lane, self.commit)):
                 yield
-            finally:
-                waiting.cancel()
-                await asyncio.wait((waiting,))
-                lane.in_hand = False
-            if not waiting.cancelled():
-                waiting.result()
             await self.commit()
-
-    async def touch(self, lane: Lane) -> None:
-        """The input that a lane has alone in hand is about to be touched."""
-        if not lane.in_hand:
-            lane.in_hand = True
-            await self.commit()
-
-    async def _waits(self, lane: Lane) -> None:
-        await asyncio.sleep(WAITS_S)
-        lane.in_hand = False
-        await self.commit()
 
     async def commit(self) -> bool:
         """Send the positions that moved, or whose mark changed, since they were last sent."""
@@ -230,6 +208,8 @@ class Desk:
             for lane in (self.board.lanes[tp] for tp in moved):
                 if not lane.ledger:
                     lane.marked = False  # from here on the group takes it that nothing is in hand
+            for tp in moved:
+                self._sent.pop(tp, None)  # given up on its way, it may have come or not
             if not moved or not await self.group.commit_positions(moved):
                 return False
             self._sent.update({tp: at for tp, at in moved.items() if tp in self.board.lanes})

@@ -361,17 +361,17 @@ class Endpoints:
         return up or self.names
 
     async def look_up(self, txid: Txid, whom: str = "") -> Found | None:
-        """Where a transaction stands with every endpoint that knows it; None where none answers.
+        """Where a transaction stands with every endpoint that knows it; None where none answers of those that count.
 
         whom: the one endpoint to ask; all, where it is empty, no longer among the settings, or cannot be asked. Where
-        none of them can, nobody knows more than was said: `Found` is empty.
+        none of them can, or none that can has been reached for long, nobody knows more than was said: `Found` is empty.
         """
         can = [endpoint for endpoint in self._endpoints if endpoint.dialect.look_up(txid) is not None]
         if not can:
             return Found((), ())
         asked = [endpoint for endpoint in can if endpoint.name == whom] or can
         replies = await asyncio.gather(*(self._look_up(endpoint, txid) for endpoint in asked))
-        if all(reply is None for reply in replies):
+        if all(reply is None for reply in replies) and (asked != can or {e.name for e in asked} & set(self.counting())):
             return None
         now_ms = int(time.time() * 1000)
         known = [

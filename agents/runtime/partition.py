@@ -19,7 +19,7 @@ from aiohttp import web
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from agents import metrics
-from agents.runtime import crash
+from agents.runtime import crash, hand
 from agents.runtime.board import Batch, Lane, TopicPartition
 from agents.runtime.connection import client_options
 from agents.runtime.copies import RESTORE_CHUNK, Copies
@@ -494,7 +494,8 @@ class Partition:
             batch.give_back(left)
         undecided = tuple(sorted(computed.undecided))
         applied = AppliedOffset(done[-1].offset, done[-1].topic, self.lanes.generation, computed.settling, undecided)
-        await self._commit(store, producer, outbox, computed, applied)
+        async with hand.waiting():
+            await self._commit(store, producer, outbox, computed, applied)
         batch.finished(done)
         computed.written.count()
         metrics.BATCH_SECONDS.labels(self.stage.name).observe(time.monotonic() - began)

@@ -15,6 +15,7 @@ from agents.runtime.aside import aside, is_long
 from agents.runtime.board import Batch, Lane
 from agents.runtime.desk import Desk
 from agents.runtime.door import Door
+from agents.runtime.hand import waiting
 from agents.runtime.outbox import Outbox, TooLarge
 from agents.runtime.outcomes import Router
 from agents.runtime.records import Decision, Inbound, WorldCondition
@@ -250,13 +251,16 @@ class Runner(Generic[G]):
         left = {(record.topic, record.partition, record.offset): record for record in batch.records}
         try:
             async with aclosing(self.stage.gather(batch.records)) as gathering:
-                async for records, gathered in gathering:
+                while True:
+                    async with waiting():
+                        found = await anext(gathering, None)
+                    if found is None:
+                        break
+                    records, gathered = found
                     for record in records:
                         del left[record.topic, record.partition, record.offset]
-                    if self._alone and records and (lane := batch.lane_of(records[0])) in self._alone:
-                        await self.desk.touch(lane)
                     await self._decide(batch, records, gathered)
-                    del gathered  # it may be large, and the next is asked for from here on
+                    del found, gathered  # it may be large, and the next is asked for from here on
         except WorldCondition as condition:
             self._pause(condition)
             batch.give_back(list(left.values()))
@@ -295,11 +299,16 @@ class Runner(Generic[G]):
     async def _settle(self, batch: Batch, records: Sequence[Inbound], decisions: Sequence[Decision]) -> None:
         """Write what follows from the decisions, then acknowledge their records (ACK-1)."""
         assert self.outbox is not None
-        async with self._flushes:
+        async with waiting():
+            await self._flushes.acquire()
+        try:
             written = self.route(records, decisions, self.outbox)
             crash.point(crash.BEFORE_PRODUCE)
-            await self.outbox.send(written.outs)
+            async with waiting():
+                await self.outbox.send(written.outs)
             crash.point(crash.BEFORE_COMMIT)
+        finally:
+            self._flushes.release()
         batch.finished(records)
         written.count()
 

@@ -8,9 +8,9 @@ knows how the last owner ended:
     "hand=N"    this very input was in hand, alone, for the N-th time
 
 Two processes that ended uncleanly at one offset make the third go record by record, one in the whole process, each
-marked before it is touched, and not while it waits for the world. An input that was in hand alone at three ends is
-given up. A process that stops in order
-leaves the marks of what it did not touch as it found them.
+marked while it is computed, and not while it waits for the world (`hand.py`): who ends then was ended by somebody, and
+says nothing against it. An input that was in hand alone at three ends in a row is given up. A process that stops in
+order leaves the marks of what it did not touch as it found them.
 """
 
 from msgspec import Struct
@@ -62,6 +62,14 @@ def mark_untouched(before: Suspicion) -> str:
     if before.in_hand:
         return f"hand={before.in_hand}"
     return f"open={before.ends}" if before.ends else ""
+
+
+def mark_waiting(before: Suspicion) -> str:
+    """Metadata while one input alone waits for the world: ends with it in hand are no longer in a row.
+
+    But for one that is given up, which waits for its letter to be written.
+    """
+    return mark_open(before if before.given_up else Suspicion(ends=before.ends))
 
 
 def mark_in_hand(before: Suspicion) -> str:

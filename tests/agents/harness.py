@@ -215,6 +215,14 @@ class Bench:
         name = topic.named(self.prefix)
         return {tp.partition: at.offset for tp, at in found.items() if tp.topic == name and at.offset >= 0}
 
+    async def ends(self, topic: Topic) -> dict[int, int]:
+        """Where the log ends for who reads committed records, by partition."""
+        cluster = await look(self.kafka, self.topics)
+        partitions = [TopicPartition(topic.named(self.prefix), p) for p in range(cluster.partitions[topic.name])]
+        async with self.reader() as consumer:
+            ends = await consumer.end_offsets(partitions)
+        return {tp.partition: end for tp, end in ends.items()}
+
     async def lag(self, stage: str, topic: Topic) -> int:
         """Records and markers between the group's position and the log's end, as Kafka's own tool counts."""
         cluster = await look(self.kafka, self.topics)

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from agents.broadcast import Broadcast
 from agents.runtime.endpoint_settings import BroadcastSettings, chosen
-from agents.runtime.endpoints import Endpoints, NoEndpoint
+from agents.runtime.endpoints import Endpoints, Found, NoEndpoint
 from agents.runtime.http import HttpSettings, Remote, Transport, patience_s
 from pipeline.broadcast import Waits
 from pipeline.broadcasters import Policy
@@ -575,6 +575,18 @@ async def test_nobody_that_can_be_asked_knows_more(world: World) -> None:
     found = await endpoints.look_up(bytes(32))
     assert found is not None
     assert (found.words, found.paths) == ((), ())
+
+
+async def test_who_is_down_for_long_is_waited_for_where_nobody_else_counts() -> None:
+    """Beside one that tells no status it counts no longer, and a look comes to its end; alone it always counts."""
+    gone, teranode = "arc=http://127.0.0.1:1", "teranode=http://127.0.0.1:2"
+    async with Transport(HttpSettings()) as transport:
+        for beside, comes_back in (((teranode,), False), ((), True)):
+            endpoints = Endpoints(BroadcastSettings(endpoints=(gone, *beside), down_limit_s=0.05), transport)
+            assert await endpoints.look_up(bytes(32)) is None, "it has only just fallen silent"
+            await asyncio.sleep(0.06)
+            found = await endpoints.look_up(bytes(32))
+            assert found == (None if comes_back else Found((), (), ("arc@127.0.0.1:1",)))
 
 
 async def test_where_the_taker_cannot_be_asked_the_others_are(world: World) -> None:

@@ -26,6 +26,7 @@ from schemas.flow import OPERATION, Evict, Readmit
 from schemas.journal import JOURNAL as JOURNAL_SCHEMA
 from schemas.types import display
 from tests.e2e.asking import Talk, until
+from tests.hurrying import hurried
 from topics.registry import DEAD_LETTERS, JOURNAL, OPERATIONS, PARSED, TRANSACTIONS
 
 pytestmark = pytest.mark.broker
@@ -141,7 +142,8 @@ async def test_who_lost_a_coin_comes_back_when_its_rival_is_evicted_and_the_riva
     assert (await talk.network(sent)).outcome == "accepted"
 
     loser = await talk.send(shop.frame(Bag([funding], [second])))
-    (lost,) = await talk.decisions(loser)
+    async with hurried():
+        (lost,) = await talk.decisions(loser)
     assert (lost.outcome, lost.code, lost.competing) == ("rejected", "conflict.double-spend", (display(first.txid),))
     entries = [JOURNAL_SCHEMA.decode(record.value) for record in await talk.read_end(JOURNAL, 20)]
     assert ("accept", first.txid) in {(entry.kind, entry.txid) for entry in entries}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ops import chaos
+from tests.faults.short import short
 
 pytestmark = pytest.mark.broker
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.broker
 @pytest.mark.invariant("STATUS-4")
 async def test_endpoints_fail_in_every_way_while_the_broadcaster_is_killed() -> None:
     """60,000 payloads at 1,000 a second in `make chaos`: each fault alone, then at random."""
-    outcome = await chaos.run("endpoints", payloads=1_000, faults=10, rate=25, seed=5)
+    outcome = await short("endpoints", 1_000, faults=10, rate=25, seed=5)
     assert outcome.report.findings == ()
     assert outcome.report.pending == ()
     assert outcome.report.counts["network: accepted"] == 1_000

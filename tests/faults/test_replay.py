@@ -13,6 +13,7 @@ from ops.installation import Installation
 from ops.instruments.audit import audit
 from schemas.external import Event
 from tests.agents.harness import Bench, until
+from tests.hurrying import hurried
 from topics.registry import EVENTS, INGEST, JOURNAL, OPERATIONS, RESULTS, group
 
 pytestmark = pytest.mark.broker
@@ -52,7 +53,12 @@ async def reset(installation: Installation, stage: str, topic: str, *to: str) ->
 
 
 async def test_parse_and_apply_set_back_and_forth(tmp_path: Path) -> None:
-    installation = Installation()
+    async with hurried():
+        await set_back_and_forth(tmp_path)
+
+
+async def set_back_and_forth(tmp_path: Path) -> None:
+    installation = Installation(flags=["status.settle_s=2"])
     try:
         loaded = await installation.start()
         settings = loaded.settings

@@ -20,6 +20,7 @@ from ops.instruments.wire import Entry, write_beef, write_bump
 from ops.instruments.workshop import Bag, Workshop
 from ops.running import running_workers
 from ops.simulate.endpoint import TxScript
+from ops.status import group_lags
 from pipeline.results import network_id
 from schemas.external import RESULT, Result
 from schemas.journal import JOURNAL as JOURNAL_SCHEMA
@@ -28,8 +29,9 @@ from schemas.types import Txid, display
 from tests.agents.harness import Bench
 from tests.e2e.asking import Talk
 from tests.faults.test_replay import reset
+from tests.hurrying import hurried
 from tests.later.conftest import SECRET
-from topics.registry import INGEST, JOURNAL, RESULTS, TRANSACTIONS
+from topics.registry import BY_NAME, INGEST, JOURNAL, RESULTS, TIERS, TRANSACTIONS
 from topics.registry import NETWORK_STATUS as STATUS_TOPIC
 
 pytestmark = pytest.mark.broker
@@ -37,6 +39,9 @@ pytestmark = pytest.mark.broker
 World = tuple[Installation, asyncio.AbstractEventLoop]
 
 WITHIN_S = 60.0
+
+FOLLOWS_S = 2.0
+"""A settle time, the look at its end, and what that comes to."""
 
 
 class Life(Talk):
@@ -168,7 +173,7 @@ def shop(world: World) -> Workshop:
 @pytest.fixture
 async def life(world: World, shop: Workshop) -> AsyncIterator[Life]:
     life = Life(world[0], shop)
-    async with life:
+    async with life, hurried():
         yield life
 
 
@@ -201,6 +206,34 @@ async def kinds(bench: Bench, txid: Txid) -> dict[str, list[str]]:
     return found
 
 
+async def heard_again(life: Life, bench: Bench) -> None:
+    """Whatever waits in a tier by now has returned, and what came of it is written."""
+    ends = {tier: await bench.ends(tier) for tier in map(BY_NAME.__getitem__, TIERS)}
+
+    async def returned() -> bool:
+        at = {tier: await bench.positions("retry", tier) for tier in ends}
+        return all(at[tier].get(number, 0) >= end for tier, of in ends.items() for number, end in of.items() if end)
+
+    async def written() -> bool:
+        lags = await group_lags(life.settings.kafka, life.settings.topics)
+        return not any(lag for stage, lag in lags.items() if stage != "retry")
+
+    await life.until(returned, True)
+    await life.until(written, True)
+
+
+async def stands(life: Life, bench: Bench) -> None:
+    """Wait until conditions that come back, once and again, bring no further result."""
+    before, now = -1, len(await bench.read(RESULTS))
+    async with asyncio.timeout(WITHIN_S):
+        while before != now:
+            before = now
+            for _ in range(2):
+                await heard_again(life, bench)
+                await asyncio.sleep(FOLLOWS_S)
+            now = len(await bench.read(RESULTS))
+
+
 async def replayed(life: Life, world: World, bench: Bench, *requests: str) -> None:
     """Parse set back to its beginning: ids are equal, and the highest revisions say what they said.
 
@@ -216,7 +249,7 @@ async def replayed(life: Life, world: World, bench: Bench, *requests: str) -> No
         return len(await bench.read(RESULTS)) >= seen + sent
 
     await life.until(again, True)
-    await asyncio.sleep(12)  # conditions come back once
+    await stands(life, bench)
     after = await bench.standing()
     assert before.keys() <= after.keys()
     # A proof of a block that was replaced since is refused before any context.

@@ -113,6 +113,93 @@ def test_a_second_look_that_an_endpoint_does_not_answer_decides_nothing() -> Non
     assert told.status.decided == "refused"
 
 
+def given_up(*words: Word, endpoints: tuple[str, ...] = (A,)) -> Told:
+    """Refused by whoever answered, after the others had been down for longer than the limit: nothing is sent again."""
+    told = Told()
+    told.hear(Reported(words or (no(A),), endpoints, False, ("topic:tm_x",), ("r1",), ORIGIN))
+    assert (told.status.decided, told.status.look_ms) == ("", NOW + 30_000)
+    return told
+
+
+@pytest.mark.invariant("STATUS-2")
+@pytest.mark.parametrize("looks", [1, 2, 40])
+def test_what_broadcast_gave_up_is_looked_at_until_a_silent_endpoint_counts_no_longer(looks: int) -> None:
+    """Broadcast has missed it for longer than status has."""
+    told = given_up()
+    at_ms = NOW + 30_000
+    for _ in range(looks):
+        told.hear(Looked((), BOTH, at_ms, (B,)), at_ms)
+        assert (told.status.decided, told.status.look_ms) == ("", at_ms + 30_000)
+        at_ms += 30_000
+    told.hear(Looked((), (A,), at_ms, (B,)), at_ms)
+    assert (told.status.decided, told.status.endpoint, told.results) == ("refused", A, {1: "refused"})
+    assert told.contexts == {"topic:tm_x": "evict"}
+
+
+@pytest.mark.invariant("STATUS-2")
+@pytest.mark.parametrize(
+    ("words", "decided"),
+    [((), "refused"), ((no(B, NOW + 60_000),), "refused"), ((seen(B, NOW + 60_000),), "accepted")],
+    ids=["it does not know it", "it refuses it", "it has it"],
+)
+def test_what_broadcast_gave_up_is_decided_when_the_silent_endpoint_answers(
+    words: tuple[Word, ...], decided: str
+) -> None:
+    told = given_up()
+    told.hear(Looked((), BOTH, NOW + 30_000, (B,)), NOW + 30_000)
+    told.hear(Looked(words, BOTH, NOW + 60_000), NOW + 60_000)
+    assert (told.status.decided, told.results) == (decided, {1: decided})
+
+
+@pytest.mark.invariant("STATUS-2")
+def test_what_broadcast_gave_up_is_decided_where_the_missing_endpoint_cannot_be_asked() -> None:
+    """Teranode tells nobody where a transaction stands: no look can find it silent, and it counts as long."""
+    teranode = "teranode@t"
+    before = Told()
+    before.hear(Reported((no(A), word(teranode, "condition")), (A, teranode), False, (), ("r1",), ORIGIN, again=True))
+    for told in (given_up(), before):
+        told.hear(Reported((no(A, NOW + 1),), (A,), False, ("topic:tm_x",), ("r1",), ORIGIN), NOW)
+        told.hear(Looked((), (A, teranode), NOW + 30_000), NOW + 30_000)
+        assert (told.status.decided, told.results) == ("refused", {1: "refused"})
+
+
+@pytest.mark.invariant("STATUS-2")
+def test_what_broadcast_gave_up_and_another_keeps_waiting_is_looked_at_ever_more_rarely() -> None:
+    """It came back, and has it without its ancestors: that is neither yes nor no."""
+    told = given_up()
+    at_ms = NOW + 30_000
+    waits = []
+    for _ in range(8):
+        told.hear(Looked((word(B, "condition", at_ms, asked=True),), BOTH, at_ms), at_ms)
+        assert told.status.decided == ""
+        waits.append(told.status.look_ms - at_ms)
+        told.hear(Heard((no(A, at_ms + 1),)), at_ms + 1)  # what else is heard puts no look off
+        assert told.status.look_ms == at_ms + waits[-1]
+        at_ms = told.status.look_ms
+    assert waits == [30_000 << n for n in range(5)] + [LOOK_LIMIT_MS] * 3
+    told.hear(Looked((), BOTH, at_ms, (B,)), at_ms)  # away again
+    assert told.status.look_ms == at_ms + 30_000
+    for at_ms in (at_ms + 30_000, at_ms + 60_000):  # noqa: B020 - both are counted from the last
+        told.hear(Looked((), (A,), at_ms, (B,)), at_ms)
+    assert (told.status.decided, told.results) == ("refused", {1: "refused"})
+
+
+@pytest.mark.invariant("STATUS-2")
+def test_what_broadcast_gave_up_is_decided_when_who_refused_it_is_away_for_long_too() -> None:
+    told = given_up()
+    told.hear(Looked((), (B,), NOW + 30_000, (A,)), NOW + 30_000)
+    assert (told.status.decided, told.status.endpoint) == ("refused", A)
+
+
+@pytest.mark.invariant("STATUS-2")
+def test_what_broadcast_tries_again_is_left_to_it() -> None:
+    told = Told()
+    told.hear(Reported((no(A),), BOTH, False, ("topic:tm_x",), ("r1",), ORIGIN, again=True))
+    assert (told.status.settles_ms, told.status.look_ms) == (0, 0)
+    told.hear(Looked((), BOTH, NOW + 30_000, (B,)), NOW + 30_000)
+    assert (told.status.decided, told.status.look_ms) == ("", 0)
+
+
 @pytest.mark.invariant("STATUS-2")
 def test_an_acceptance_that_was_on_its_way_comes_before_the_second_look() -> None:
     told = Told()
