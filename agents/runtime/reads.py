@@ -25,9 +25,9 @@ from agents.runtime.settings import KafkaSettings, TopicSettings
 from agents.runtime.shelf import Readable
 from agents.runtime.store import Store
 from pipeline import journal, listed, read
-from pipeline.baskets import CHANGE, OWNED, BadInstruction, basket_name, name_of
+from pipeline.baskets import CHANGE, FIELD_BYTES, FIELD_NUMBERS, OWNED, BadInstruction, basket_name, name_of
 from pipeline.state import Corrupt, head_of
-from schemas.baskets import BasketOutputs, Baskets
+from schemas.baskets import BasketOutputs, Baskets, FieldValues
 from schemas.external import ContextState, ExportedEntry, JournalPage, Outputs, Standing, TransactionStanding
 from schemas.members import Held
 from schemas.types import Context, Txid, display, from_display, is_context, is_topic_name
@@ -45,15 +45,15 @@ FORWARD_S = 10.0
 """For another worker's answer: its patience and the way."""
 
 MOST = 1_000
-"""Outputs or entries in an answer; of each a few hundred bytes."""
+"""Outputs, entries or values in an answer; of each a few hundred bytes."""
 
 MOST_LISTED = 10_000
 """As BRC-100 has it."""
 
 MOST_ASKED = 100
-"""Tags in a question: of each the outputs are gone through."""
+"""Tags and fields in a question: of each the outputs are gone through."""
 
-Stated = ContextState | Outputs | BasketOutputs | Baskets
+Stated = ContextState | Outputs | BasketOutputs | Baskets | FieldValues
 """What is told of one context."""
 
 NEAR = 1_000
@@ -128,6 +128,7 @@ class Reads:
             ("/owners/{owner}/state", self._owner_state),
             ("/owners/{owner}/baskets", self._baskets),
             ("/owners/{owner}/outputs", self._listed),
+            ("/owners/{owner}/values", self._values),
             ("/owners/{owner}/change", self._change),
             ("/transactions/{txid}", self._transaction),
             ("/journal/{context}", self._entries),
@@ -194,6 +195,24 @@ class Reads:
         """What pays the owner: for the wallet itself."""
         return await self._outputs_of(request, lambda _: CHANGE)
 
+    async def _values(self, request: web.Request) -> web.Response:
+        """What a field of a basket's outputs holds."""
+        context, asked = _owner(request), request.query
+        try:
+            basket = basket_name(asked.get("basket", ""))
+        except BadInstruction as error:
+            raise Refused(400, "bad-request", str(error)) from error
+        if "field" not in asked:
+            raise Refused(400, "bad-request", "field is the number of one")
+        number = _number(request, "field", 0, most=FIELD_NUMBERS[-1], least=0)
+        only, after = (_value(name, asked[name]) if name in asked else None for name in ("value", "after"))
+        limit = _number(request, "limit", 100, most=MOST)
+
+        def told(store: Store) -> FieldValues:
+            return listed.values(store, context, basket, number, only=only, after=after, limit=limit)
+
+        return await self._of_context(request, context, told)
+
     async def _outputs_of(self, request: web.Request, name: Callable[[str], str]) -> web.Response:
         context, asked = _owner(request), request.query
         try:
@@ -204,18 +223,21 @@ class Reads:
         mode = asked.get("tagQueryMode", "any")
         if mode not in ("any", "all"):
             raise Refused(400, "bad-request", "tagQueryMode is `any` or `all`")
-        if len(tags) > MOST_ASKED:
-            raise Refused(400, "bad-request", f"{MOST_ASKED} tags at most")
+        fields = tuple(_field(given) for given in asked.getall("field", ()))
+        if len(tags) + len(fields) > MOST_ASKED:
+            raise Refused(400, "bad-request", f"{MOST_ASKED} tags and fields at most")
         wanted = listed.Wanted(
             basket=basket,
             tags=tags,
             every_tag=mode == "all",
+            fields=fields,
             limit=_number(request, "limit", 10, most=MOST_LISTED),
             offset=_number(request, "offset", 0, least=0),
             locking_scripts=_include(request),
             custom_instructions=_flag(request, "includeCustomInstructions"),
             with_tags=_flag(request, "includeTags"),
             labels=_flag(request, "includeLabels"),
+            with_fields=_flag(request, "includeFields"),
         )
         return await self._of_context(request, context, lambda store: listed.outputs(store, context, wanted))
 
@@ -514,6 +536,25 @@ def _number(request: web.Request, name: str, default: int, most: int = (1 << 63)
     if not given.isascii() or not given.isdecimal() or not least <= int(given) <= most:
         raise Refused(400, "bad-request", f"{name} is a number from {least} to {most}")
     return int(given)
+
+
+def _field(given: str) -> tuple[int, bytes]:
+    """What an output is to have: a field's number and its value."""
+    number, equals, value = given.partition("=")
+    if not equals or not number.isascii() or not number.isdecimal() or int(number) not in FIELD_NUMBERS:
+        last = FIELD_NUMBERS[-1]
+        raise Refused(400, "bad-request", f"field is number=value: a number from 0 to {last}, a value in hexadecimal")
+    return int(number), _value("field", value)
+
+
+def _value(name: str, given: str) -> bytes:
+    try:
+        value = bytes.fromhex(given)
+    except ValueError as error:
+        raise Refused(400, "bad-request", f"{name} is hexadecimal: {error}") from error
+    if len(value) > FIELD_BYTES:
+        raise Refused(400, "bad-request", f"{name}: values of {FIELD_BYTES} bytes at most are indexed")
+    return value
 
 
 def _flag(request: web.Request, name: str) -> bool:
