@@ -22,9 +22,14 @@ import msgspec
 from schemas.baskets import BasketOutputs, Baskets, FieldValue, FieldValues
 from schemas.external import ContextState, ExportedEntry, JournalPage, LiveOutput, Outputs, TransactionStanding
 
-__all__ = ["Consistency", "NoAnswer", "StateReader"]
+__all__ = ["Consistency", "Include", "NoAnswer", "StateReader"]
 
 Consistency = Literal["strong", "any"]
+
+Include = Literal["locking scripts", "entire transactions"]
+"""What of the transactions to tell. `entire transactions`: the answer's `beef` has those of its outputs, with their
+ancestors down to proven ones. A page is smaller then where those of all its outputs would be too much for one BEEF: the
+next begins `len(outputs)` further."""
 
 T = TypeVar("T")
 
@@ -39,7 +44,7 @@ class NoAnswer(Exception):  # noqa: N818 - what the installation says
     """No answer, and why.
 
     error: `bad-request`; to be asked again later: `behind`, `moved`, `nobody`, `incomplete`, `differs`, `unreachable`,
-    `no-broker`; or `broken`: an operator has to look first.
+    `no-broker`; `not-kept`: the journal does not hold what is asked for; or `broken`: an operator has to look first.
     """
 
     def __init__(self, error: str, message: str) -> None:
@@ -128,7 +133,7 @@ class StateReader:
         tags: Sequence[str] = (),
         tag_query_mode: Literal["any", "all"] = "any",
         fields: Mapping[int, bytes] | None = None,
-        include: Literal["locking scripts"] | None = None,
+        include: Include | None = None,
         include_custom_instructions: bool = False,
         include_tags: bool = False,
         include_labels: bool = False,
@@ -195,7 +200,7 @@ class StateReader:
         self,
         owner: str,
         *,
-        include: Literal["locking scripts"] | None = None,
+        include: Include | None = None,
         limit: int = 10,
         offset: int = 0,
         consistency: Consistency = "strong",

@@ -176,6 +176,7 @@ def _submit(
         admittance=admittance,
         manager=rule.name,
         submission=submission,
+        brought=sequence,
     )
     here.put(state.TX, verified.txid, applied)
     entry = here.journal(

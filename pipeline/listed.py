@@ -1,14 +1,14 @@
 """What an owner's baskets hold, as those who ask are told: BRC-100's `listOutputs` (READ-1)."""
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from itertools import groupby, islice, takewhile
 
 import msgspec
 
 from pipeline import baskets, listing, state
 from pipeline.codec.tx import Tx, read_tx
-from pipeline.read import context_state, shown, value
+from pipeline.read import PAGE_BYTES, context_state, read_outpoint, shown, value
 from pipeline.state import Ordered, View
 from schemas.baskets import (
     BasketOutput,
@@ -23,7 +23,7 @@ from schemas.baskets import (
     Tally,
 )
 from schemas.state import Applied
-from schemas.types import Context, Outpoint
+from schemas.types import Context, Outpoint, Txid
 
 _applied = msgspec.msgpack.Decoder(Applied).decode
 _placed = msgspec.msgpack.Decoder(Placed).decode
@@ -126,6 +126,44 @@ def outputs(view: Ordered, context: Context, wanted: Wanted) -> BasketOutputs:
             page.append(point)
         total += 1
     return _page(view, context, wanted, page, total)
+
+
+MOST_WHOLE = 100
+"""Transactions whose payloads are looked for in the journal for one answer: each is a question to the broker."""
+
+
+class Brought(msgspec.Struct, frozen=True):
+    """A transaction, and which entry of its context's journal holds the payload it came with."""
+
+    txid: Txid
+    sequence: int  # 0: nobody noted it
+    since_ms: int  # the payload came then, and the entry was written later
+
+
+def brought(view: View, context: Context, page: BasketOutputs) -> tuple[Brought, ...]:
+    """Of a page's transactions those that come first, and whose payloads one answer may hold.
+
+    Cost: one transaction's bytes at a time, no further one once they came to `PAGE_BYTES`.
+
+    Raises:
+        pipeline.state.Corrupt: a value does not match its hash.
+    """
+    found: list[Brought] = []
+    size = 0
+    for txid in dict.fromkeys(read_outpoint(output.outpoint)[:32] for output in page.outputs):
+        if len(found) == MOST_WHOLE or size >= PAGE_BYTES:
+            break
+        stored = value(view, context, state.TX, txid) or b""
+        size += len(stored)
+        applied = _applied(stored)
+        found.append(Brought(txid, applied.brought, applied.origin.timestamp_ms))
+    return tuple(found)
+
+
+def cut(page: BasketOutputs, txids: Container[Txid], beef: bytes) -> BasketOutputs:
+    """The page's outputs before the first of another transaction than these, with these whole."""
+    outputs = tuple(takewhile(lambda output: read_outpoint(output.outpoint)[:32] in txids, page.outputs))
+    return msgspec.structs.replace(page, outputs=outputs, beef=beef)
 
 
 def _in_any(view: Ordered, context: Context, groups: Sequence[bytes]) -> Iterator[Outpoint]:

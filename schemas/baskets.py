@@ -6,7 +6,7 @@ The header `baskets` of an ingest record is a JSON array of `BasketInstruction`,
 
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from schemas.external import ContextState
 from schemas.types import Outpoint, Txid
@@ -142,12 +142,13 @@ class BasketOutput(Struct, frozen=True, rename="camel", omit_defaults=True, kw_o
     verified: bool | None = None  # of change: whether it was found to pay the owner's key
 
 
-class BasketOutputs(Struct, frozen=True, rename="camel", kw_only=True):
+class BasketOutputs(Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
     """What `listOutputs` answers, and the state it is of."""
 
     state: ContextState
     total_outputs: int  # that match, on all pages
     outputs: tuple[BasketOutput, ...]
+    beef: bytes | None = field(default=None, name="BEEF")  # base64: their whole transactions, down to proven ones
 
 
 class BasketSummary(Struct, frozen=True, kw_only=True):

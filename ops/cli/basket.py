@@ -1,6 +1,7 @@
 """`beefline basket`: what owners' baskets hold, from any worker."""
 
 import asyncio
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -27,6 +28,12 @@ def basket() -> None:
     "--field", "fields", multiple=True, metavar="N=HEX", help="Only outputs whose field N has it; all that are named."
 )
 @click.option("--scripts", is_flag=True, help="Their locking scripts too.")
+@click.option(
+    "--beef",
+    "whole",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write their whole transactions to this file, as BEEF down to proven ones.",
+)
 @click.option("--limit", default=10, show_default=True, metavar="N", help="At most so many, up to 10,000.")
 @click.option("--offset", default=0, metavar="N", help="Leave out so many before.")
 @click.option("--any", "anything", is_flag=True, help="What is there, at once; else no older than this question.")
@@ -42,6 +49,7 @@ def list_(
     all_tags: bool,
     fields: tuple[str, ...],
     scripts: bool,
+    whole: Path | None,
     limit: int,
     offset: int,
     anything: bool,
@@ -58,13 +66,16 @@ def list_(
 
     if change and (name is not None or tags or fields):
         fail("--change lists the wallet's own basket, which has no name to give, no tags and no fields")
+    if whole is not None and (scripts or (name is None and not change)):
+        fail("--beef is of one basket's outputs, and in place of --scripts")
     if (tags or fields) and name is None:
         fail("tags and fields are looked for in one basket: name it")
     values = dict(map(_field, fields))
     if len(values) < len(fields):
         fail("a field has one value: name it once")
     asked: dict[str, Any] = {"consistency": "any" if anything else "strong", "min_sequence": min_sequence}
-    page: dict[str, Any] = {"limit": limit, "offset": offset, "include": "locking scripts" if scripts else None}
+    include = "entire transactions" if whole is not None else "locking scripts" if scripts else None
+    page: dict[str, Any] = {"limit": limit, "offset": offset, "include": include}
     url, token = worker_of(loaded, address)
 
     async def run() -> "Baskets | BasketOutputs":
@@ -83,7 +94,18 @@ def list_(
         found = asyncio.run(run())
     except NoAnswer as error:
         fail(str(error), 1)
+    if whole is not None:
+        _write(whole, found)
     click.echo(msgspec.json.encode(found).decode() if as_json else "\n".join(_lines(found)))
+
+
+def _write(path: Path, found: Any) -> None:
+    if found.beef is None:
+        fail("there are no outputs, and no transactions to write", 1)
+    try:
+        path.write_bytes(found.beef)
+    except OSError as error:
+        fail(f"{path} cannot be written: {error.strerror}")
 
 
 @basket.command()

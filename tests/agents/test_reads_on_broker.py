@@ -14,9 +14,9 @@ import pytest
 from aiohttp import web
 from rocksdict import Options, Rdict
 
+from agents.runtime.journaled import NEAR, journal_page
 from agents.runtime.partitioner import partition_for
 from agents.runtime.places import Places
-from agents.runtime.reads import NEAR, journal_page
 from agents.runtime.records import Inbound
 from beefline.reading import NoAnswer, StateReader
 from pipeline import state
@@ -174,7 +174,7 @@ async def test_what_is_asked_wrongly_or_cannot_be_answered_is_said(bench: Bench)
         f"{owner}?basket=x&offset=-1",
         f"{owner}?basket=x&tagQueryMode=some",
         f"{owner}?basket=x&tag=",
-        f"{owner}?basket=x&include=entire%20transactions",
+        f"{owner}?basket=x&include=all",
         f"{owner}?basket=x&includeTags=yes",
         f"{owner}?basket=x" + "&tag=t" * 101,
         f"{owner}?basket=x" + "&tag=t" * 51 + "&field=0=00" * 50,

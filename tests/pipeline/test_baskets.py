@@ -726,6 +726,12 @@ def test_baskets_follow_from_the_set_and_its_instructions(family: list[Tx], step
         assert head_of(owner.store, CONTEXT).state_root == root
 
     owner = history(family, steps, look)
+    for (kind, txid), value in entries_of(owner.store, CONTEXT).items():
+        if kind == state.TX:
+            assert isinstance(value, Applied)
+            entry = JOURNAL.decode(owner.journal[CONTEXT][value.brought - 1])
+            assert (entry.sequence, entry.txid) == (value.brought, txid)
+            assert entry.beef
     held, _ = replayed(owner.journal.get(CONTEXT, ()))
     prefix = CONTEXT.encode() + b"\0"
     assert held == {
