@@ -27,7 +27,7 @@ from pipeline.keys import public_of
 from pipeline.member import member_of
 from pipeline.parse import Payload, parse
 from pipeline.policy import Policy
-from schemas.baskets import Insertion, Instruction
+from schemas.baskets import Insertion, Instruction, Payment
 from schemas.flow import Apply, Asked, Evict, Readmit, Verified
 from schemas.journal import JOURNAL as SCHEMA
 from schemas.journal import Effects, JournalEntry
@@ -61,7 +61,8 @@ def submitted(made: builders.Bag, offset: int, basket: str = "coins") -> Apply:
     asked = Asked(origin_at(offset), f"request-{offset}", (CONTEXT,))
     proven = 900_000 if payload.subject.proven else -1
     verified = Verified(asked, payload.subject.txid, payload.canonical(), members, 1, proven)
-    outputs = tuple((vout, Insertion(basket, "", ())) for vout in range(len(payload.subject.outs) - 1))
+    what = Insertion(basket, "", ()) if basket != baskets.CHANGE else Payment("cHJlZml4", "c3VmZml4", KEY)
+    outputs = tuple((vout, what) for vout in range(len(payload.subject.outs) - 1))
     return Apply(f"apply:{offset}", verified, instruction=baskets.encode(Instruction(outputs, ("as a test",), ())))
 
 
@@ -130,6 +131,8 @@ async def test_an_answer_holds_the_transactions_of_its_outputs(bench: Bench) -> 
     last = made[2].txs[-1]
     moved = submitted(made[3], 7, "others")
     owner.do(CONTEXT, moved)
+    paid = builders.chain(2, 10**6)
+    owner.do(CONTEXT, submitted(paid, 8, baskets.CHANGE))
     owner.do(CONTEXT, Evict("evict", last.txid, "network.rejected", "no"))
     owner.do(CONTEXT, Readmit("readmit", last.txid))
     await written(bench, owner)
@@ -142,6 +145,8 @@ async def test_an_answer_holds_the_transactions_of_its_outputs(bench: Bench) -> 
         assert {"lockingScript", "tags"}.isdisjoint(answer["outputs"][0])
         status, answer = await get("outputs?basket=others")
         assert holds(answer, [made[3].txs[-1]]) == parse_of(made[3]).canonical()
+        status, answer = await get("change")
+        assert holds(answer, paid.txs[-1:]) == parse_of(paid).canonical()
         status, answer = await get("outputs?basket=none")
         assert (status, answer["outputs"], "BEEF" in answer) == (200, [], False)
         status, answer = await get(include="locking scripts")
