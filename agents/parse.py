@@ -96,8 +96,8 @@ class Parse:
         payload = parse(record.value or b"", self._policy)
         if isinstance(payload, Verdict):
             return Refuse(payload, self.about(record))
-        if instructions and (index := baskets.beyond(instructions.values(), len(payload.subject.outs) - 1)) is not None:
-            return Refuse(_bad(f"the transaction makes no output {index}"), self.about(record))
+        if instructions and (unfit := baskets.unfit(instructions.values(), payload.subject)) is not None:
+            return Refuse(_bad(unfit), self.about(record))
         txid = payload.subject.txid
         parsed = Parsed(asked, txid, payload.canonical(), len(payload.unmined))
         return Emit((Out(PARSED, txid, SCHEMA.encode(parsed)),))

@@ -25,11 +25,12 @@ from agents.runtime.connection import client_options
 from agents.runtime.copies import AGAIN_S, LOOK_MS, Copies
 from agents.runtime.events import Events
 from agents.runtime.health import Port, token
+from agents.runtime.journaled import Refused, journal_place
 from agents.runtime.members import Speaker, advertised, worker_name
 from agents.runtime.outbox import Outbox
 from agents.runtime.partitioner import partition_for
 from agents.runtime.places import Places
-from agents.runtime.reads import Reads, Refused, journal_place
+from agents.runtime.reads import Reads
 from agents.runtime.scrubber import Scrubber
 from agents.runtime.settings import KafkaSettings, TopicSettings, WorkerSettings
 from agents.runtime.shelf import Shelf
@@ -118,7 +119,7 @@ class Comparison:
 
         Raises:
             aiokafka.errors.KafkaError: the broker does not answer.
-            agents.runtime.reads.Refused: a record on the way is no entry.
+            agents.runtime.journaled.Refused: a record on the way is no entry.
         """
         places = Places(self._kafka, self._topic, self._partitions)
         await places.start()

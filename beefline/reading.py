@@ -12,19 +12,24 @@ they are of. `consistency="strong"` (the default) is no older than what was comm
 is what the worker that holds the context has, at once. `min_sequence`, from a result, shows one's own writes.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
 import aiohttp
 import msgspec
 
-from schemas.baskets import BasketOutputs, Baskets
+from schemas.baskets import BasketOutputs, Baskets, FieldValue, FieldValues
 from schemas.external import ContextState, ExportedEntry, JournalPage, LiveOutput, Outputs, TransactionStanding
 
-__all__ = ["Consistency", "NoAnswer", "StateReader"]
+__all__ = ["Consistency", "Include", "NoAnswer", "StateReader"]
 
 Consistency = Literal["strong", "any"]
+
+Include = Literal["locking scripts", "entire transactions"]
+"""What of the transactions to tell. `entire transactions`: the answer's `beef` has those of its outputs, with their
+ancestors down to proven ones. A page is smaller then where those of all its outputs would be too much for one BEEF: the
+next begins `len(outputs)` further."""
 
 T = TypeVar("T")
 
@@ -39,7 +44,7 @@ class NoAnswer(Exception):  # noqa: N818 - what the installation says
     """No answer, and why.
 
     error: `bad-request`; to be asked again later: `behind`, `moved`, `nobody`, `incomplete`, `differs`, `unreachable`,
-    `no-broker`; or `broken`: an operator has to look first.
+    `no-broker`; `not-kept`: the journal does not hold what is asked for; or `broken`: an operator has to look first.
     """
 
     def __init__(self, error: str, message: str) -> None:
@@ -127,10 +132,12 @@ class StateReader:
         *,
         tags: Sequence[str] = (),
         tag_query_mode: Literal["any", "all"] = "any",
-        include: Literal["locking scripts"] | None = None,
+        fields: Mapping[int, bytes] | None = None,
+        include: Include | None = None,
         include_custom_instructions: bool = False,
         include_tags: bool = False,
         include_labels: bool = False,
+        include_fields: bool = False,
         limit: int = 10,
         offset: int = 0,
         consistency: Consistency = "strong",
@@ -139,20 +146,61 @@ class StateReader:
         """`listOutputs` of BRC-100, in the order of the outpoints' bytes. `limit` is at most 10,000.
 
         basket: any but `default`, which is the wallet's own: see `change`.
+        fields: values by number of the fields of PushDrop outputs that the basket indexes; all of them must be there,
+            beside the tags.
         """
         asked = [*_asked(consistency, min_sequence).items(), *_page(limit, offset), ("basket", basket)]
         asked += [("tag", tag) for tag in tags]
+        asked += [("field", f"{number}={value.hex()}") for number, value in (fields or {}).items()]
         asked += [("tagQueryMode", tag_query_mode), *((("include", include),) if include else ())]
         asked += [("includeCustomInstructions", "true")] if include_custom_instructions else []
         asked += [("includeTags", "true")] if include_tags else []
         asked += [("includeLabels", "true")] if include_labels else []
+        asked += [("includeFields", "true")] if include_fields else []
         return await self._get(BasketOutputs, f"/owners/{owner}/outputs", asked)
+
+    async def values(
+        self, owner: str, basket: str, field: int, *, consistency: Consistency = "strong", min_sequence: int = 0
+    ) -> AsyncIterator[FieldValue]:
+        """What an indexed field of a basket's outputs holds: how many outputs, and how much, have each value. Page by
+        page: each page is of one moment, and all are of several.
+        """
+        after: str | None = None
+        while True:
+            page = await self.values_page(
+                owner, basket, field, after=after, consistency=consistency, min_sequence=min_sequence
+            )
+            for each in page.values:
+                yield each
+            if (after := page.next) is None:
+                return
+
+    async def values_page(
+        self,
+        owner: str,
+        basket: str,
+        field: int,
+        *,
+        value: bytes | None = None,
+        after: str | None = None,
+        limit: int = PAGE,
+        consistency: Consistency = "strong",
+        min_sequence: int = 0,
+    ) -> FieldValues:
+        """A page of them, of one moment; `after` is the `next` of the page before.
+
+        value: this one alone; nothing is told of one that no output has.
+        """
+        asked = {**_asked(consistency, min_sequence), "basket": basket, "field": str(field), "limit": str(limit)}
+        asked |= {"after": after} if after is not None else {}
+        asked |= {"value": value.hex()} if value is not None else {}
+        return await self._get(FieldValues, f"/owners/{owner}/values", asked)
 
     async def change(
         self,
         owner: str,
         *,
-        include: Literal["locking scripts"] | None = None,
+        include: Include | None = None,
         limit: int = 10,
         offset: int = 0,
         consistency: Consistency = "strong",

@@ -74,8 +74,10 @@ def named(key: bytes) -> tuple[str, str]:
 
 
 def _basket(group: bytes) -> str:
-    basket, tag = listing.basket_in(group)
-    return f"{basket!r} with {tag!r}" if tag else repr(basket)
+    of = listing.group_in(group)
+    if of.field is not None:
+        return f"{of.basket!r} with {of.value.hex() or 'nothing'} in field {of.field}"
+    return f"{of.basket!r} with {of.tag!r}" if of.tag else repr(of.basket)
 
 
 class Wanted(Struct, frozen=True):

@@ -17,9 +17,11 @@ from pipeline.codec.tx import Tx
 from pipeline.keys import invoice_number, is_public, key_hash, linkage, linked_child
 from pipeline.outcome import Verdict
 from pipeline.overlay.manager import Subject
+from pipeline.overlay.pushdrop import pushed_fields
 from pipeline.read import read_outpoint
 from schemas.baskets import (
     BasketInstruction,
+    IndexedFields,
     Insertion,
     InsertionRemittance,
     Instructed,
@@ -27,6 +29,7 @@ from schemas.baskets import (
     Instruction,
     Payment,
     PaymentRemittance,
+    Placed,
 )
 from schemas.external import Admittance
 from schemas.types import OWNER, Context, Outpoint
@@ -41,10 +44,16 @@ CUSTOM_BYTES = 1_000
 
 DESCRIPTION_BYTES = range(5, 51)
 
-MOST_NAMED = 2_000
-"""Tags and relinquished outputs in a request: each costs an entry of the state or two."""
+FIELD_NUMBERS = range(16)
+"""Fields of a PushDrop by which outputs can be found: protocols have up to eleven."""
 
-T = TypeVar("T", str, bytes)
+FIELD_BYTES = 300
+"""Of a field by whose value outputs are found: it stands in keys, as names do."""
+
+MOST_NAMED = 2_000
+"""Tags, indexed fields and relinquished outputs in a request: each costs an entry of the state or two."""
+
+T = TypeVar("T", str, bytes, int)
 
 OWNED = "owner:"
 
@@ -94,9 +103,10 @@ def read_header(header: bytes, secrets: Secrets) -> dict[Context, Instruction]:
             found[context] = _normal(each, owner, secrets.get(owner))
         except BadInstruction as bad:
             raise BadInstruction(f"[{place}]: {bad}") from bad
-        named += sum(len(tags_of(what)) for _, what in found[context].outputs) + len(found[context].relinquished)
+        named += sum(len(tags_of(what)) + len(fields_of(what)) for _, what in found[context].outputs)
+        named += len(found[context].relinquished)
         if named > MOST_NAMED:
-            raise BadInstruction(f"more than {MOST_NAMED:,} tags and relinquished outputs")
+            raise BadInstruction(f"more than {MOST_NAMED:,} tags, indexed fields and relinquished outputs")
     return found
 
 
@@ -104,15 +114,34 @@ def _normal(given: BasketInstruction, owner: str, secret: bytes | None) -> Instr
     if len(given.description.encode()) not in DESCRIPTION_BYTES:
         raise BadInstruction("description has 5 to 50 bytes")
     outputs: dict[int, Payment | Insertion] = {}
+    indexed = _indexed(given.index)
     for one in given.outputs:
         if one.output_index in outputs:
             raise BadInstruction(f"output {one.output_index} is named once")
-        outputs[one.output_index] = _output(one, owner, secret)
+        what = _output(one, owner, secret)
+        if isinstance(what, Insertion):
+            what = msgspec.structs.replace(what, fields=indexed.get(what.basket, ()))
+        outputs[one.output_index] = what
+    if missing := sorted(indexed.keys() - {basket_of(what) for what in outputs.values()}):
+        raise BadInstruction(f"index: no output is inserted into {missing[0]!r}")
     labels = sorted({name_of("label", label) for label in given.labels})
     relinquished = sorted({(basket_name(each.basket), _point(each.output)) for each in given.relinquish})
     return Instruction(
         tuple(sorted(outputs.items(), key=itemgetter(0))), (given.description,), tuple(labels), tuple(relinquished)
     )
+
+
+def _indexed(given: Iterable[IndexedFields]) -> dict[str, tuple[int, ...]]:
+    """By basket, which fields its outputs are found by."""
+    found: dict[str, tuple[int, ...]] = {}
+    for each in given:
+        basket = basket_name(each.basket)
+        if basket in found:
+            raise BadInstruction(f"index: {basket!r} is named once")
+        if not each.fields or not set(each.fields) <= set(FIELD_NUMBERS):
+            raise BadInstruction(f"index: fields are numbers from 0 to {FIELD_NUMBERS[-1]}, one at least")
+        found[basket] = tuple(sorted(set(each.fields)))
+    return found
 
 
 def _point(text: str) -> Outpoint:
@@ -206,6 +235,29 @@ def beyond(instructions: Iterable[Instruction], outputs: int) -> int | None:
     return next((index for index in named if index >= outputs), None)
 
 
+def unfit(instructions: Iterable[Instruction], tx: Tx) -> str | None:
+    """Why instructions cannot be about this transaction, in words: an output that it does not make, or a field that is
+    too long to be found by.
+
+    Cost: each script with indexed fields is looked through once.
+    """
+    given = list(instructions)
+    if (beyond_all := beyond(given, len(tx.outs) - 1)) is not None:
+        return f"the transaction makes no output {beyond_all}"
+    for index, what in (output for each in given for output in each.outputs):
+        for number, value in _fields(what, tx, index):
+            if len(value) > FIELD_BYTES:
+                return f"field {number} of output {index} has {len(value):,} bytes: {FIELD_BYTES} at most are indexed"
+    return None
+
+
+def _fields(what: Payment | Insertion, tx: Tx, index: int) -> list[tuple[int, bytes]]:
+    """Number and value of the fields that an output has and that it is to be found by."""
+    wanted = fields_of(what)
+    pushed = pushed_fields(tx.locking(index)) if wanted else None
+    return [(number, pushed[number]) for number in wanted if number < len(pushed)] if pushed is not None else []
+
+
 # --- in a context
 
 
@@ -262,7 +314,7 @@ def merged(before: Instructed, second: Instructed) -> Instructed | Verdict:
 
     A payment makes change of what was in a basket. Change stays change: nothing can insert it, and a second payment
     says nothing new, but for a linkage that the first one lacked. An insertion of what is in a basket moves it there,
-    with the tags of both.
+    with the tags and the indexed fields of both.
     """
     outputs = dict(before.instruction.outputs)
     for index, what in second.instruction.outputs:
@@ -272,7 +324,8 @@ def merged(before: Instructed, second: Instructed) -> Instructed | Verdict:
         if isinstance(old, Payment) and isinstance(what, Payment) and (old.linkage or not what.linkage):
             continue
         if isinstance(old, Insertion) and isinstance(what, Insertion):
-            what = msgspec.structs.replace(what, tags=_united(old.tags, what.tags))
+            tags, fields = _united(old.tags, what.tags), _united(old.fields, what.fields)
+            what = msgspec.structs.replace(what, tags=tags, fields=fields)
         outputs[index] = what
     one, other = before.instruction, second.instruction
     instruction = Instruction(
@@ -307,3 +360,16 @@ def basket_of(what: Payment | Insertion) -> str:
 def tags_of(what: Payment | Insertion) -> tuple[str, ...]:
     """By what it is found there."""
     return () if isinstance(what, Payment) else what.tags
+
+
+def fields_of(what: Payment | Insertion) -> tuple[int, ...]:
+    """By which fields of its script it is found there."""
+    return () if isinstance(what, Payment) else what.fields
+
+
+def placed(what: Payment | Insertion, tx: Tx, index: int) -> Placed:
+    """What an instruction says of an output, with the values it is found by.
+
+    An output that is no PushDrop, or has no such field, is found by the others.
+    """
+    return Placed(what, tx.satoshis(index), tuple(_fields(what, tx, index)))

@@ -1,17 +1,19 @@
-"""Which live outputs are in which basket, with which tags: entries of an owner's context, and their tallies (BASKET-2).
+"""Which live outputs are in which basket, with which tags and fields: entries of an owner's context, and their tallies
+(BASKET-2).
 
 They follow from the coins and from what instructions say of outputs; the journal has them like all others, and the
 state root covers them.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 
 from pipeline import baskets, state
 from pipeline.codec.tx import read_tx
 from pipeline.contextual import Contextual
-from schemas.baskets import Insertion, Instruction, Payment, Placed, Relinquished, Tally
+from schemas.baskets import Instruction, Payment, Placed, Relinquished, Tally
 from schemas.state import Submission
 from schemas.types import Outpoint, Txid, outpoint
 
@@ -20,6 +22,9 @@ _relinquished = msgspec.msgpack.Decoder(Relinquished).decode
 _tally = msgspec.msgpack.Decoder(Tally).decode
 
 _NOTHING = Tally()
+
+_FIELD = b"\xff"
+"""In place of a tag's length, which begins with 0 or 1: a field's number follows, then its value."""
 
 
 def enter(here: Contextual, points: Sequence[Outpoint]) -> None:
@@ -51,7 +56,7 @@ def place(here: Contextual, txid: Txid, submission: Submission) -> None:
 def _place(here: Contextual, txid: Txid, instruction: Instruction, raw: bytes) -> None:
     tx = read_tx(raw)
     for index, what in instruction.outputs:
-        here.put(state.PLACED, outpoint(txid, index), Placed(what, tx.satoshis(index)))
+        here.put(state.PLACED, outpoint(txid, index), baskets.placed(what, tx, index))
 
 
 def replace(here: Contextual, txid: Txid, submission: Submission) -> None:
@@ -116,7 +121,7 @@ def _count(here: Contextual, points: Sequence[Outpoint], sign: int) -> None:
     if not points:
         return
     placed = [_placed(stored or b"") for stored in here.values(state.PLACED, points)]
-    groups = [_groups(each.what) for each in placed]
+    groups = [_groups(each) for each in placed]
     gone = here.is_there(state.RELINQUISHED, [of[0] + point for of, point in zip(groups, points, strict=True)])
     moved: dict[bytes, Tally] = {}
     listed: list[bytes] = []
@@ -147,23 +152,54 @@ def _count(here: Contextual, points: Sequence[Outpoint], sign: int) -> None:
             here.delete(state.TALLY, group)
 
 
-def _groups(what: Payment | Insertion) -> list[bytes]:
-    """By what an output is found: its basket first, and each of its tags there."""
-    basket = baskets.basket_of(what)
-    return [key(basket, tag) for tag in ("", *baskets.tags_of(what))]
+def _groups(placed: Placed) -> list[bytes]:
+    """By what an output is found: its basket first, then each of its tags there, and each value of a field."""
+    basket = baskets.basket_of(placed.what)
+    tagged = [key(basket, tag) for tag in ("", *baskets.tags_of(placed.what))]
+    return tagged + [field_key(basket, number, value) for number, value in placed.fields]
 
 
 def key(basket: str, tag: str = "") -> bytes:
     """What the entries of a basket begin with, or of those with a tag: no other name's begin so."""
-    return _name(basket) + _name(tag)
+    return _name(basket.encode()) + _name(tag.encode())
 
 
-def basket_in(rest: bytes) -> tuple[str, str]:
-    """Inverse of `key`."""
-    size = int.from_bytes(rest[:2], "big")
-    return rest[2 : 2 + size].decode(), rest[4 + size :].decode()
+def field_key(basket: str, number: int, value: bytes) -> bytes:
+    """What the entries of outputs begin with whose field has this value: no other value's or name's begin so."""
+    return field_keys(basket, number) + _name(value)
 
 
-def _name(text: str) -> bytes:
-    encoded = text.encode()
+def field_keys(basket: str, number: int) -> bytes:
+    """What `field_key` begins with whatever the value is: behind it the shorter values come first."""
+    return _name(basket.encode()) + _FIELD + bytes((number,))
+
+
+def behind(basket: str) -> bytes:
+    """Behind all that begins with a basket's name, and before the next basket's."""
+    return _name(basket.encode()) + b"\xff\xff"
+
+
+class Group(NamedTuple):
+    """What entries are of: a basket's, or of it those with a tag, or with a value of a field."""
+
+    basket: str
+    tag: str = ""
+    field: int | None = None
+    value: bytes = b""
+
+
+def group_in(rest: bytes) -> Group:
+    """Inverse of `key` and `field_key`."""
+    basket, rest = _named(rest)
+    if rest.startswith(_FIELD):
+        return Group(basket.decode(), "", rest[1], _named(rest[2:])[0])
+    return Group(basket.decode(), _named(rest)[0].decode())
+
+
+def _name(encoded: bytes) -> bytes:
     return len(encoded).to_bytes(2, "big") + encoded
+
+
+def _named(rest: bytes) -> tuple[bytes, bytes]:
+    size = 2 + int.from_bytes(rest[:2], "big")
+    return rest[2:size], rest[size:]

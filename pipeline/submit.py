@@ -209,6 +209,7 @@ def submit(here: Contextual, operation: Apply, fit: Fit, entry_of: Entry = APPLY
         admittance=admittance,
         manager=rule.name,
         submission=submission,
+        brought=sequence,
     )
     here.put(state.TX, verified.txid, applied)
     entry = here.journal(

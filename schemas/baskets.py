@@ -6,7 +6,7 @@ The header `baskets` of an ingest record is a JSON array of `BasketInstruction`,
 
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from schemas.external import ContextState
 from schemas.types import Outpoint, Txid
@@ -47,6 +47,13 @@ class RelinquishedOutput(Struct, frozen=True, forbid_unknown_fields=True):
     output: str  # txid.vout, the txid in display hex
 
 
+class IndexedFields(Struct, frozen=True, forbid_unknown_fields=True):
+    """By which fields of their PushDrop scripts the outputs are to be found that this instruction inserts."""
+
+    basket: str
+    fields: tuple[int, ...]  # numbers from 0 to 15
+
+
 class BasketInstruction(Struct, frozen=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True):
     """What an owner is to make of the transaction."""
 
@@ -55,6 +62,7 @@ class BasketInstruction(Struct, frozen=True, rename="camel", forbid_unknown_fiel
     outputs: tuple[InstructedOutput, ...] = ()  # none: the transaction spends what is the owner's, and brings nothing
     labels: tuple[str, ...] = ()  # 1 to 300 bytes each, lower case
     relinquish: tuple[RelinquishedOutput, ...] = ()  # of this transaction or of any other
+    index: tuple[IndexedFields, ...] = ()  # of baskets that `outputs` insert into
 
 
 # --- kept in the state
@@ -75,6 +83,7 @@ class Insertion(Struct, frozen=True, array_like=True, tag="insertion"):
     basket: str
     custom_instructions: str
     tags: tuple[str, ...]  # sorted
+    fields: tuple[int, ...] = ()  # of its PushDrop script, by which it is found too; sorted
 
 
 class Instruction(Struct, frozen=True, array_like=True):
@@ -98,6 +107,7 @@ class Placed(Struct, frozen=True, array_like=True):
 
     what: Payment | Insertion
     satoshis: int
+    fields: tuple[tuple[int, bytes], ...] = ()  # number and value of those it is found by, sorted
 
 
 class Relinquished(Struct, frozen=True, array_like=True):
@@ -107,7 +117,7 @@ class Relinquished(Struct, frozen=True, array_like=True):
 
 
 class Tally(Struct, frozen=True, array_like=True):
-    """Live outputs of a basket, or of those with a tag."""
+    """Live outputs of a basket, or of those with a tag or a field's value."""
 
     outputs: int = 0
     satoshis: int = 0  # of those that are certainly the owner's
@@ -127,16 +137,18 @@ class BasketOutput(Struct, frozen=True, rename="camel", omit_defaults=True, kw_o
     custom_instructions: str | None = None
     tags: tuple[str, ...] | None = None
     labels: tuple[str, ...] | None = None
+    fields: dict[int, str] | None = None  # those it is found by, hexadecimal
     payment: PaymentRemittance | None = None  # of change: what its key is derived from
     verified: bool | None = None  # of change: whether it was found to pay the owner's key
 
 
-class BasketOutputs(Struct, frozen=True, rename="camel", kw_only=True):
+class BasketOutputs(Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
     """What `listOutputs` answers, and the state it is of."""
 
     state: ContextState
     total_outputs: int  # that match, on all pages
     outputs: tuple[BasketOutput, ...]
+    beef: bytes | None = field(default=None, name="BEEF")  # base64: their whole transactions, down to proven ones
 
 
 class BasketSummary(Struct, frozen=True, kw_only=True):
@@ -153,3 +165,21 @@ class Baskets(Struct, frozen=True, kw_only=True):
 
     state: ContextState
     baskets: tuple[BasketSummary, ...]
+
+
+class FieldValue(Struct, frozen=True, kw_only=True):
+    """Live outputs of a basket whose field has this value."""
+
+    value: str  # hexadecimal
+    outputs: int
+    satoshis: int
+
+
+class FieldValues(Struct, frozen=True, kw_only=True):
+    """What a field of a basket's outputs holds: shorter values first, those of one length by their bytes."""
+
+    state: ContextState
+    basket: str
+    field: int
+    values: tuple[FieldValue, ...]
+    next: str | None  # the value to go on behind; none behind the last

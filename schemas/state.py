@@ -38,6 +38,7 @@ class Applied(Struct, frozen=True, array_like=True):
     admittance: Admittance
     manager: str
     submission: Submission
+    brought: int = 0  # sequence of the journal entry that holds the payload it came with; 0: nobody noted it
 
 
 class Queue(Struct, frozen=True, array_like=True):

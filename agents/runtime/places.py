@@ -70,6 +70,16 @@ class Places:
         tp = self.partitions[partition]
         return int((await self._reader.end_offsets([tp]))[tp])
 
+    async def since(self, partition: int, time_ms: int) -> int | None:
+        """The first offset of one partition whose record has this time or a later one; None where none has.
+
+        Raises:
+            aiokafka.errors.KafkaError: the broker does not answer.
+        """
+        tp = self.partitions[partition]
+        found = (await self._reader.offsets_for_times({tp: max(0, time_ms)}))[tp]
+        return None if found is None else int(found.offset)
+
     async def scan(self, partition: int, start: int, end: int) -> AsyncGenerator[Inbound, None]:
         """Committed records from one offset to before another. What retention removed is not there.
 

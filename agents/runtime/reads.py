@@ -8,8 +8,8 @@ ends, and answers when its store has come as far. One that was paused and replac
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import aiohttp
@@ -17,18 +17,20 @@ import msgspec
 from aiohttp import web
 from aiokafka.errors import KafkaError
 
+from agents.runtime.journaled import Refused, behind, journal_page, payload_of, readable
 from agents.runtime.members import Directory
 from agents.runtime.partitioner import partition_for
 from agents.runtime.places import Places
-from agents.runtime.records import Inbound
 from agents.runtime.settings import KafkaSettings, TopicSettings
 from agents.runtime.shelf import Readable
 from agents.runtime.store import Store
-from pipeline import journal, listed, read
-from pipeline.baskets import CHANGE, OWNED, BadInstruction, basket_name, name_of
+from pipeline import listed, read
+from pipeline.bag import Bag
+from pipeline.baskets import CHANGE, FIELD_BYTES, FIELD_NUMBERS, OWNED, BadInstruction, basket_name, name_of
+from pipeline.codec.reader import Malformed
 from pipeline.state import Corrupt, head_of
-from schemas.baskets import BasketOutputs, Baskets
-from schemas.external import ContextState, ExportedEntry, JournalPage, Outputs, Standing, TransactionStanding
+from schemas.baskets import BasketOutputs, Baskets, FieldValues
+from schemas.external import ContextState, JournalPage, Outputs, Standing, TransactionStanding
 from schemas.members import Held
 from schemas.types import Context, Txid, display, from_display, is_context, is_topic_name
 from topics.registry import JOURNAL, MEMBERS, OPERATIONS, STATE
@@ -45,19 +47,21 @@ FORWARD_S = 10.0
 """For another worker's answer: its patience and the way."""
 
 MOST = 1_000
-"""Outputs or entries in an answer; of each a few hundred bytes."""
+"""Outputs, entries or values in an answer; of each a few hundred bytes."""
 
 MOST_LISTED = 10_000
 """As BRC-100 has it."""
 
 MOST_ASKED = 100
-"""Tags in a question: of each the outputs are gone through."""
+"""Tags and fields in a question: of each the outputs are gone through."""
 
-Stated = ContextState | Outputs | BasketOutputs | Baskets
+Stated = ContextState | Outputs | BasketOutputs | Baskets | FieldValues
 """What is told of one context."""
 
-NEAR = 1_000
-"""Offsets that are quicker read through than halved."""
+WHOLE_S = 4.0
+"""For payloads out of the journal: after `PATIENCE_S` there is as much left of `FORWARD_S`."""
+
+SCRIPTS, WHOLE = "locking scripts", "entire transactions"
 
 FORWARDED = "X-Beefline-Forwarded"
 
@@ -67,26 +71,9 @@ Stores = Mapping[int, Readable]
 _encode = msgspec.json.Encoder().encode
 
 
-class Refused(Exception):  # noqa: N818 - an answer
-    """A read that gets no answer, and why."""
-
-    def __init__(self, status: int, error: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.error = error
-        self.message = message
-
-    def body(self) -> bytes:
-        """JSON."""
-        return _encode({"error": self.error, "message": self.message})
-
-    def reply(self) -> web.Response:
-        """As it is sent."""
-        return web.Response(status=self.status, body=self.body(), content_type="application/json")
-
-
-def _behind(message: str) -> Refused:
-    return Refused(503, "behind", message)
+async def _as_found(found: Any) -> Stated:
+    told: Stated = found
+    return told
 
 
 class Reads:
@@ -128,6 +115,7 @@ class Reads:
             ("/owners/{owner}/state", self._owner_state),
             ("/owners/{owner}/baskets", self._baskets),
             ("/owners/{owner}/outputs", self._listed),
+            ("/owners/{owner}/values", self._values),
             ("/owners/{owner}/change", self._change),
             ("/transactions/{txid}", self._transaction),
             ("/journal/{context}", self._entries),
@@ -194,6 +182,24 @@ class Reads:
         """What pays the owner: for the wallet itself."""
         return await self._outputs_of(request, lambda _: CHANGE)
 
+    async def _values(self, request: web.Request) -> web.Response:
+        """What a field of a basket's outputs holds."""
+        context, asked = _owner(request), request.query
+        try:
+            basket = basket_name(asked.get("basket", ""))
+        except BadInstruction as error:
+            raise Refused(400, "bad-request", str(error)) from error
+        if "field" not in asked:
+            raise Refused(400, "bad-request", "field is the number of one")
+        number = _number(request, "field", 0, most=FIELD_NUMBERS[-1], least=0)
+        only, after = (_value(name, asked[name]) if name in asked else None for name in ("value", "after"))
+        limit = _number(request, "limit", 100, most=MOST)
+
+        def told(store: Store) -> FieldValues:
+            return listed.values(store, context, basket, number, only=only, after=after, limit=limit)
+
+        return await self._of_context(request, context, told)
+
     async def _outputs_of(self, request: web.Request, name: Callable[[str], str]) -> web.Response:
         context, asked = _owner(request), request.query
         try:
@@ -204,22 +210,71 @@ class Reads:
         mode = asked.get("tagQueryMode", "any")
         if mode not in ("any", "all"):
             raise Refused(400, "bad-request", "tagQueryMode is `any` or `all`")
-        if len(tags) > MOST_ASKED:
-            raise Refused(400, "bad-request", f"{MOST_ASKED} tags at most")
+        fields = tuple(_field(given) for given in asked.getall("field", ()))
+        if len(tags) + len(fields) > MOST_ASKED:
+            raise Refused(400, "bad-request", f"{MOST_ASKED} tags and fields at most")
         wanted = listed.Wanted(
             basket=basket,
             tags=tags,
             every_tag=mode == "all",
+            fields=fields,
             limit=_number(request, "limit", 10, most=MOST_LISTED),
             offset=_number(request, "offset", 0, least=0),
-            locking_scripts=_include(request),
+            locking_scripts=_include(request) == SCRIPTS,
             custom_instructions=_flag(request, "includeCustomInstructions"),
             with_tags=_flag(request, "includeTags"),
             labels=_flag(request, "includeLabels"),
+            with_fields=_flag(request, "includeFields"),
         )
-        return await self._of_context(request, context, lambda store: listed.outputs(store, context, wanted))
+        if _include(request) != WHOLE:
+            return await self._of_context(request, context, lambda store: listed.outputs(store, context, wanted))
 
-    async def _of_context(self, request: web.Request, context: Context, answer: Callable[[Store], Any]) -> web.Response:
+        def told(store: Store) -> tuple[BasketOutputs, tuple[listed.Brought, ...]]:
+            page = listed.outputs(store, context, wanted)
+            return page, listed.brought(store, context, page)
+
+        async def whole(found: tuple[BasketOutputs, tuple[listed.Brought, ...]]) -> BasketOutputs:
+            page, brought = found
+            bag = Bag()
+            taken: set[Txid] = set()
+            try:
+                async with asyncio.timeout(WHOLE_S):
+                    await self._gather(context, brought, bag, taken)
+            except TimeoutError as error:
+                if not taken:
+                    raise behind(f"the journal was not read within {WHOLE_S:.0f} s") from error
+            return listed.cut(page, taken, bag.beef()) if taken else page
+
+        return await self._of_context(request, context, told, whole)
+
+    async def _gather(self, context: Context, brought: Sequence[listed.Brought], bag: Bag, taken: set[Txid]) -> None:
+        """Put whole transactions into a bag, as far as they go into one BEEF together; which of them were taken."""
+        places, number = await self._journal.get(), partition_for(context.encode(), self._count)
+        end = await places.end(number)
+        for each in brought:
+            beef = None
+            if each.sequence:
+                beef = await payload_of(places, number, context, each.sequence, each.since_ms, end)
+            if beef is None:
+                raise Refused(
+                    404, "not-kept", f"the journal does not hold the payload that {display(each.txid)} came with"
+                )
+            try:
+                if not bag.add(each.txid, beef):
+                    break
+            except Malformed as error:
+                log.error("entry %s of %s holds no payload: %s", each.sequence, context, error)
+                raise Refused(503, "broken", f"entry {each.sequence} of {context} holds no payload: {error}") from error
+            taken.add(each.txid)
+
+    async def _of_context(
+        self,
+        request: web.Request,
+        context: Context,
+        answer: Callable[[Store], Any],
+        complete: Callable[[Any], Awaitable[Stated]] = _as_found,
+    ) -> web.Response:
+        """What the state says of a context. complete: adds to it what stands elsewhere, and does not change."""
         strong, least = _consistency(request), _number(request, "min_sequence", 0)
         number = partition_for(context.encode(), self._count)
         if number not in self._stores:
@@ -228,16 +283,16 @@ class Reads:
             try:
                 reply = await self._forward(request, number)
             except Refused:
-                return self._marked(number, answer)
-            return self._marked(number, answer) if reply.status == 503 else reply
+                return await self._marked(number, answer, complete)
+            return await self._marked(number, answer, complete) if reply.status == 503 else reply
         deadline = time.monotonic() + PATIENCE_S
         if strong:
             await self._as_committed(number, deadline)
         while self._look(number, lambda store: head_of(store, context).sequence) < least:
             if time.monotonic() > deadline:
-                raise _behind(f"{context} stands before sequence {least}")
+                raise behind(f"{context} stands before sequence {least}")
             await asyncio.sleep(LOOK_S)
-        return _json(self._look(number, answer))
+        return _json(await complete(self._look(number, answer)))
 
     async def _transaction(self, request: web.Request) -> web.Response:
         try:
@@ -278,7 +333,7 @@ class Reads:
             async with asyncio.timeout(PATIENCE_S):
                 entries = await journal_page(await self._journal.get(), number, context, first, limit)
         except TimeoutError as error:
-            raise _behind(f"the journal was not read within {PATIENCE_S:.0f} s") from error
+            raise behind(f"the journal was not read within {PATIENCE_S:.0f} s") from error
         return _json(JournalPage(entries=entries))
 
     async def _repair(self, request: web.Request) -> web.Response:
@@ -301,21 +356,24 @@ class Reads:
     def _look(self, number: int, answer: Callable[[Store], Any]) -> Any:
         """Without a pause in between: what is read is of one moment."""
         try:
-            with _readable(f"partition {number} of the state"):
+            with readable(f"partition {number} of the state"):
                 return answer(self._store(number))
         except Corrupt as error:
             self._spoil(number, error)
             raise Refused(503, "differs", f"the store of partition {number} is made again: {error}") from error
 
-    def _marked(self, number: int, answer: Callable[[Store], Any]) -> web.Response:
+    async def _marked(
+        self, number: int, answer: Callable[[Store], Any], complete: Callable[[Any], Awaitable[Stated]]
+    ) -> web.Response:
         """From a store that differs, for who would rather have that than nothing."""
         if (store := self._differing.get(number)) is None:
             raise Refused(503, "moved", f"partition {number} of the state is being made again")
         try:
-            with _readable(f"partition {number} of the state, which is being made again"):
-                return _json(_differs(answer(store)))
+            with readable(f"partition {number} of the state, which is being made again"):
+                found = answer(store)
         except Corrupt as error:
             raise Refused(503, "differs", f"the store of partition {number} is made again: {error}") from error
+        return _json(_differs(await complete(found)))
 
     async def _as_committed(self, number: int, deadline: float) -> None:
         """Until the store holds all that was committed when this was called."""
@@ -332,7 +390,7 @@ class Reads:
             if position > last:
                 return  # markers alone stand between
             if time.monotonic() > deadline:
-                raise _behind(f"partition {number} of the state stands at {position}, and more was committed since")
+                raise behind(f"partition {number} of the state stands at {position}, and more was committed since")
             await asyncio.sleep(LOOK_S)
 
     # --- others'
@@ -363,7 +421,7 @@ class Reads:
             replies = await asyncio.gather(*(self._get(url, request) for url in urls))
             for url, (status, body) in zip(urls, replies, strict=True):
                 if status == 200:
-                    with _readable(f"the answer of {url}"):
+                    with readable(f"the answer of {url}"):
                         found.append(_standing(body))
 
     async def _get(self, url: str, request: web.Request) -> tuple[int, bytes]:
@@ -376,78 +434,6 @@ class Reads:
         except (aiohttp.ClientError, TimeoutError) as error:
             refused = Refused(503, "unreachable", f"{url} does not answer: {error or type(error).__name__}")
             return refused.status, refused.body()
-
-
-# --- the journal
-
-
-async def journal_page(
-    places: Places, number: int, context: Context, first: int, limit: int
-) -> tuple[ExportedEntry, ...]:
-    """At most `limit` entries of a context from a sequence on, which stand in one partition of `journal`.
-
-    Cost: O(log n) looks for where they begin, and all records behind it until there are enough.
-
-    Raises:
-        Refused: one of the context's records is no entry.
-        aiokafka.errors.KafkaError: the broker does not answer.
-    """
-    key = context.encode()
-    end = await places.end(number)
-    low = await journal_place(places, number, context, first, end)
-    found: list[ExportedEntry] = []
-    async with aclosing(places.scan(number, low, end)) as records:
-        async for record in records:
-            if record.key != key:
-                continue
-            with _readable(_place(record)):
-                value = record.value or b""
-                if (entry := journal.read(value)).sequence >= first:
-                    found.append(journal.exported(entry, value))
-            if len(found) == limit:
-                break
-    return tuple(found)
-
-
-async def journal_place(places: Places, number: int, context: Context, first: int, end: int) -> int:
-    """An offset of `journal` before `end`, at most `NEAR` before the context's first entry from a sequence on.
-
-    Cost: O(log n) looks. Raises as `journal_page`.
-    """
-    low = (await places.first())[places.partitions[number]]
-    high = end
-    while high - low > NEAR:
-        middle = (low + high) // 2
-        at, sequence = await _next(places, number, context.encode(), middle, high)
-        if at is None or sequence >= first:
-            high = middle
-        else:
-            low = at
-    return low
-
-
-async def _next(places: Places, number: int, key: bytes, start: int, end: int) -> tuple[int | None, int]:
-    """Offset and sequence of a context's first entry from `start` on."""
-    async with aclosing(places.scan(number, start, end)) as records:
-        async for record in records:
-            if record.key == key:
-                with _readable(_place(record)):
-                    return record.offset, journal.read(record.value or b"").sequence
-    return None, 0
-
-
-def _place(record: Inbound) -> str:
-    return f"{record.topic}/{record.partition}/{record.offset}"
-
-
-@contextmanager
-def _readable(where: str) -> Iterator[None]:
-    """What stands there and cannot be decoded is no error of this worker: who asked is told."""
-    try:
-        yield
-    except msgspec.MsgspecError as error:
-        log.error("%s cannot be read: %s", where, error)
-        raise Refused(503, "broken", f"{where} cannot be read: {error}") from error
 
 
 class _Lazy:
@@ -516,6 +502,25 @@ def _number(request: web.Request, name: str, default: int, most: int = (1 << 63)
     return int(given)
 
 
+def _field(given: str) -> tuple[int, bytes]:
+    """What an output is to have: a field's number and its value."""
+    number, equals, value = given.partition("=")
+    if not equals or not number.isascii() or not number.isdecimal() or int(number) not in FIELD_NUMBERS:
+        last = FIELD_NUMBERS[-1]
+        raise Refused(400, "bad-request", f"field is number=value: a number from 0 to {last}, a value in hexadecimal")
+    return int(number), _value("field", value)
+
+
+def _value(name: str, given: str) -> bytes:
+    try:
+        value = bytes.fromhex(given)
+    except ValueError as error:
+        raise Refused(400, "bad-request", f"{name} is hexadecimal: {error}") from error
+    if len(value) > FIELD_BYTES:
+        raise Refused(400, "bad-request", f"{name}: values of {FIELD_BYTES} bytes at most are indexed")
+    return value
+
+
 def _flag(request: web.Request, name: str) -> bool:
     given = request.query.get(name, "false")
     if given not in ("true", "false"):
@@ -523,12 +528,12 @@ def _flag(request: web.Request, name: str) -> bool:
     return given == "true"
 
 
-def _include(request: web.Request) -> bool:
-    """Whether locking scripts are wanted (BRC-100's `include`)."""
+def _include(request: web.Request) -> str | None:
+    """What of the transactions is wanted (BRC-100's `include`)."""
     given = request.query.get("include")
-    if given not in (None, "locking scripts"):
-        raise Refused(400, "bad-request", "include is `locking scripts`: whole transactions are not offered yet")
-    return given is not None
+    if given not in (None, SCRIPTS, WHOLE):
+        raise Refused(400, "bad-request", f"include is `{SCRIPTS}` or `{WHOLE}`")
+    return given
 
 
 def _listed(numbers: Sequence[int]) -> str:

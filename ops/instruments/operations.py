@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from msgspec import Struct, structs
 
-from ops.instruments.wire import FINAL, Output, p2pkh, push, write_transaction
+from ops.instruments.wire import FINAL, Output, p2pkh, push, pushdrop, write_transaction
 from pipeline import baskets
 from pipeline.codec.tx import Tx, read_tx
 from pipeline.member import member_of
@@ -65,13 +65,18 @@ class Made(Struct, frozen=True):
 
 
 _SCRIPT = p2pkh(bytes(20))
+_TOKENS = [pushdrop(b"\x02" + bytes(32), [color, b"no amount"]) for color in (b"green", b"red")]
+
+TOKEN = 2
+"""Which output of a transaction that makes as many is a token."""
 
 
 def made(number: int, spends: Sequence[tuple[Made, int]], outputs: int = 1) -> Made:
     """A transaction that spends these outputs, and is like no other of another number."""
     parents = tuple(Made(parent.tx, mined=True) if parent.depth >= MINED else parent for parent, _ in spends)
     inputs = [(outpoint(parent.txid, vout), push(b"%08d" % number), FINAL) for parent, vout in spends]
-    coins: list[Output] = [(1_000 + vout, _SCRIPT) for vout in range(outputs)]
+    scripts = [_TOKENS[number % len(_TOKENS)] if vout == TOKEN else _SCRIPT for vout in range(outputs)]
+    coins: list[Output] = [(1_000 + vout, script) for vout, script in enumerate(scripts)]
     depth = max((parent.depth + 1 for parent in parents if not parent.mined), default=0)
     return Made(read_tx(write_transaction(inputs, coins)), parents, depth=depth)
 
@@ -285,10 +290,12 @@ class OwnerLine(Line):
         return structs.replace(super()._asked(subject, b""), instruction=said)
 
     def _instruction(self, subject: Made, outputs: Sequence[int]) -> Instruction:
-        placed = tuple((index, self._place()) for index in outputs)
+        placed = tuple((index, self._place(index)) for index in outputs)
         return Instruction(placed, (f"drawn {self._number() % 1_000}",), ())
 
-    def _place(self) -> Payment | Insertion:
+    def _place(self, index: int) -> Payment | Insertion:
+        if index == TOKEN:
+            return Insertion(self._basket(), "", (), tuple(field for field in (0, 1) if self._drawn(0.6)))
         if self._drawn(0.4):
             return Payment("cHJlZml4", "c3VmZml4", bytes.fromhex(self.context.removeprefix(baskets.OWNED)))
         return Insertion(self._basket(), "", tuple(tag for tag in ("blue", "green", "red") if self._drawn(0.3)))

@@ -1,4 +1,8 @@
-"""PushDrop outputs, "lock before" layout: `<key> OP_CHECKSIG <field> … OP_2DROP … [OP_DROP]`."""
+"""PushDrop outputs: `<key> OP_CHECKSIG <field> … OP_2DROP … [OP_DROP]`, or the lock behind the drops.
+
+Overlay topics read them as the reference decoder does (`read_pushdrop`), faults included: what a topic admits elsewhere
+it admits here. What is looked for by its value is read as scripts are run (`pushed_fields`): one value a push.
+"""
 
 import hashlib
 
@@ -6,10 +10,19 @@ import _bsv_native
 from msgspec import Struct
 
 from pipeline.keys import ANYONE, child_public
+from pipeline.script.form import OP_16, PUSHDATA4, instructions, is_shortest_push
 
 _CHECKSIG = 0xAC
 _DROP = 0x75
 _TWO_DROP = 0x6D
+_ONE_NEGATE = 0x4F
+_ONE = 0x51
+
+LOCK_BYTES = 35
+"""A compressed key, pushed, and its check."""
+
+MOST_FIELDS = 256
+"""A script of more fields is not read as PushDrop: those in use have some dozens at most, and each costs a look."""
 
 
 class PushDrop(Struct, frozen=True):
@@ -39,6 +52,44 @@ def read_pushdrop(script: bytes) -> PushDrop | None:
         field, at = push
         fields.append(field)
     return None
+
+
+def pushed_fields(script: bytes) -> tuple[bytes, ...] | None:
+    """The fields of a script that is PushDrop and nothing else, by either layout; None where it is not.
+
+    Strict: a compressed key, shortest pushes, as many drops as there are fields, by twos and last by one, nothing
+    before, between or behind. A field is what the push leaves on the stack: OP_0 nothing, OP_1 to OP_16 a byte.
+
+    Cost: one look at each push, at most `MOST_FIELDS` and the next.
+    """
+    if _is_lock(script[:LOCK_BYTES]):
+        begin, end = LOCK_BYTES, len(script)
+    elif _is_lock(script[-LOCK_BYTES:]):
+        begin, end = 0, len(script) - LOCK_BYTES
+    else:
+        return None
+    fields: list[bytes] = []
+    for opcode, at, data, after in instructions(script, begin):
+        if opcode in (_DROP, _TWO_DROP):
+            drops = b"\x6d" * (len(fields) // 2) + b"\x75" * (len(fields) % 2)
+            return tuple(fields) if script[at:end] == drops else None
+        field = _field(opcode, script[data:after])
+        if field is None or after > end or len(fields) == MOST_FIELDS:
+            return None
+        fields.append(field)
+    return None
+
+
+def _is_lock(script: bytes) -> bool:
+    return len(script) == LOCK_BYTES and script[0] == 33 and script[1] in (2, 3) and script[-1] == _CHECKSIG
+
+
+def _field(opcode: int, data: bytes) -> bytes | None:
+    if opcode <= PUSHDATA4:
+        return data if is_shortest_push(opcode, data) else None
+    if opcode == _ONE_NEGATE:
+        return b"\x81"
+    return bytes((opcode - _ONE + 1,)) if _ONE <= opcode <= OP_16 else None
 
 
 def is_signed(found: PushDrop) -> bool:

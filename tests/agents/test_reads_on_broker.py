@@ -14,9 +14,9 @@ import pytest
 from aiohttp import web
 from rocksdict import Options, Rdict
 
+from agents.runtime.journaled import NEAR, journal_page
 from agents.runtime.partitioner import partition_for
 from agents.runtime.places import Places
-from agents.runtime.reads import NEAR, journal_page
 from agents.runtime.records import Inbound
 from beefline.reading import NoAnswer, StateReader
 from pipeline import state
@@ -153,7 +153,7 @@ async def test_what_is_asked_wrongly_or_cannot_be_answered_is_said(bench: Bench)
         assert [entry async for entry in reader.journal("topic:tm_all")] == []
     apply = apply_worker(bench)
     await ready(apply)
-    owner = f"/owners/02{'11' * 32}/outputs"
+    owner, values = (f"/owners/02{'11' * 32}/{what}" for what in ("outputs", "values"))
     for path in (
         "/topics/TM_X/state",
         "/topics/tm_all/state?consistency=perhaps",
@@ -174,9 +174,21 @@ async def test_what_is_asked_wrongly_or_cannot_be_answered_is_said(bench: Bench)
         f"{owner}?basket=x&offset=-1",
         f"{owner}?basket=x&tagQueryMode=some",
         f"{owner}?basket=x&tag=",
-        f"{owner}?basket=x&include=entire%20transactions",
+        f"{owner}?basket=x&include=all",
         f"{owner}?basket=x&includeTags=yes",
         f"{owner}?basket=x" + "&tag=t" * 101,
+        f"{owner}?basket=x" + "&tag=t" * 51 + "&field=0=00" * 50,
+        f"{owner}?basket=x&field=0",
+        f"{owner}?basket=x&field=16=00",
+        f"{owner}?basket=x&field=-1=00",
+        f"{owner}?basket=x&field=0=0",
+        f"{owner}?basket=x&field=0={'00' * 301}",
+        f"{values}?basket=x",
+        f"{values}?basket=default&field=0",
+        f"{values}?basket=x&field=16",
+        f"{values}?basket=x&field=0&value=x",
+        f"{values}?basket=x&field=0&after={'00' * 301}",
+        f"{values}?basket=x&field=0&limit=1001",
     ):
         assert get_json(f"{url}{path}")["error"] == "bad-request", path
     async with reader_of(apply) as reader:

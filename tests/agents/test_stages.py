@@ -212,6 +212,22 @@ def test_a_header_that_cannot_be_followed_is_named(headers: Pairs, code: str, at
     assert len(verdict.message) < 300
 
 
+@pytest.mark.parametrize("size", [300, 301])
+def test_an_indexed_field_of_the_payloads_script_has_a_length(size: int) -> None:
+    """It is known where the header and the transaction are together."""
+    beef = builders.payment([builders.Out(999, builders.pushdrop(OWNER, b"id", bytes(size)))]).v1()
+    ((name, value),) = basket(0)
+    (instruction,) = json.loads(value)
+    header = json.dumps([{**instruction, "index": [{"basket": "coins", "fields": [1]}]}]).encode()
+    decision = parse_stage().decide(Record(value=beef, headers=[(name, header)]), None, NOW_MS)
+    if size == 300:
+        assert isinstance(decision, Emit)
+    else:
+        assert isinstance(decision, Refuse)
+        assert decision.verdict.code == "malformed.baskets"
+        assert "field 1 of output 0 has 301 bytes" in decision.verdict.message
+
+
 def test_a_header_is_judged_before_the_payload() -> None:
     """The sender learns first what costs least to tell."""
     record = Record(value=b"no payload at all", headers=topics("hello"))

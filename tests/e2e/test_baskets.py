@@ -4,6 +4,7 @@ import base64
 import json
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,8 +20,10 @@ from ops.installation import Installation
 from ops.instruments.chain import Chain
 from ops.instruments.generate import Generator
 from ops.instruments.keys import Key, child_key, make_key
+from ops.instruments.wire import pushdrop
 from ops.instruments.workshop import Bag
 from ops.running import running_workers
+from pipeline.codec.beef import read_beef, write_atomic
 from pipeline.keys import invoice_number, linkage
 from schemas.flow import OPERATION, Evict, Readmit
 from schemas.types import display
@@ -57,8 +60,10 @@ def insertion(index: int, basket: str, *tags: str) -> dict[str, Any]:
     return {"outputIndex": index, "protocol": "basket insertion", "insertionRemittance": remittance}
 
 
-def instruct(owner: Key, *outputs: dict[str, Any], topics: tuple[str, ...] = ()) -> list[tuple[str, bytes]]:
-    header = [{"owner": owner.public.hex(), "description": "as a test", "outputs": outputs}]
+def instruct(
+    owner: Key, *outputs: dict[str, Any], topics: tuple[str, ...] = (), **more: Any
+) -> list[tuple[str, bytes]]:
+    header = [{"owner": owner.public.hex(), "description": "as a test", "outputs": outputs, **more}]
     named = [("topics", json.dumps(topics).encode())] if topics else []
     return [("baskets", json.dumps(header).encode()), *named]
 
@@ -183,3 +188,72 @@ async def test_a_payment_to_somebody_else_is_refused_and_one_nobody_can_check_is
     async with StateReader(running_workers()[0].http) as reader:
         (change,) = (await reader.baskets(owner.public.hex(), min_sequence=taken.sequence)).baskets
         assert (change.basket, change.satoshis, change.unverified) == ("default", 0, 300)
+
+
+async def test_tokens_are_found_by_their_fields_and_handed_out_whole(
+    talk: Talk, generator: Generator, tmp_path: Path
+) -> None:
+    """What is handed out is a payload that the installation takes itself, from another owner."""
+    shop, owner, other = generator.shop, make_key("basket owner", 3), make_key("basket owner", 4)
+    name, context = owner.public.hex(), f"owner:{owner.public.hex()}"
+    key = shop.key()
+    red, blue = (pushdrop(key.public, [color, b"7777"]) for color in (b"red!", b"blue"))
+    fundings = [shop.take(), shop.take()]
+    parent = shop.pay([fundings[0].coin], [(300, red), (200, blue), (100, key.script)])
+    child = shop.pay([parent.coin(2, key), fundings[1].coin], [(50, red)])
+    index = [{"basket": "coins", "fields": [0]}]
+    for with_them, outputs in (
+        ([parent], [insertion(0, "coins", "t"), insertion(1, "coins")]),
+        ([parent, child], [insertion(0, "coins")]),
+    ):
+        request = await talk.send(
+            shop.frame(Bag(fundings[: len(with_them)], with_them)), instruct(owner, *outputs, index=index)
+        )
+        (decided,) = await talk.decisions(request)
+        assert decided.outcome == "applied"
+        await talk.network(request)
+    worker = running_workers()[0].http
+    async with StateReader(worker) as reader:
+        told = [(each.value, each.outputs, each.satoshis) async for each in reader.values(name, "coins", 0)]
+        assert told == [(b"blue".hex(), 1, 200), (b"red!".hex(), 2, 350)]
+        (one,) = (await reader.values_page(name, "coins", 0, value=b"blue")).values
+        assert one.outputs == 1
+        found = await reader.list_outputs(
+            name, "coins", fields={0: b"red!"}, include="entire transactions", include_fields=True
+        )
+        assert {each.outpoint for each in found.outputs} == {f"{display(made.txid)}.0" for made in (parent, child)}
+        assert found.outputs[0].fields == {0: b"red!".hex()}
+        tagged = await reader.list_outputs(name, "coins", fields={0: b"red!"}, tags=["t", "u"])
+        assert [each.outpoint for each in tagged.outputs] == [f"{display(parent.txid)}.0"]
+    assert found.beef is not None
+    held = [tx.txid for tx in read_beef(found.beef, 100, 100).txs]
+    assert len(held) == len(set(held)) == 4
+    for made, output in ((parent, 1), (child, 0)):
+        whole = write_atomic(made.txid, found.beef)
+        (taken,) = await talk.decisions(await talk.send(whole, instruct(other, insertion(output, "gifts"))))
+        assert (taken.outcome, taken.txid) == ("applied", display(made.txid))
+    file = tmp_path / "whole.beef"
+    shown = invoked(
+        basket_command, "list", name, "coins", "--field", f"0={b'red!'.hex()}", "--beef", str(file), "--at", worker
+    )
+    assert (shown.exit_code, "2 of 2" in shown.output) == (0, True), shown.output
+    assert f"0={b'red!'.hex()}" in shown.output
+    assert file.read_bytes() == found.beef
+    shown = invoked(basket_command, "values", name, "coins", "0", "--limit", "1", "--at", worker)
+    assert (shown.exit_code, shown.output.splitlines()[1:]) == (
+        0, [f"        1 outputs              200 sat  {b'blue'.hex()}  \"blue\"", f"more behind {b'blue'.hex()}"],
+    ), shown.output  # fmt: skip
+    for wrong in (
+        ["list", name, "--field", "0=00"],
+        ["list", name, "coins", "--field", "0"],
+        ["list", name, "coins", "--field", "0=xy"],
+        ["list", name, "coins", "--field", "0=00", "--field", "0=01"],
+        ["list", name, "--change", "--field", "0=00"],
+        ["list", name, "--beef", str(file)],
+        ["list", name, "coins", "--scripts", "--beef", str(file)],
+        ["values", name, "coins", "0", "--value", "x"],
+    ):
+        assert invoked(basket_command, *wrong, "--at", worker).exit_code == 3, wrong
+    nothing = invoked(basket_command, "list", name, "nothing", "--beef", str(file), "--at", worker)
+    assert nothing.exit_code == 1
+    await until(lambda: agrees(context), "copies, changelog and journal of an owner's context agree")

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from ops.cli.journal import journal as command
 from ops.journal import Broken, _entry, named
-from pipeline import state
+from pipeline import listing, state
 from pipeline.journal import read as read_entry
 from schemas.external import ExportedEntry
 from schemas.journal import JOURNAL as SCHEMA
@@ -256,6 +256,19 @@ def test_every_kind_of_state_entry_has_a_name() -> None:
         name, rest = named(b"topic:tm_x\0" + bytes([kind]) + bytes(range(36)))
         assert not name.endswith("?")
         assert rest
+
+
+def test_entries_of_tags_and_fields_are_told_apart() -> None:
+    """As `show` says them: a tag is a name, a field's value is bytes."""
+    point = bytes(32) + b"\7\0\0\0"
+    for group, says in (
+        (listing.key("coins"), "'coins'"),
+        (listing.key("coins", "red"), "'coins' with 'red'"),
+        (listing.field_key("coins", 3, b"red"), "'coins' with 726564 in field 3"),
+        (listing.field_key("coins", 3, b""), "'coins' with nothing in field 3"),
+    ):
+        assert named(b"owner:x\0" + state.TALLY + group) == ("tally", says)
+        assert named(b"owner:x\0" + state.LISTED + group + point) == ("listed", f"{'00' * 32}.7 in {says}")
 
 
 def test_it_says_when_no_broker_answers() -> None:

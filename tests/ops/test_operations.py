@@ -9,7 +9,7 @@ from ops.apply_chaos.exactly_once import HELD, HOSTED, TOPIC_NAMES
 from ops.instruments.expected import Expected, Trace, differences, trace
 from ops.instruments.operations import MINED, funding, made, operations, payload
 from ops.journal import named
-from pipeline import member, state
+from pipeline import listing, member, state
 from pipeline.codec.tx import read_tx
 from schemas.flow import OPERATION, Apply
 from schemas.journal import JOURNAL as SCHEMA
@@ -65,6 +65,9 @@ def test_an_owner_is_asked_for_everything_it_can_do() -> None:
     held = Counter(state.kind_of(key) for key, _ in found.entries() if b"\0" in key[1:])
     for kind in (state.PLACED, state.LISTED, state.RELINQUISHED, state.TALLY):
         assert held[kind[0]] > 3, kind
+    tallies = [key for key, _ in found.entries() if b"\0" in key[1:] and state.kind_of(key) == state.TALLY[0]]
+    groups = [listing.group_in(key[key.index(b"\0") + 2 :]) for key in tallies]
+    assert {of.field for of in groups} == {None, 0, 1}
     assert {name for name, _ in map(named, (key for key, _ in found.entries() if b"\0" in key[1:]))} >= {
         "placed", "listed", "relinquished", "tally",
     }  # fmt: skip

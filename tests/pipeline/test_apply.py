@@ -132,6 +132,7 @@ class Model:
             found[state.TX, txid] = Applied(
                 applied.sequence, applied.state_root, judged.origin, f"request-{judged.origin.offset}", 1, admittance,
                 f"{self.topic}/{MANAGERS[self.topic].version}", submission_of(judged.tx, judged.off_chain),
+                applied.brought,
             )  # fmt: skip
         found |= {(state.TOMBSTONE, txid): stone for txid, stone in self.stones.items()}
         found |= {(state.LOSER, point): Losers(tuple(lost)) for point, lost in self.losers.items()}
@@ -524,6 +525,21 @@ def test_a_repeat_writes_nothing_and_gives_the_stored_answer() -> None:
     assert (again.entries, elsewhere.entries) == ((), ())
     after = {key: value for key, value in owner.store.entries.items() if key != state.APPLIED_KEY}
     assert after == {key: value for key, value in before.items() if key != state.APPLIED_KEY}
+
+
+def test_roots_follow_from_operations_and_not_from_clocks() -> None:
+    """Whoever computes them again does so at another time."""
+    parent = made_tx([coin_of_others(1)], 2)
+    child = made_tx([outpoint(parent.txid, 0)], 1, 1)
+    steps = [apply_of(verified(child, offset=1)), apply_of(verified(parent, offset=2))]
+    heads = []
+    for now_ms in (NOW_MS, NOW_MS + 1):
+        layer = Layer(Memory())
+        head = head_of(layer, KEEP)
+        for operation in steps:
+            head = rules.apply(layer, head, KEEP, operation, MANAGERS, now_ms).head
+        heads.append((head.sequence, head.state_root, head.store_root))
+    assert heads[0] == heads[1]
 
 
 def test_the_second_spender_waits_then_loses_once_and_its_coordinate_stays() -> None:

@@ -121,6 +121,14 @@ def test_names_that_are_taken(name: str) -> None:
         (asked(insertion(0), basket="x"), "unknown field"),
         (asked(insertion(0, "a" * 5, tags=[f"t{number}" for number in range(2_001)])), "tags"),
         (asked(relinquish=[{"basket": "x", "output": f"{'00' * 32}.{vout}"} for vout in range(2_001)]), "2,000"),
+        (asked(insertion(0), index=[{"basket": "others", "fields": [0]}]), "no output is inserted into 'others'"),
+        (asked(payment(0), index=[{"basket": "default", "fields": [0]}]), "wallet's own"),
+        (asked(insertion(0), index=[{"basket": "coins", "fields": []}]), "one at least"),
+        (asked(insertion(0), index=[{"basket": "coins", "fields": [16]}]), "from 0 to 15"),
+        (asked(insertion(0), index=[{"basket": "coins", "fields": [-1]}]), "from 0 to 15"),
+        (asked(insertion(0), index=[{"basket": "coins", "fields": ["0"]}]), "int"),
+        (asked(insertion(0), index=[{"basket": "coins", "fields": [0]}, {"basket": "Coins", "fields": [1]}]), "once"),
+        (asked(*map(insertion, range(126)), index=[{"basket": "coins", "fields": list(range(16))}]), "indexed fields"),
         ({"owner": OWNER_KEY.hex()}, "description"),
     ],
 )  # fmt: skip
@@ -133,6 +141,13 @@ def test_what_brc_100_does_not_allow_is_named(instruction: dict[str, Any], says:
 def test_what_is_no_array_of_instructions_is_said(header: bytes) -> None:
     with pytest.raises(BadInstruction, match="JSON array"):
         baskets.read_header(header, {})
+
+
+def test_indexed_fields_are_those_of_what_the_instruction_inserts_into_the_basket() -> None:
+    found = read(
+        asked(payment(0), insertion(1), insertion(2, "others"), index=[{"basket": " Coins", "fields": [3, 1, 3]}])
+    )
+    assert [baskets.fields_of(what) for _, what in found.outputs] == [(), (1, 3), ()]
 
 
 def test_an_owner_is_named_once() -> None:
@@ -190,6 +205,31 @@ def test_an_output_that_is_not_there_is_found() -> None:
     assert baskets.beyond([read(asked())], 1) is None
 
 
+def token(*fields: bytes, after: bool = False) -> bytes:
+    """A PushDrop script."""
+    return (builders.pushdrop_after if after else builders.pushdrop)(builders.key(3), *fields)
+
+
+@pytest.mark.parametrize(
+    ("index", "says"),
+    [
+        ([0], None),
+        ([1], "field 1 of output 1 has 301 bytes: 300 at most are indexed"),
+        ([0, 1, 2], "field 1 of output 1 has 301 bytes: 300 at most are indexed"),
+        ([2, 9], None),  # a field of 300 bytes, and none
+    ],
+)
+def test_a_field_that_is_too_long_to_be_found_by_is_named(index: list[int], says: str | None) -> None:
+    """Where it is declared, and nowhere else: the basket's other outputs may be anything."""
+    tx = paying(b"\x51", token(b"id", bytes(301), bytes(300)), PAID)
+    declared = [{"basket": "coins", "fields": index}]
+    assert baskets.unfit([read(asked(insertion(0), insertion(1), payment(2), index=declared))], tx) == says
+    assert baskets.unfit([read(asked(insertion(0), insertion(1, "others"), index=declared))], tx) is None
+    assert (
+        baskets.unfit([read(asked(insertion(0))), read(asked(insertion(3)))], tx) == "the transaction makes no output 3"
+    )
+
+
 # --- in a context
 
 
@@ -214,6 +254,7 @@ def listing_of(owner: Owner, basket: str, **more: Any) -> list[BasketOutput]:
 
 def sums(owner: Owner) -> dict[str, tuple[int, int, int]]:
     told = listed.summary(owner.store, CONTEXT).baskets
+    assert len({each.basket for each in told}) == len(told)
     return {each.basket: (each.outputs, each.satoshis, each.unverified) for each in told}
 
 
@@ -384,6 +425,75 @@ def test_what_an_eviction_returned_is_not_spendable_while_a_rival_may_have_it() 
     assert [each.spendable for each in listing_of(owner, "coins")] == [False]
 
 
+def index(basket: str, *fields: int) -> list[dict[str, Any]]:
+    return [{"basket": basket, "fields": fields}]
+
+
+def told_values(owner: Owner, basket: str, number: int) -> dict[str, tuple[int, int]]:
+    told = listed.values(owner.store, CONTEXT, basket, number).values
+    return {each.value: (each.outputs, each.satoshis) for each in told}
+
+
+def test_outputs_are_found_by_the_fields_that_their_instruction_indexed() -> None:
+    """Beside others that came without, and until they are spent; the transaction's root covers it."""
+    owner = Owner()
+    tx = paying(token(b"red", b"\x07"), token(b"red", after=True), token(b"blue"), b"\x51")
+    plain = paying(token(b"red"), spends=[coin_of_others(5)], salt=1)
+    do(owner, plain, read(asked(insertion(0))), 1)
+    named = [insertion(number, tags=["t"] if number else []) for number in range(4)]
+    do(owner, tx, read(asked(*named, index=index("coins", 0, 1))), 2)
+    assert told_values(owner, "coins", 0) == {"726564": (2, 2_001), "626c7565": (1, 1_002)}
+    assert told_values(owner, "coins", 1) == {"07": (1, 1_000)}
+    assert told_values(owner, "coins", 2) == {}
+    red = listing_of(owner, "coins", fields=((0, b"red"),), with_fields=True)
+    assert [(each.outpoint, each.fields) for each in red] == [
+        (f"{display(tx.txid)}.0", {0: "726564", 1: "07"}), (f"{display(tx.txid)}.1", {0: "726564"}),
+    ]  # fmt: skip
+    assert [each.outpoint for each in listing_of(owner, "coins", fields=((0, b"red"),), tags=("t",))] == [
+        f"{display(tx.txid)}.1"
+    ]
+    assert [each.outpoint for each in listing_of(owner, "coins", fields=((0, b"red"),), tags=("t", "u"))] == [
+        f"{display(tx.txid)}.1"
+    ]
+    assert listing_of(owner, "coins", fields=((0, b"red"), (1, b"\x07")), tags=("t", "u")) == []
+    before = head_of(owner.store, CONTEXT).state_root
+    spender = paying(b"\x53", spends=[outpoint(tx.txid, 0)], salt=2)
+    do(owner, spender, read(asked()), 3)
+    assert told_values(owner, "coins", 0) == {"626c7565": (1, 1_002), "726564": (1, 1_001)}
+    owner.do(CONTEXT, Evict("evict", spender.txid, "network.rejected", "no"))
+    assert told_values(owner, "coins", 0) == {"626c7565": (1, 1_002), "726564": (2, 2_001)}
+    assert head_of(owner.store, CONTEXT).state_root == before
+
+
+def test_a_field_that_is_indexed_later_is_found_from_then_on() -> None:
+    """By a further instruction for the transaction; in whichever order the two come, both fields are found."""
+    one, two = (asked(insertion(0), index=index("coins", number), description=f"index {number}") for number in (0, 1))
+    roots = []
+    for order in ([one, two], [two, one]):
+        owner = Owner()
+        tx = paying(token(b"red", b"\x07"))
+        do(owner, tx, read(order[0]), 1)
+        assert len(told_values(owner, "coins", 0)) + len(told_values(owner, "coins", 1)) == 1
+        assert answer(do(owner, tx, read(order[1]), 2)).merge
+        assert (told_values(owner, "coins", 0), told_values(owner, "coins", 1)) == (
+            {"726564": (1, 1_000)}, {"07": (1, 1_000)},
+        )  # fmt: skip
+        assert answer(do(owner, tx, read(one), 3)).repeat
+        roots.append(head_of(owner.store, CONTEXT).state_root)
+    assert roots[0] == roots[1]
+
+
+def test_indexed_fields_go_with_an_output_into_another_basket_and_not_into_change() -> None:
+    owner = Owner()
+    script = token(b"red")
+    tx = paying(script, PAID)
+    do(owner, tx, read(asked(insertion(0), insertion(1), index=index("coins", 0))), 1)
+    do(owner, tx, read(asked(insertion(0, "others"), payment(1))), 2)
+    assert told_values(owner, "coins", 0) == {}
+    assert told_values(owner, "others", 0) == {"726564": (1, 1_000)}
+    assert told_values(owner, "default", 0) == {}
+
+
 def relinquish(*named: tuple[str, Tx, int]) -> dict[str, Any]:
     outputs = [{"basket": basket, "output": f"{display(tx.txid)}.{vout}"} for basket, tx, vout in named]
     return asked(relinquish=outputs)
@@ -431,9 +541,17 @@ def test_what_cannot_be_relinquished_is_named(basket: str, output: str, says: st
 
 
 def test_no_name_is_the_beginning_of_anothers_entries() -> None:
-    groups = [listing.key(basket, tag) for basket in ("a", "ab", "b", "") for tag in ("", "a", "ba", "b")]
+    names, values = ("a", "ab", "b", ""), (b"", b"\0", b"a", b"ba", b"\xff" * 300)
+    groups = [listing.key(basket, tag) for basket in names for tag in ("", "a", "ba", "b", "x" * 300)]
+    groups += [listing.field_key(basket, number, value) for basket in names for number in (0, 15) for value in values]
+    assert len(set(groups)) == len(groups)
     assert not [(one, other) for one in groups for other in groups if one != other and other.startswith(one)]
-    assert listing.basket_in(listing.key("é", "tag")) == ("é", "tag")
+    assert listing.group_in(listing.key("é", "tag")) == listing.Group("é", "tag")
+    assert listing.group_in(listing.field_key("é", 15, b"\xff\0")) == listing.Group("é", "", 15, b"\xff\0")
+    for basket in ("a", "ab", "b"):
+        own = [group for group in groups if listing.group_in(group).basket == basket]
+        assert min(own) == listing.key(basket)
+        assert max(own) < listing.behind(basket) < min(group for group in [*groups, b"\xff"] if group > max(own))
 
 
 # --- random histories
@@ -444,6 +562,7 @@ class Step(msgspec.Struct):
     tx: int
     outputs: list[tuple[int, str, list[str]]]  # index, basket or nothing for a payment, tags
     relinquish: list[tuple[str, int, int]]  # basket, which transaction, output
+    index: dict[str, list[int]]  # by basket, fields
     proven: bool
 
 
@@ -454,14 +573,15 @@ STEPS = st.lists(
         st.integers(0, 5),
         st.lists(
             st.tuples(
-                st.integers(0, 2),
+                st.integers(0, 3),
                 st.sampled_from(["", "a", "b"]),
                 st.lists(st.sampled_from(["s", "t", "u"]), max_size=3),
             ),
-            max_size=3,
+            max_size=4,
             unique_by=lambda one: one[0],
         ),
         st.lists(st.tuples(st.sampled_from(["a", "b"]), st.integers(0, 5), st.integers(0, 2)), max_size=2),
+        st.dictionaries(st.sampled_from(["a", "b"]), st.lists(st.integers(0, 3), min_size=1, max_size=3), max_size=2),
         st.booleans(),
     ),
     min_size=3,
@@ -469,30 +589,47 @@ STEPS = st.lists(
 )
 
 
+TOKENS: dict[bytes, list[bytes]] = {
+    token(b"red", b"\x01"): [b"red", b"\x01"],
+    token(b"red", b"", b"long" * 70): [b"red", b"", b"long" * 70],
+    token(b"blue", b"\x01", after=True): [b"blue", b"\x01"],
+    token(b"red", after=True): [b"red"],
+    token(b"red", b"\x01") + b"\x6a": [],
+    b"\x51": [],
+}
+"""Scripts, and the fields they have."""
+
+VALUES = [b"red", b"blue", b"\x01", b"", b"long" * 70, b"none"]
+
+
 @st.composite
 def families(draw: st.DrawFn) -> list[Tx]:
-    """Transactions that spend each other's outputs and others', some of them the same; of three outputs, all paid."""
+    """Transactions that spend each other's outputs and others', some of them the same; of two outputs that can be
+    payments, and two that are none: most of these are PushDrop."""
     found: list[Tx] = []
     for salt in range(draw(st.integers(2, 6))):
-        made = [outpoint(tx.txid, vout) for tx in found for vout in range(3)]
+        made = [outpoint(tx.txid, vout) for tx in found for vout in range(4)]
         pool = [*made[-6:], coin_of_others(salt % 2), coin_of_others(2)]
         spends = draw(st.lists(st.sampled_from(pool), min_size=1, max_size=2, unique=True))
-        found.append(paying(PAID, OTHER_P2PKH, PAID, spends=spends, salt=salt))
+        tokens = draw(st.lists(st.sampled_from(list(TOKENS)), min_size=2, max_size=2))
+        found.append(paying(PAID, OTHER_P2PKH, *tokens, spends=spends, salt=salt))
     return found
 
 
 def instruction_of(step: Step, family: Sequence[Tx]) -> Instruction:
     outputs = [
-        insertion(index, basket, tags=tags)
-        if basket
+        insertion(index, basket or "a", tags=tags)
+        if basket or index >= 2
         else payment(index, **({"linkage": LINK.hex()} if index == 0 else {}))
         for index, basket, tags in step.outputs
     ]
+    named = {each["insertionRemittance"]["basket"] for each in outputs if "insertionRemittance" in each}
+    index = [{"basket": basket, "fields": fields} for basket, fields in step.index.items() if basket in named]
     left = [
         {"basket": basket, "output": f"{display(family[which % len(family)].txid)}.{vout}"}
         for basket, which, vout in step.relinquish
     ]
-    return read(asked(*outputs, relinquish=left))
+    return read(asked(*outputs, relinquish=left, index=index))
 
 
 def history(family: Sequence[Tx], steps: Sequence[Step], look: Callable[[Owner], None]) -> Owner:
@@ -511,6 +648,18 @@ def history(family: Sequence[Tx], steps: Sequence[Step], look: Callable[[Owner],
 
 
 Live = dict[Outpoint, tuple[Payment | Insertion, int]]
+
+
+def pushed_by(owner: Owner) -> dict[Outpoint, list[bytes]]:
+    """What fields the outputs of all submitted transactions have, as they were made."""
+    held = entries_of(owner.store, CONTEXT)
+    applied = [read_tx(value.submission.raw) for value in held.values() if isinstance(value, Applied)]
+    return {outpoint(tx.txid, vout): TOKENS.get(tx.locking(vout), []) for tx in applied for vout in range(4)}
+
+
+def fields_found(what: Payment | Insertion, pushed: list[bytes]) -> dict[int, bytes]:
+    wanted = what.fields if isinstance(what, Insertion) else ()
+    return {number: pushed[number] for number in wanted if number < len(pushed)}
 
 
 def live_outputs(owner: Owner) -> tuple[Live, dict[bytes, bytes]]:
@@ -533,13 +682,17 @@ def live_outputs(owner: Owner) -> tuple[Live, dict[bytes, bytes]]:
         (state.RELINQUISHED, listing.key(basket) + point): state.encode(Relinquished(tuple(sorted(by))))
         for (basket, point), by in left.items()
     }
-    entries |= {(state.PLACED, point): state.encode(Placed(*what)) for point, what in said.items()}
+    pushed = pushed_by(owner)
+    fields = {point: fields_found(what, pushed[point]) for point, (what, _) in said.items()}
+    entries |= {
+        (state.PLACED, point): state.encode(Placed(*what, tuple(fields[point].items()))) for point, what in said.items()
+    }
     tallies: dict[bytes, Tally] = {}
     for point, (what, satoshis) in live.items():
         basket, tags = ("default", ()) if isinstance(what, Payment) else (what.basket, what.tags)
         unknown = isinstance(what, Payment) and not what.linkage
-        for tag in ("", *tags):
-            group = listing.key(basket, tag)
+        groups = [listing.key(basket, tag) for tag in ("", *tags)]
+        for group in (*groups, *(listing.field_key(basket, number, value) for number, value in fields[point].items())):
             entries[state.LISTED, group + point] = b""
             old = tallies.get(group, Tally())
             tallies[group] = Tally(
@@ -573,6 +726,12 @@ def test_baskets_follow_from_the_set_and_its_instructions(family: list[Tx], step
         assert head_of(owner.store, CONTEXT).state_root == root
 
     owner = history(family, steps, look)
+    for (kind, txid), value in entries_of(owner.store, CONTEXT).items():
+        if kind == state.TX:
+            assert isinstance(value, Applied)
+            entry = JOURNAL.decode(owner.journal[CONTEXT][value.brought - 1])
+            assert (entry.sequence, entry.txid) == (value.brought, txid)
+            assert entry.beef
     held, _ = replayed(owner.journal.get(CONTEXT, ()))
     prefix = CONTEXT.encode() + b"\0"
     assert held == {
@@ -585,21 +744,28 @@ def test_baskets_follow_from_the_set_and_its_instructions(family: list[Tx], step
 @settings(CHEAP, max_examples=much(150, 10_000))
 @given(
     families(), STEPS, st.sampled_from(["a", "b", "c", "default"]), st.lists(st.sampled_from("stuv"), max_size=4),
-    st.booleans(), st.integers(1, 5), st.integers(0, 5),
+    st.lists(st.tuples(st.integers(0, 2), st.sampled_from(VALUES)), max_size=2), st.booleans(), st.integers(1, 5),
+    st.integers(0, 5),
 )  # fmt: skip
 def test_list_outputs_answers_what_looking_at_each_output_gives(
-    family: list[Tx], steps: list[Step], basket: str, tags: list[str], every: bool, limit: int, offset: int
-) -> None:
+    family: list[Tx], steps: list[Step], basket: str, tags: list[str], fields: list[tuple[int, bytes]], every: bool,
+    limit: int, offset: int,
+) -> None:  # fmt: skip
     owner = history(family, steps, lambda _: None)
     live, _ = live_outputs(owner)
+    pushed = pushed_by(owner)
     matching = []
     for point, (what, _) in sorted(live.items()):
         own = set() if isinstance(what, Payment) else set(what.tags)
         if ("default" if isinstance(what, Payment) else what.basket) != basket:
             continue
+        if not set(fields) <= set(fields_found(what, pushed[point]).items()):
+            continue
         if not tags or (set(tags) <= own if every else set(tags) & own):
             matching.append(point)
-    wanted = listed.Wanted(basket=basket, tags=tuple(tags), every_tag=every, limit=limit, offset=offset)
+    wanted = listed.Wanted(
+        basket=basket, tags=tuple(tags), every_tag=every, fields=tuple(fields), limit=limit, offset=offset
+    )
     found = listed.outputs(owner.store, CONTEXT, wanted)
     assert found.total_outputs == len(matching)
     page = matching[offset : offset + limit]
@@ -607,6 +773,43 @@ def test_list_outputs_answers_what_looking_at_each_output_gives(
         f"{display(point[:32])}.{int.from_bytes(point[32:], 'little')}" for point in page
     ]
     assert [each.satoshis for each in found.outputs] == [live[point][1] for point in page]
+
+
+@settings(CHEAP, max_examples=much(150, 10_000))
+@given(families(), STEPS, st.sampled_from(["a", "b", "default"]), st.integers(0, 3), st.integers(1, 3))
+def test_values_are_counted_and_summed_as_looking_at_each_output_gives(
+    family: list[Tx], steps: list[Step], basket: str, number: int, limit: int
+) -> None:
+    owner = history(family, steps, lambda _: None)
+    live, _ = live_outputs(owner)
+    pushed = pushed_by(owner)
+    expected: dict[bytes, list[int]] = {}
+    for point, (what, satoshis) in live.items():
+        value = fields_found(what, pushed[point]).get(number)
+        if baskets.basket_of(what) == basket and value is not None:
+            expected.setdefault(value, []).append(satoshis)
+    told: list[tuple[bytes, int, int]] = []
+    after: bytes | None = None
+    while True:
+        page = listed.values(owner.store, CONTEXT, basket, number, after=after, limit=limit)
+        assert len(page.values) <= limit
+        told += [(bytes.fromhex(each.value), each.outputs, each.satoshis) for each in page.values]
+        if page.next is None:
+            break
+        after = bytes.fromhex(page.next)
+        assert after == told[-1][0]
+    in_order = sorted(expected, key=lambda value: (len(value), value))
+    assert told == [(value, len(expected[value]), sum(expected[value])) for value in in_order]
+    for value in VALUES:
+        only = listed.values(owner.store, CONTEXT, basket, number, only=value).values
+        assert [(bytes.fromhex(each.value), each.outputs) for each in only] == [
+            (held, count) for held, count, _ in told if held == value
+        ]
+    held = [(baskets.basket_of(what), satoshis) for what, satoshis in live.values()]
+    assert {each: (count, known + doubtful) for each, (count, known, doubtful) in sums(owner).items()} == {
+        each: (len([1 for of, _ in held if of == each]), sum(satoshis for of, satoshis in held if of == each))
+        for each, _ in held
+    }
 
 
 @settings(CHEAP, max_examples=much(100, 5_000))
