@@ -9,10 +9,11 @@ happened. Sources: BRC-22 and the reference overlay engine's semantics, without 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 
 import msgspec
 
-from pipeline import baskets, listing, member, state, waiting
+from pipeline import baskets, listing, member, reservations, state, waiting
 from pipeline import evict as leaving
 from pipeline.codec.tx import read_tx
 from pipeline.contextual import Answer, Change, Contextual
@@ -80,6 +81,7 @@ def apply(
                 return claimed(head, operation, why)
             return Change(head, said=Verdict("conflict.evicted", why), competing=tombstone.competing)
     off_chain = verified.asked.off_chain
+    claims: Sequence[tuple[str, int]] = ()
     if baskets.is_owner(context):
         instructed = baskets.instructed(operation.instruction)
         subject = read_tx(member.raw(verified.beef, verified.members[-1]))
@@ -91,12 +93,17 @@ def apply(
         if isinstance(whole, Verdict):
             return Change(head, said=whole)
         off_chain = baskets.for_submission(whole)
+        claims = instructed.instruction.reservations
     elif (stored := here.value(state.TX, verified.txid)) is not None:
         return Change(head, said=_repeat(_applied(stored), verified.asked))
     spends = [list(outpoints(member.spends(verified.beef, one))) for one in verified.members]
+    if baskets.is_owner(context):
+        spent, proven = list(chain.from_iterable(spends)), verified.proven_height >= 0
+        if (lost := reservations.refuses(here, claims, spent, proven=proven)) is not None:
+            return Change(head, said=lost)
     if found := rivals(here, verified, spends):
         return contested(here, operation, found, always=always)
-    return _submit(here, operation, spends, rule, off_chain)
+    return _submit(here, operation, spends, rule, off_chain, [name for name, _ in claims])
 
 
 def _repeat(applied: Applied, asked: Asked) -> Answer | Verdict:
@@ -150,11 +157,16 @@ def _with_departed(here: Contextual, txid: Txid, instructed: Instructed) -> Inst
 
 
 def _submit(
-    here: Contextual, operation: Apply, spends: Sequence[Sequence[Outpoint]], rule: Rule, off_chain: bytes
+    here: Contextual,
+    operation: Apply,
+    spends: Sequence[Sequence[Outpoint]],
+    rule: Rule,
+    off_chain: bytes,
+    claimed: Sequence[str],
 ) -> Change:
     """Judge a transaction for the first time, and again those that spend what it admits.
 
-    spends: outpoints of each member; off_chain: what else its judgement follows from.
+    spends: outpoints of each member; off_chain: what else its judgement follows from; claimed: reservations it names.
     """
     verified = operation.verified
     asked, subject = verified.asked, verified.members[-1]
@@ -181,9 +193,10 @@ def _submit(
     entry = here.journal(
         "apply", operation.id, verified.txid, manager=rule.name, origin=asked.origin, beef=verified.beef
     )
+    consumed, ended = reservations.ended(here, operation.id, verified.txid, claimed=claimed)
     answer = Answer(admittance, sequence, applied.state_root, repeat=False, fresh=True)
     again = judge_again(here, rule, operation.id, affected)
-    return msgspec.structs.replace(again, entries=(entry, *again.entries), said=answer)
+    return msgspec.structs.replace(again, entries=(entry, *consumed, *again.entries), said=answer, ended=ended)
 
 
 def _make_known(

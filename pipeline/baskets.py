@@ -27,6 +27,7 @@ from schemas.baskets import (
     Instruction,
     Payment,
     PaymentRemittance,
+    ReservationClaim,
 )
 from schemas.external import Admittance
 from schemas.types import OWNER, Context, Outpoint
@@ -41,8 +42,14 @@ CUSTOM_BYTES = 1_000
 
 DESCRIPTION_BYTES = range(5, 51)
 
+ID_CHARACTERS = 200
+"""Of a request, and of the reservation it makes."""
+
+TOKENS = range(1, 1 << 63)
+"""Sequences of a journal."""
+
 MOST_NAMED = 2_000
-"""Tags and relinquished outputs in a request: each costs an entry of the state or two."""
+"""Tags, relinquished outputs and reservations in a request: each costs an entry of the state or two."""
 
 T = TypeVar("T", str, bytes)
 
@@ -94,9 +101,11 @@ def read_header(header: bytes, secrets: Secrets) -> dict[Context, Instruction]:
             found[context] = _normal(each, owner, secrets.get(owner))
         except BadInstruction as bad:
             raise BadInstruction(f"[{place}]: {bad}") from bad
-        named += sum(len(tags_of(what)) for _, what in found[context].outputs) + len(found[context].relinquished)
+        instruction = found[context]
+        named += sum(len(tags_of(what)) for _, what in instruction.outputs)
+        named += len(instruction.relinquished) + len(instruction.reservations)
         if named > MOST_NAMED:
-            raise BadInstruction(f"more than {MOST_NAMED:,} tags and relinquished outputs")
+            raise BadInstruction(f"more than {MOST_NAMED:,} tags, relinquished outputs and reservations")
     return found
 
 
@@ -110,9 +119,24 @@ def _normal(given: BasketInstruction, owner: str, secret: bytes | None) -> Instr
         outputs[one.output_index] = _output(one, owner, secret)
     labels = sorted({name_of("label", label) for label in given.labels})
     relinquished = sorted({(basket_name(each.basket), _point(each.output)) for each in given.relinquish})
+    claims = dict(_claim(each) for each in given.reservations)
+    if len(claims) < len(given.reservations):
+        raise BadInstruction("a reservation is named once")
     return Instruction(
-        tuple(sorted(outputs.items(), key=itemgetter(0))), (given.description,), tuple(labels), tuple(relinquished)
+        tuple(sorted(outputs.items(), key=itemgetter(0))),
+        (given.description,),
+        tuple(labels),
+        tuple(relinquished),
+        tuple(sorted(claims.items())),
     )
+
+
+def _claim(given: ReservationClaim) -> tuple[str, int]:
+    if not 1 <= len(given.id) <= ID_CHARACTERS:
+        raise BadInstruction(f"a reservation's id has 1 to {ID_CHARACTERS} characters")
+    if given.token not in TOKENS:
+        raise BadInstruction("a reservation's token is a number from 1 on")
+    return given.id, given.token
 
 
 def _point(text: str) -> Outpoint:
@@ -280,6 +304,7 @@ def merged(before: Instructed, second: Instructed) -> Instructed | Verdict:
         _united(one.descriptions, other.descriptions),
         _united(one.labels, other.labels),
         tuple(sorted({*one.relinquished, *other.relinquished})),
+        tuple(sorted({*one.reservations, *other.reservations})),
     )
     return Instructed(instruction, _united(before.followed, second.followed))
 

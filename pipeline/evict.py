@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from pipeline import listing, state, waiting
-from pipeline.contextual import Challenge, Change, Contextual, Evicted, Revised
+from pipeline import listing, reservations, state, waiting
+from pipeline.contextual import Challenge, Change, Contextual, Ended, Evicted, Revised
 from pipeline.judge import Rule, judge, judge_again
 from pipeline.state import Layer, Live
 from schemas.external import Admittance
@@ -73,6 +73,7 @@ def leave(here: Contextual, work: Leave) -> Change:
     stone = _tombstone(here.value(state.TOMBSTONE, work.root) or b"")
     gone: list[Evicted] = []
     entries: list[bytes] = []
+    ended: list[Ended] = []
     again: list[Origin] = []
     left = None
     for count, txid in enumerate(work.txids):
@@ -86,6 +87,9 @@ def leave(here: Contextual, work: Leave) -> Change:
             _contest(here, returned, stone.competing)
         entries.append(here.journal("evict", work.operation, txid))
         gone.append(Evicted(txid, stone, departed.applied, here.head.sequence, here.head.state_root))
+        released, told = reservations.ended(here, work.operation, txid, spent=False)
+        entries += released
+        ended += told
     return Change(
         here.head,
         tuple(entries),
@@ -93,6 +97,7 @@ def leave(here: Contextual, work: Leave) -> Change:
         evicted=tuple(gone),
         again=tuple(again),
         settling=left is not None,
+        ended=tuple(ended),
     )
 
 
@@ -237,6 +242,7 @@ def come_back(here: Contextual, work: Return, rule: Rule) -> Change:
     revised: list[Revised] = []
     affected: list[Txid] = []
     challenges: list[Challenge] = []
+    ended: list[Ended] = []
     left = None
     for count, txid in enumerate(work.txids):
         if count and (here.written >= waiting.BYTES or rule.enough()):
@@ -267,6 +273,9 @@ def come_back(here: Contextual, work: Return, rule: Rule) -> Change:
             here.delete(state.DEPARTED, txid)
             applied, concerned = _redo(here, txid, departed, rule, taken=txid == work.root)
             entries.append(here.journal("readmit", work.operation, txid, manager=rule.name if applied else ""))
+            consumed, told = reservations.ended(here, work.operation, txid)
+            entries += consumed
+            ended += told
             revised += [Revised(txid, applied)] if applied is not None else []
             affected += concerned
     again = judge_again(here, rule, work.operation, list(dict.fromkeys(affected)))
@@ -276,6 +285,7 @@ def come_back(here: Contextual, work: Return, rule: Rule) -> Change:
         revised=(*revised, *again.revised),
         challenges=tuple(challenges),
         settling=again.settling or left is not None,
+        ended=tuple(ended),
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from pipeline import baskets, state
+from pipeline import baskets, holding, state
 from pipeline.codec.tx import read_tx
 from pipeline.contextual import Contextual
 from schemas.baskets import Insertion, Instruction, Payment, Placed, Relinquished, Tally
@@ -37,6 +37,7 @@ def leave(here: Contextual, points: Sequence[Outpoint]) -> None:
     live = [point for point, there in zip(points, here.is_there(state.COIN, points), strict=True) if there]
     for point in live:
         here.delete(state.COIN, point)
+    holding.leave(here, live)
     _count(here, live, -1)
 
 
