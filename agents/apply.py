@@ -7,8 +7,9 @@ from aiohttp import web
 
 from agents.runtime.desk import Teller
 from agents.runtime.hosting import FAILURES, ApplySettings, Hosted, Judge
+from agents.runtime.leases import Leases
 from agents.runtime.outbox import Outbox
-from agents.runtime.outcomes import result_out
+from agents.runtime.outcomes import answer_out, result_out
 from agents.runtime.partition import Decided, Heads, Settled
 from agents.runtime.records import (
     Decision,
@@ -24,14 +25,15 @@ from agents.runtime.records import (
 )
 from agents.runtime.shelf import Readable
 from agents.runtime.standing import RAISED, hold_for
+from pipeline import answers, reservations, results
 from pipeline import apply as rules
-from pipeline import results
 from pipeline.contextual import Answer, Change
 from pipeline.follow import Contexts, Form
 from pipeline.judge import never
 from pipeline.member import extended
 from pipeline.outcome import Condition, Verdict
 from pipeline.overlay.manager import BadManager
+from pipeline.reservations import Requested
 from pipeline.results import About
 from pipeline.state import Corrupt, Layer, Live, View, head_key
 from schemas import headers as h
@@ -43,11 +45,13 @@ from schemas.flow import (
     Apply,
     BroadcastRequest,
     Evict,
+    Expire,
     Operation,
     Origin,
     Pointer,
     Readmit,
     Repaired,
+    Request,
     Unmined,
 )
 from schemas.network import NEWS, Challenged, Challenges
@@ -55,6 +59,7 @@ from schemas.state import Applied
 from schemas.types import Context, Txid
 from schemas.wire import Undecodable
 from topics.registry import (
+    ANSWERS,
     BROADCAST,
     DEAD_LETTERS,
     INGEST,
@@ -78,12 +83,15 @@ class ApplyStage:
     name = "apply"
     inputs: tuple[Topic, ...] = (OPERATIONS,)
     outputs: tuple[Topic, ...] = (
-        *(JOURNAL, RESULTS, BROADCAST, NETWORK_NEWS, OPERATIONS),
+        *(JOURNAL, RESULTS, ANSWERS, BROADCAST, NETWORK_NEWS, OPERATIONS),
         *(DEAD_LETTERS, RETRY_10S, RETRY_1M, RETRY_10M),
     )
     changelog = STATE
     form: Form = Contexts()
-    went_well: tuple[str, ...] = ("applied", "repeat", "accept", "evict", "readmit", "repaired")
+    went_well: tuple[str, ...] = (
+        *("applied", "repeat", "accept", "evict", "readmit", "repaired"),
+        *("reserved", "extended", "released", "refused", "expire"),
+    )
 
     def __init__(self, settings: ApplySettings, failures: int = FAILURES) -> None:
         """Managers are loaded, and the processes of foreign ones run from here on; `stop` ends them.
@@ -96,6 +104,7 @@ class ApplyStage:
         self._hosted = Hosted(self.name, settings, failures)
         self._judges: Mapping[str, Judge] = self._hosted.judges
         self._always = frozenset(f"topic:{name}" for name in settings.broadcast_always)
+        self._leases = Leases()
 
     def tell_to(self, teller: Teller) -> None:
         """Who writes events of this stage."""
@@ -111,8 +120,8 @@ class ApplyStage:
     def beside(
         self, stores: Mapping[int, Readable], spoil: Callable[[int, Corrupt], None], outbox: Outbox
     ) -> Sequence[Coroutine[Any, Any, None]]:
-        """Nothing."""
-        return ()
+        """Leases end by themselves."""
+        return (self._leases.run(stores, spoil, outbox),)
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         """Nothing."""
@@ -128,6 +137,7 @@ class ApplyStage:
 
     def left(self, partition: int) -> None:
         """A partition is another worker's: how its contexts stand is no longer known here."""
+        self._leases.forget(partition)
         for judge in self._judges.values():
             if judge.standing.partition == partition:
                 judge.standing.forget()
@@ -153,7 +163,9 @@ class ApplyStage:
         context = (record.key or b"").decode()
         judge = self._judge(context)
         if judge is None:
-            return self._decide(record, operation, context, layer, heads.of(context), now_ms, never)
+            expired = reservations.expire(layer, heads.of(context), context, now_ms)
+            decided = self._decide(record, operation, context, layer, expired.head, now_ms, never)
+            return _behind(expired, decided, context, record.partition, now_ms)
         judge.standing.partition = record.partition
         try:
             with judge.turn() as turn:
@@ -188,7 +200,23 @@ class ApplyStage:
             case Repaired():
                 change = rules.repaired(layer, head, context, operation, now_ms)
                 decision = Emit(_told(change, context, record.partition, now_ms), "repaired")
+            case Request():
+                requested = reservations.request(layer, head, context, operation, now_ms)
+                change = requested.change
+                decision = self._asked(record, operation, context, requested, now_ms)
+            case Expire():  # what was over ended before this
+                change, decision = Change(head), Emit((), "expire")
         return _decided(decision, context, change)
+
+    def _asked(
+        self, record: Inbound, operation: Request, context: Context, requested: Requested, now_ms: int
+    ) -> Decision:
+        said = requested.answer
+        if said.outcome in ("reserved", "extended") and not requested.repeat:
+            self._leases.due(record.partition, context, said.ends_ms)
+        told = answers.answered(context, operation.request_id, operation.origin, said, now_ms, repeat=requested.repeat)
+        entries = _told(requested.change, context, record.partition, now_ms)
+        return Emit([*entries, answer_out(told)], "repeat" if requested.repeat else said.outcome)
 
     def repaired(self, context: Context, what: str) -> Out:
         """The context hears of it, and its journal says so."""
@@ -258,6 +286,15 @@ def _decided(decision: Decision, context: Context, change: Change) -> Decided:
     return Decided(decision, touched, context if change.settling else None)
 
 
+def _behind(expired: Change, decided: Decided, context: Context, partition: int, now_ms: int) -> Decided:
+    """A decision behind what ended before it."""
+    if not expired.entries:
+        return decided
+    outs = [*_told(expired, context, partition, now_ms), *decided.decision.outs]
+    heads = {head_key(context): expired.head} | decided.heads
+    return Decided(decided.decision._replace(outs=outs), heads, decided.settling)
+
+
 def _told(change: Change, context: Context, partition: int, now_ms: int) -> list[Out]:
     """The journal, and whom a change concerns besides who asked for it.
 
@@ -276,6 +313,7 @@ def _told(change: Change, context: Context, partition: int, now_ms: int) -> list
             result = results.evicted(about, verdict, gone.sequence, gone.state_root, now_ms, gone.stone.competing)
             outs.append(result_out(result))
     outs += [_heard_again(origin, key, now_ms) for origin in change.again]
+    outs += [answer_out(answers.ended(context, ended, now_ms)) for ended in change.ended]
     for pair in change.challenges:
         holders = () if pair.holder is None else (pair.holder,)
         told = NEWS.encode(Challenged(pair.by, context, pair.sent, pair.proven))
