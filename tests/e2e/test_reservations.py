@@ -22,7 +22,9 @@ from ops.installation import Installation
 from ops.instruments.chain import Chain
 from ops.instruments.generate import Generator
 from ops.instruments.stock import Stock
+from ops.inventory_chaos import sell
 from ops.running import running_workers
+from ops.scenario import Asked
 from schemas.external import ExportedEntry
 from schemas.reservations import OWNER_ANSWER, OwnerAnswer
 from tests.e2e.asking import Talk, until
@@ -296,3 +298,20 @@ async def test_reservations_by_command(client: Client, generator: Generator) -> 
     assert invoked("release", stock.name, "cli").output.startswith("released  cli")
     gone = invoked("show", stock.name, "cli", "--at", worker)
     assert (gone.exit_code, "has ended" in gone.output) == (1, True)
+
+
+@pytest.mark.invariant("RESERVE-1")
+@pytest.mark.invariant("RESERVE-2")
+async def test_nothing_is_sold_twice_whoever_is_killed(talk: Talk) -> None:
+    """`beefline chaos inventory` makes 10,000 attempts on 1,000 units, and kills 24 times; apply too."""
+    sale = await sell(talk.settings, Asked(records=600, faults=3, rate=0, seed=37))
+    assert sale.findings() == {}
+    assert sale.crowd.killed == 3
+    assert sale.attempts >= 600
+    counts = sale.counts()
+    assert counts["sequences at which all units are accounted for"] > 500
+    for what in ("sold", "released", "forgotten", "failed", "refused conflict.too-few"):
+        assert counts[f"buyers: {what}"] > 0, what
+    for kind in ("reserve", "release", "expire", "consume", "dismiss"):
+        assert counts[f"entries: {kind}"] > 0, kind
+    assert sale.books.held == set()
