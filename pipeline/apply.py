@@ -9,7 +9,6 @@ happened. Sources: BRC-22 and the reference overlay engine's semantics, without 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
 
 import msgspec
 
@@ -97,9 +96,10 @@ def apply(
     elif (stored := here.value(state.TX, verified.txid)) is not None:
         return Change(head, said=_repeat(_applied(stored), verified.asked))
     spends = [list(outpoints(member.spends(verified.beef, one))) for one in verified.members]
-    if baskets.is_owner(context):
-        spent, proven = list(chain.from_iterable(spends)), verified.proven_height >= 0
-        if (lost := reservations.refuses(here, claims, spent, proven=proven)) is not None:
+    if baskets.is_owner(context) and verified.proven_height < 0:
+        known = here.is_there(state.KNOWN, txids)
+        spent = [point for points, was_known in zip(spends, known, strict=True) if not was_known for point in points]
+        if (lost := reservations.refuses(here, claims, spent)) is not None:
             return Change(head, said=lost)
     if found := rivals(here, verified, spends):
         return contested(here, operation, found, always=always)

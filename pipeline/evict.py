@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from pipeline import listing, reservations, state, waiting
+from pipeline import holding, listing, reservations, state, waiting
+from pipeline.baskets import is_owner
 from pipeline.contextual import Challenge, Change, Contextual, Ended, Evicted, Revised
 from pipeline.judge import Rule, judge, judge_again
 from pipeline.state import Layer, Live
@@ -199,6 +200,8 @@ def _contest(here: Contextual, returned: Sequence[Outpoint], rivals: Sequence[Tx
         here.put(state.CONTESTED, point, Contested(tuple(dict.fromkeys((*before, *rivals)))))
         for rival in rivals:
             here.put(state.RIVAL, rival + point, b"")
+    if rivals and is_owner(here.context):
+        holding.withdraw(here, listing.in_basket(here, returned))
 
 
 def _decided(here: Contextual, rival: Txid) -> bool:
@@ -212,6 +215,8 @@ def _decided(here: Contextual, rival: Txid) -> bool:
             here.put(state.CONTESTED, point, Contested(left))
         else:
             here.delete(state.CONTESTED, point)
+            if is_owner(here.context):
+                holding.offer(here, listing.in_basket(here, [point]))
     return bool(marks)
 
 

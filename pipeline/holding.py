@@ -53,6 +53,22 @@ def let_go(here: Contextual, points: Sequence[Outpoint]) -> None:
         here.delete(state.RESERVED, point)
 
 
+def offer(here: Contextual, rests: Sequence[bytes]) -> None:
+    """These are in their baskets: whoever counts may have them, unless somebody holds them or may yet have them.
+
+    rests: a basket's key (`listing.key`) and an outpoint each.
+    """
+    points = [rest[-36:] for rest in rests]
+    held, contested = here.is_there(state.RESERVED, points), here.is_there(state.CONTESTED, points)
+    free = [rest for rest, one, other in zip(rests, held, contested, strict=True) if not (one or other)]
+    here.put_all(state.FREE, free, b"")
+
+
+def withdraw(here: Contextual, rests: Sequence[bytes]) -> None:
+    """Nobody may have these."""
+    here.delete_all(state.FREE, rests)
+
+
 def leave(here: Contextual, points: Sequence[Outpoint]) -> None:
     """These are coins no more: no entry of the journal has one held that is none.
 

@@ -130,11 +130,16 @@ def _count(here: Contextual, points: Sequence[Outpoint], sign: int) -> None:
             so_far = moved.get(group, _NOTHING)
             moved[group] = Tally(so_far.outputs + 1, so_far.satoshis + satoshis, so_far.unverified + doubtful)
             listed.append(group + point)
+    named = [
+        of[0] + point for point, of, left in zip(points, groups, gone, strict=True) if not left and of[0] != _CHANGE
+    ]
     if sign > 0:
         here.put_all(state.LISTED, listed, b"")
+        holding.offer(here, named)
     else:
         for rest in listed:
             here.delete(state.LISTED, rest)
+        holding.withdraw(here, named)
     for (group, by), stored in zip(moved.items(), here.values(state.TALLY, list(moved)), strict=True):
         before = _tally(stored) if stored is not None else _NOTHING
         after = Tally(
@@ -165,6 +170,20 @@ def basket_in(rest: bytes) -> tuple[str, str]:
     return rest[2 : 2 + size].decode(), rest[4 + size :].decode()
 
 
+def in_basket(here: Contextual, points: Sequence[Outpoint]) -> list[bytes]:
+    """Of outputs that are in baskets which applications name, the basket's key and the outpoint each."""
+    placed = [
+        (point, _placed(stored).what)
+        for point, stored in zip(points, here.values(state.PLACED, points), strict=True)
+        if stored is not None
+    ]
+    rests = [key(what.basket) + point for point, what in placed if isinstance(what, Insertion)]
+    return [rest for rest, there in zip(rests, here.is_there(state.LISTED, rests), strict=True) if there]
+
+
 def _name(text: str) -> bytes:
     encoded = text.encode()
     return len(encoded).to_bytes(2, "big") + encoded
+
+
+_CHANGE = key(baskets.CHANGE)

@@ -52,7 +52,7 @@ FORGET_EVERY, FORGOTTEN = 16, 64
 """With every so many entries of the journal so many answers are given up whose time has come: more than come new."""
 
 LOOKED_AT = 100
-"""Outputs of a basket that are looked at together."""
+"""Outputs with a tag that are looked at together."""
 
 NO_TXID = bytes(32)
 
@@ -126,6 +126,7 @@ def _reserve(here: Contextual, name: str, asked: Reserve) -> Answer | Verdict:
     chosen = _named(here, asked.outputs) if asked.outputs else _counted(here, asked)
     if isinstance(chosen, Verdict):
         return chosen
+    holding.withdraw(here, listing.in_basket(here, chosen))
     holding.hold(here, name, chosen)
     holding.move(here, 1, len(chosen))
     token = here.head.sequence + 1
@@ -163,28 +164,29 @@ def _untaken(here: Contextual, points: Sequence[Outpoint]) -> list[Outpoint]:
 
 
 def _counted(here: Contextual, asked: Reserve) -> Sequence[Outpoint] | Verdict:
-    """The first free ones, by their outpoints' bytes.
-
-    Cost: with one tag at most, what is asked for and what is not free before it; else what has the rarest tag.
-    """
-    groups = [listing.key(asked.basket, tag) for tag in asked.tags or ("",)]
-    tallies = [_tally(stored).outputs if stored else 0 for stored in here.values(state.TALLY, groups)]
-    chosen: list[Outpoint] = []
-    if min(tallies) >= asked.count:
-        rarest = groups[tallies.index(min(tallies))]
-        others = [group for group in groups if group != rarest]
-        rests = here.each_with(state.LISTED, rarest)
-        while len(chosen) < asked.count and (some := list(islice(rests, LOOKED_AT))):
-            points = [rest[len(rarest) :] for rest in some]
-            for group in others:
-                there = here.is_there(state.LISTED, [group + point for point in points])
-                points = [point for point, yes in zip(points, there, strict=True) if yes]
-            chosen += _untaken(here, points)
+    """The first free ones, by their outpoints' bytes. Cost: those; with tags, what has the rarest of them."""
+    chosen = list(islice(_with_tags(here, asked) if asked.tags else _any(here, asked.basket), asked.count))
     if len(chosen) < asked.count:
-        # Of more than there are at all, how many are free is not counted.
-        free = f"{len(chosen):,}" if min(tallies) >= asked.count else f"{min(tallies):,} at most"
-        return Verdict("conflict.too-few", f"{free} of {asked.count:,} are free")
-    return chosen[: asked.count]
+        return Verdict("conflict.too-few", f"{len(chosen):,} of {asked.count:,} are free")
+    return chosen
+
+
+def _any(here: Contextual, basket: str) -> Iterator[Outpoint]:
+    group = listing.key(basket)
+    return (rest[len(group) :] for rest in here.each_with(state.FREE, group))
+
+
+def _with_tags(here: Contextual, asked: Reserve) -> Iterator[Outpoint]:
+    groups = [listing.key(asked.basket, tag) for tag in asked.tags]
+    tallies = [_tally(stored).outputs if stored else 0 for stored in here.values(state.TALLY, groups)]
+    rarest = groups.pop(tallies.index(min(tallies)))
+    basket, rests = listing.key(asked.basket), here.each_with(state.LISTED, rarest)
+    while some := list(islice(rests, LOOKED_AT)):
+        points = [rest[len(rarest) :] for rest in some]
+        for kind, group in ((state.FREE, basket), *((state.LISTED, group) for group in groups)):
+            there = here.is_there(kind, [group + point for point in points])
+            points = [point for point, yes in zip(points, there, strict=True) if yes]
+        yield from points
 
 
 def _extend(here: Contextual, asked: Extend) -> Answer | Verdict:
@@ -233,6 +235,7 @@ def _end(here: Contextual, name: str, what: Reservation) -> None:
     """It holds nothing from here on; what it held is free, where it is a coin still."""
     points = list(outpoints(what.points))
     holding.let_go(here, points)
+    holding.offer(here, listing.in_basket(here, points))
     holding.move(here, -1, -len(points))
     _gone(here, name, what)
 
@@ -314,17 +317,14 @@ def next_end(view: Ordered, context: Context) -> int | None:
 # --- spends
 
 
-def refuses(
-    here: Contextual, claims: Sequence[tuple[str, int]], spends: Sequence[Outpoint], *, proven: bool
-) -> Verdict | None:
+def refuses(here: Contextual, claims: Sequence[tuple[str, int]], spends: Sequence[Outpoint]) -> Verdict | None:
     """Why a transaction, or an ancestor it brings, may not spend what it spends: somebody else holds it, or whoever
     sends it does no longer. What is in a block is not asked.
 
-    claims: ids and tokens that its instruction names.
+    claims: ids and tokens that its instruction names; spends: of those that are not known. Of none, nobody is asked
+    what he held when they became known.
     """
-    if proven:
-        return None
-    for name, token in claims:
+    for name, token in claims if spends else ():
         if isinstance(lost := _standing(here, name, token), Verdict):
             return lost
     claimed = {name.encode() for name, _ in claims}

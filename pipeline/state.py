@@ -37,6 +37,7 @@ TALLY = b"n"  # basket, tag or nothing -> Tally: of the coins that are in it
 RESERVATION = b"i"  # its id -> Reservation: what somebody holds until its lease ends
 RESERVED = b"m"  # outpoint -> id of the reservation that holds it: a coin, always
 LEASE = b"z"  # when it ends (8 bytes, Unix milliseconds), id -> nothing: which reservations end when
+FREE = b"f"  # basket, outpoint -> nothing: a coin listed there that nobody holds or may yet have; not of `default`
 HOLDING = b"p"  # nothing -> Holding: how many there are, and what they hold
 ANSWERED = b"j"  # id of a request -> Answered: what a repeat of it is told
 FORGET = b"g"  # when (8 bytes, Unix milliseconds), id of a request -> nothing: until then its answer is kept

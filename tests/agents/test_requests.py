@@ -161,7 +161,7 @@ def test_a_refusal_is_an_answer_and_no_dead_letter() -> None:
     decision = world.reserve("one", 3)
     assert isinstance(decision, Emit)
     assert (decision.code, kinds(decision)) == ("refused", ["dismiss"])
-    assert (answer(decision).code, answer(decision).message) == ("conflict.too-few", "2 at most of 3 are free")
+    assert (answer(decision).code, answer(decision).message) == ("conflict.too-few", "2 of 3 are free")
 
 
 @pytest.mark.invariant("RESERVE-2")

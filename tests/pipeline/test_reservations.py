@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import listed, reservations, state
+from pipeline import listed, listing, reservations, state
 from pipeline.codec.tx import Tx
 from pipeline.contextual import Answer as Taken
 from pipeline.contextual import Change
@@ -68,6 +68,15 @@ class Shop:
         self.offset += 1
         named = [{"id": name, "token": token} for name, token in claims]
         return do(self.owner, tx, read(asked(reservations=named)), self.offset, **more)
+
+    def words(self, number: int) -> Tx:
+        """A transaction that spends nothing of the owner's."""
+        return paying(b"\x54", spends=[coin_of_others(50 + number)], salt=50 + number)
+
+    def instruct(self, instruction: dict[str, Any], number: int) -> None:
+        """What the owner is to make of others' outputs."""
+        self.offset += 1
+        do(self.owner, self.words(number), read(instruction), self.offset)
 
     def held(self) -> dict[str, tuple[str, ...]]:
         page = reservations.page(self.owner.store, CONTEXT, "", 1_000)
@@ -134,7 +143,7 @@ def test_what_is_counted_has_all_the_tags() -> None:
     said = shop.reserve("one", 1, "a", "b")
     assert list(outpoints(said.points)) == [outpoint(other.txid, 0)]
     assert shop.reserve("two", 1, "a", "b").code == "conflict.too-few"
-    assert shop.reserve("three", 1, "c").message == "0 at most of 1 are free"
+    assert shop.reserve("three", 1, "c").message == "0 of 1 are free"
     assert shop.reserve("four", 2, "a").outcome == "reserved"
     assert shop.reserve("five", 1, "b").outcome == "reserved"
     assert shop.reserve("six", 1).message == "0 of 1 are free"
@@ -160,6 +169,23 @@ def test_change_is_reserved_by_name_alone() -> None:
     do(shop.owner, paid, read(asked(payment(0))), 2)
     assert shop.reserve("counted", 2).code == "conflict.too-few"
     assert shop.reserve_these("named", outpoint(paid.txid, 0)).outcome == "reserved"
+
+
+def test_what_is_contested_is_not_free_when_it_comes_back_another_way() -> None:
+    """Spent by another and returned; taken off its list and put back: whoever contests it may yet have it."""
+    shop = Shop(1)
+    shop.spend(shop.points)
+    first, second = (paying(b"\x53", spends=shop.points, salt=salt) for salt in (1, 2))
+    shop.owner.do(CONTEXT, Evict("evict", first.txid, "network.double-spend", "no", (bytes(32),)))
+    shop.submit(second)
+    shop.owner.do(CONTEXT, Evict("evict", second.txid, "network.rejected", "no"))
+    assert shop.reserve("spent").code == "conflict.too-few"
+    other = paying(b"\x54", spends=[coin_of_others(5)], salt=3)
+    do(shop.owner, other, read(relinquish(("coins", shop.stock, 0))), 50)
+    shop.owner.do(CONTEXT, Evict("evict", other.txid, "network.rejected", "no"))
+    assert shop.reserve("relinquished").code == "conflict.too-few"
+    shop.owner.do(CONTEXT, Evict("evict", bytes(32), "network.rejected", "no"))
+    assert shop.reserve("decided").outcome == "reserved"
 
 
 @pytest.mark.parametrize("most", ["MOST_RESERVATIONS", "MOST_OUTPUTS"])
@@ -208,8 +234,9 @@ def test_the_same_id_for_something_else_is_refused() -> None:
 
 
 @pytest.mark.invariant("RESERVE-2")
-def test_an_answer_outlives_its_reservation_and_is_forgotten_then() -> None:
+def test_an_answer_outlives_its_reservation_and_is_forgotten_then(monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes so late that its answer may be gone is refused: a record that is read again never holds anew."""
+    monkeypatch.setattr(reservations, "FORGET_EVERY", 1)  # with every entry, where tests would need sixteen
     shop = Shop(4)
     what, came_ms = Reserve((), "coins", (), 1, "", LEASE_MS), NOW_MS
     shop.ask("one", what, 7)
@@ -223,12 +250,28 @@ def test_an_answer_outlives_its_reservation_and_is_forgotten_then() -> None:
         assert shop.ask("one", what, 7, came_ms).answer.outcome == "reserved"
     assert shop.held() == {}
     shop.owner.now_ms = ended_ms + KEPT_MS
-    for number in range(reservations.FORGET_EVERY):
-        shop.ask(f"any {number}", Release("none", 0))
+    shop.ask("any", Release("none", 0))
     late = shop.ask("one", what, 7, came_ms)
     assert (late.answer.code, late.change.entries) == ("admission.late-request", ())
     kept = [key for key in shop.owner.store.entries if key.startswith(state.key(CONTEXT, state.ANSWERED, b""))]
-    assert len(kept) <= reservations.FORGET_EVERY
+    assert len(kept) == 1
+
+
+def test_answers_are_forgotten_some_at_a_time() -> None:
+    """Sixteen entries bring sixteen answers at most, and take away 64."""
+    shop = Shop(1)
+    prefix = state.key(CONTEXT, state.ANSWERED, b"")
+
+    def kept() -> int:
+        return sum(key.startswith(prefix) for key in shop.owner.store.entries)
+
+    for number in range(100):
+        shop.ask(f"{number}", Release("none", 0))
+    assert kept() == 100
+    shop.owner.now_ms += KEPT_MS
+    for number in range(reservations.FORGET_EVERY):
+        shop.ask(f"later {number}", Release("none", 0))
+    assert kept() == 100 + reservations.FORGET_EVERY - reservations.FORGOTTEN
 
 
 def test_a_request_that_waited_too_long_is_refused() -> None:
@@ -370,6 +413,17 @@ def test_an_ancestor_that_comes_along_spends_by_the_same_claim() -> None:
     assert [JOURNAL.decode(entry).kind for entry in change.entries] == ["apply", "consume"]
 
 
+def test_a_spend_that_is_known_is_not_asked_what_it_held() -> None:
+    """It came as an ancestor, by its claim, and is submitted for itself when the reservation has ended."""
+    shop = Shop(1)
+    token = shop.reserve("one").token
+    parent = paying(b"\x53", spends=shop.points, salt=1)
+    child = paying(b"\x54", spends=[outpoint(parent.txid, 0)], salt=2)
+    shop.submit(child, ("one", token), ancestors=[parent])
+    assert shop.held() == {}
+    assert isinstance(shop.submit(parent, ("one", token)).said, Taken)
+
+
 def test_what_is_in_a_block_stands_and_the_reservation_gives_way() -> None:
     shop = Shop(2)
     token = shop.reserve("one", 2).token
@@ -489,7 +543,10 @@ STEPS = st.lists(
     st.builds(
         Step,
         st.sampled_from(
-            ["reserve", "reserve", "these", "extend", "release", "spend", "spend", "proven", "evict", "readmit", "wait"]
+            [
+                *("reserve", "reserve", "these", "extend", "release", "wait"),
+                *("spend", "spend", "proven", "evict", "contest", "decide", "readmit", "relinquish", "restore", "move"),
+            ]
         ),
         st.integers(0, 7),
         st.integers(1, 3),
@@ -512,6 +569,9 @@ class Model:
         self.answers: dict[str, tuple[object, str, list[Outpoint]]] = {}
         self.spent: dict[str, set[Outpoint]] = {}  # by spender that is known
         self.refused: set[str] = set()
+        self.contested: set[Outpoint] = set()
+        self.relinquished: set[Outpoint] = set()
+        self.moved: set[Outpoint] = set()  # to another basket
 
     def pass_time(self) -> None:
         self.held = {name: each for name, each in self.held.items() if each[1] > self.now_ms}
@@ -519,7 +579,10 @@ class Model:
     def free(self) -> list[Outpoint]:
         taken = [point for _, _, points in self.held.values() for point in points]
         gone = [point for points in self.spent.values() for point in points]
-        return [point for point in self.points if point not in taken and point not in gone]
+        return [point for point in self.points if not {point} & {*taken, *gone, *self.contested, *self.relinquished}]
+
+    def counted(self) -> list[Outpoint]:
+        return [point for point in self.free() if point not in self.moved]
 
     def ask(self, name: str, what: Reserve | Extend | Release, token: int) -> tuple[str, list[Outpoint]]:
         """token: of the reservation, should it be made."""
@@ -534,7 +597,7 @@ class Model:
     def _answer(self, name: str, what: Reserve | Extend | Release, token: int) -> tuple[str, list[Outpoint]]:
         if isinstance(what, Reserve):
             free = self.free()
-            chosen = list(what.outputs) or free[: what.count]
+            chosen = list(what.outputs) or self.counted()[: what.count]
             if not set(chosen) <= set(free) or len(chosen) < what.count:
                 return "refused", []
             self.held[name] = token, self.now_ms + what.lease_ms, set(chosen)
@@ -571,10 +634,11 @@ class Model:
             what -= points
         self.held = {name: each for name, each in self.held.items() if each[2]}
 
-    def evict(self, name: str) -> None:
+    def evict(self, name: str, *, contested: bool) -> None:
         self.pass_time()
-        if self.spent.pop(name, None) is not None:
+        if (points := self.spent.pop(name, None)) is not None:
             self.refused.add(name)
+            self.contested |= points if contested else set()
 
     def readmit(self, name: str, points: set[Outpoint]) -> None:
         self.pass_time()
@@ -582,6 +646,22 @@ class Model:
             self.refused.discard(name)
             if not any(points & other for other in self.spent.values()):
                 self._take(name, points)
+
+
+RIVAL = b"\x09" * 32
+
+
+def free_entries(owner: Owner) -> tuple[set[bytes], set[bytes]]:
+    """Entries that say what is free, and those that should."""
+    found: dict[bytes, set[bytes]] = {}
+    at = len(CONTEXT.encode()) + 1
+    for entry in owner.store.entries:
+        if entry.startswith(CONTEXT.encode() + b"\0"):
+            found.setdefault(entry[at : at + 1], set()).add(entry[at + 1 :])
+    taken = {*found.get(state.RESERVED, ()), *found.get(state.CONTESTED, ())}
+    rests = {rest for rest in found.get(state.LISTED, ()) if listing.basket_in(rest[:-36])[1] == ""}
+    named = {rest for rest in rests if listing.basket_in(rest[:-36])[0] != "default"}
+    return found.get(state.FREE, set()), {rest for rest in named if rest[-36:] not in taken}
 
 
 def never_more_than_there_is(journal: Sequence[bytes]) -> None:
@@ -615,9 +695,30 @@ def test_reservations_follow_the_plainest_model(steps: list[Step]) -> None:
             case "wait":
                 owner.now_ms += step.seconds * 1_000
                 continue
-            case "evict":
-                owner.do(CONTEXT, Evict("evict", spender.txid, "network.rejected", "no"))
-                model.evict(txid)
+            case "evict" | "contest":
+                rivals = (RIVAL,) if step.what == "contest" else ()
+                owner.do(CONTEXT, Evict("evict", spender.txid, "network.rejected", "no", rivals))
+                model.evict(txid, contested=bool(rivals))
+            case "decide":
+                owner.do(CONTEXT, Evict("evict", RIVAL, "network.rejected", "no"))
+                model.pass_time()
+                model.contested.clear()
+            case "relinquish":
+                gone = [("coins", shop.stock, point[32]) for point in spends]
+                gone += [("others", shop.stock, point[32]) for point in spends]
+                shop.instruct(relinquish(*gone), step.name)
+                model.pass_time()
+                model.relinquished |= spends
+            case "restore":
+                owner.do(CONTEXT, Evict("evict", shop.words(step.name).txid, "network.rejected", "no"))
+                owner.do(CONTEXT, Readmit("readmit", shop.words(step.name).txid))
+                model.pass_time()
+            case "move":
+                moved = read(asked(*(insertion(point[32], "others") for point in sorted(spends))))
+                shop.offset += 1
+                do(owner, shop.stock, moved, shop.offset)
+                model.pass_time()
+                model.moved |= spends
             case "readmit":
                 owner.do(CONTEXT, Readmit("readmit", spender.txid))
                 model.readmit(txid, spends)
@@ -648,7 +749,9 @@ def test_reservations_follow_the_plainest_model(steps: list[Step]) -> None:
         assert shop.held() == {
             each: tuple(map(shown, sorted(what))) for each, (_, _, what) in sorted(model.held.items())
         }
-        assert shop.spendable() == list(map(shown, model.free()))
+        assert shop.spendable() == list(map(shown, model.counted()))
+        found_free, free = free_entries(owner)
+        assert found_free == free
     journal = owner.journal[CONTEXT]
     never_more_than_there_is(journal)
     entries, _ = replayed(journal)
