@@ -8,8 +8,9 @@ from aiohttp import web
 
 from agents.runtime.desk import Teller
 from agents.runtime.hosting import FAILURES, ApplySettings, Hosted, Judge
+from agents.runtime.leases import Leases
 from agents.runtime.outbox import Outbox
-from agents.runtime.outcomes import result_out
+from agents.runtime.outcomes import answer_out, result_out
 from agents.runtime.partition import Decided, Heads, Settled
 from agents.runtime.records import (
     Decision,
@@ -27,14 +28,15 @@ from agents.runtime.records import (
 from agents.runtime.shelf import Readable
 from agents.runtime.standing import RAISED, hold_for
 from agents.runtime.voters import repeat_votes
+from pipeline import answers, prepare, reservations, results, undecided
 from pipeline import apply as rules
-from pipeline import prepare, results, undecided
 from pipeline.contextual import Answer, Change
 from pipeline.follow import Contexts, Form
 from pipeline.judge import never
 from pipeline.member import extended
 from pipeline.outcome import Condition, Verdict
 from pipeline.overlay.manager import BadManager
+from pipeline.reservations import Requested
 from pipeline.results import About
 from pipeline.state import Corrupt, Layer, Live, View, head_key
 from pipeline.submit import TOPIC
@@ -49,12 +51,14 @@ from schemas.flow import (
     BroadcastRequest,
     Decide,
     Evict,
+    Expire,
     Operation,
     Origin,
     Pointer,
     Prepare,
     Readmit,
     Repaired,
+    Request,
     Unmined,
     Verified,
 )
@@ -64,6 +68,7 @@ from schemas.state import Applied, Stood
 from schemas.types import Context, Txid
 from schemas.wire import HEADER, Undecodable
 from topics.registry import (
+    ANSWERS,
     BROADCAST,
     DEAD_LETTERS,
     INGEST,
@@ -88,7 +93,7 @@ class ApplyStage:
     name = "apply"
     inputs: tuple[Topic, ...] = (OPERATIONS,)
     outputs: tuple[Topic, ...] = (
-        *(JOURNAL, RESULTS, BROADCAST, NETWORK_NEWS, OPERATIONS, VOTES),
+        *(JOURNAL, RESULTS, ANSWERS, BROADCAST, NETWORK_NEWS, OPERATIONS, VOTES),
         *(DEAD_LETTERS, RETRY_10S, RETRY_1M, RETRY_10M),
     )
     changelog = STATE
@@ -96,6 +101,7 @@ class ApplyStage:
     went_well: tuple[str, ...] = (
         *("applied", "repeat", "accept", "evict", "readmit", "repaired"),
         *("agreed", "disagreed", "waits", "committed", "aborted", "heard"),
+        *("reserved", "extended", "released", "refused", "expire"),
     )
 
     def __init__(self, settings: ApplySettings, failures: int = FAILURES) -> None:
@@ -110,6 +116,7 @@ class ApplyStage:
         self._judges: Mapping[str, Judge] = self._hosted.judges
         self._always = frozenset(f"topic:{name}" for name in settings.broadcast_always)
         self._vote_again_s = settings.vote_again_s
+        self._leases = Leases()
 
     def tell_to(self, teller: Teller) -> None:
         """Who writes events of this stage."""
@@ -125,8 +132,9 @@ class ApplyStage:
     def beside(
         self, stores: Mapping[int, Readable], spoil: Callable[[int, Corrupt], None], outbox: Outbox
     ) -> Sequence[Coroutine[Any, Any, None]]:
-        """Votes on what nobody has decided are repeated."""
-        return (repeat_votes(stores, spoil, outbox, self._vote_again_s),)
+        """Votes on what nobody has decided are repeated, and leases end by themselves."""
+        votes = repeat_votes(stores, spoil, outbox, self._vote_again_s)
+        return votes, self._leases.run(stores, spoil, outbox)
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         """Nothing."""
@@ -142,6 +150,7 @@ class ApplyStage:
 
     def left(self, partition: int) -> None:
         """A partition is another worker's: how its contexts stand is no longer known here."""
+        self._leases.forget(partition)
         for judge in self._judges.values():
             if judge.standing.partition == partition:
                 judge.standing.forget()
@@ -180,7 +189,9 @@ class ApplyStage:
         context = (record.key or b"").decode()
         judge = self._judge(context)
         if judge is None:
-            return self._decide(record, operation, context, layer, heads.of(context), now_ms, never)
+            expired = reservations.expire(layer, heads.of(context), context, now_ms)
+            decided = self._decide(record, operation, context, layer, expired.head, now_ms, never)
+            return _behind(expired, decided, context, record.partition, now_ms)
         judge.standing.partition = record.partition
         try:
             with judge.turn() as turn:
@@ -221,7 +232,23 @@ class ApplyStage:
                 return self._prepare(record, operation, context, layer, head, now_ms, enough)
             case Decide():
                 return self._hear(record, operation, context, layer, head, now_ms)
+            case Request():
+                requested = reservations.request(layer, head, context, operation, now_ms)
+                change = requested.change
+                decision = self._asked(record, operation, context, requested, now_ms)
+            case Expire():  # what was over ended before this
+                change, decision = Change(head), Emit((), "expire")
         return _decided(decision, context, change)
+
+    def _asked(
+        self, record: Inbound, operation: Request, context: Context, requested: Requested, now_ms: int
+    ) -> Decision:
+        said = requested.answer
+        if said.outcome in ("reserved", "extended") and not requested.repeat:
+            self._leases.due(record.partition, context, said.ends_ms)
+        told = answers.answered(context, operation.request_id, operation.origin, said, now_ms, repeat=requested.repeat)
+        entries = _told(requested.change, context, record.partition, now_ms)
+        return Emit([*entries, answer_out(told)], "repeat" if requested.repeat else said.outcome)
 
     def _prepare(
         self,
@@ -418,6 +445,15 @@ def _decided(decision: Decision, context: Context, change: Change) -> Decided:
     return Decided(decision, touched, context if change.settling else None)
 
 
+def _behind(expired: Change, decided: Decided, context: Context, partition: int, now_ms: int) -> Decided:
+    """A decision behind what ended before it."""
+    if not expired.entries:
+        return decided
+    outs = [*_told(expired, context, partition, now_ms), *decided.decision.outs]
+    heads = {head_key(context): expired.head} | decided.heads
+    return msgspec.structs.replace(decided, decision=decided.decision._replace(outs=outs), heads=heads)
+
+
 def _told(change: Change, context: Context, partition: int, now_ms: int) -> list[Out]:
     """The journal, and whom a change concerns besides who asked for it.
 
@@ -438,6 +474,7 @@ def _told(change: Change, context: Context, partition: int, now_ms: int) -> list
     outs += [_heard_again(origin, key, now_ms) for origin in change.again]
     for operation, heard in change.words:
         outs.append(Out(VOTES, bytes.fromhex(operation), VOTE.encode(heard)))
+    outs += [answer_out(answers.ended(context, ended, now_ms)) for ended in change.ended]
     for pair in change.challenges:
         holders = () if pair.holder is None else (pair.holder,)
         told = NEWS.encode(Challenged(pair.by, context, pair.sent, pair.proven))

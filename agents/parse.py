@@ -1,4 +1,4 @@
-"""parse: bytes to a well-formed payload, and the headers to a request."""
+"""parse: what strangers wrote. Bytes to a well-formed payload, with what its headers ask; requests to operations."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
@@ -7,8 +7,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Struct
 
-from agents.runtime.records import Decision, Emit, Inbound, Out, Refuse
-from pipeline import baskets
+from agents.runtime.outcomes import answer_out
+from agents.runtime.records import Decision, Emit, Inbound, Out, Refuse, SetAside
+from pipeline import answers, baskets, requests
 from pipeline.baskets import BadInstruction
 from pipeline.keys import public_of
 from pipeline.outcome import Verdict
@@ -17,10 +18,10 @@ from pipeline.policy import Policy
 from pipeline.results import About
 from schemas import headers as h
 from schemas.baskets import Instruction
+from schemas.flow import OPERATION, Asked, Origin, Parsed, Request
 from schemas.flow import PARSED as SCHEMA
-from schemas.flow import Asked, Origin, Parsed
 from schemas.types import Context, is_topic_name, why
-from topics.registry import DEAD_LETTERS, INGEST, PARSED, RESULTS, Topic
+from topics.registry import ANSWERS, DEAD_LETTERS, INGEST, OPERATIONS, PARSED, REQUESTS, RESULTS, Topic
 
 MAX_CONTEXTS = 32
 
@@ -46,8 +47,8 @@ class Parse:
     """The stage (design: at least once, deterministic output)."""
 
     name = "parse"
-    inputs: tuple[Topic, ...] = (INGEST,)
-    outputs: tuple[Topic, ...] = (PARSED, RESULTS, DEAD_LETTERS)
+    inputs: tuple[Topic, ...] = (INGEST, REQUESTS)
+    outputs: tuple[Topic, ...] = (PARSED, OPERATIONS, RESULTS, ANSWERS, DEAD_LETTERS)
     begins_traces = True
     went_well: tuple[str, ...] = ("",)
 
@@ -76,34 +77,54 @@ class Parse:
         """Nothing is waited for."""
         yield batch, None
 
-    def about(self, record: Inbound) -> About:
-        """The request, as far as its record tells."""
+    def about(self, record: Inbound) -> About | None:
+        """The request, as far as its record tells. Results are of payloads: who asks something else has no part."""
+        return None if _asks(record) else self._about(record)
+
+    def _about(self, record: Inbound) -> About:
         origin = self.origin(record)
         return About.before_contexts(origin, _request_id(record, origin))
 
     def decide(self, record: Inbound, gathered: None, now_ms: int) -> Decision:
-        """A parsed payload, or what is wrong with it."""
+        """A parsed payload, or a request, or what is wrong with it."""
+        if _asks(record):
+            return self._request(record, now_ms)
         headers = {name: value for name, value in record.headers if value is not None}  # senders may write nulls
         instructions = self._instructions(headers)
         if isinstance(instructions, Verdict):
-            return Refuse(instructions, self.about(record))
+            return Refuse(instructions, self._about(record))
         asked = self._asked(record, headers, instructions)
         if isinstance(asked, Verdict):
-            return Refuse(asked, self.about(record))
+            return Refuse(asked, self._about(record))
         why = h.first(record.headers, h.UNREADABLE)
         if why is not None and record.value is None:
-            return Refuse(Verdict("malformed.compression", why.decode("utf-8", "replace")), self.about(record))
+            return Refuse(Verdict("malformed.compression", why.decode("utf-8", "replace")), self._about(record))
         payload = parse(record.value or b"", self._policy)
         if isinstance(payload, Verdict):
-            return Refuse(payload, self.about(record))
+            return Refuse(payload, self._about(record))
         if instructions and (unfit := baskets.unfit(instructions.values(), payload.subject)) is not None:
-            return Refuse(_bad(unfit), self.about(record))
+            return Refuse(_bad(unfit), self._about(record))
         txid = payload.subject.txid
         parsed = Parsed(asked, txid, payload.canonical(), len(payload.unmined))
         return Emit((Out(PARSED, txid, SCHEMA.encode(parsed)),))
 
+    def _request(self, record: Inbound, now_ms: int) -> Decision:
+        """What an owner's context is asked; or an answer that says why it is not, and the record among the letters."""
+        origin = self.origin(record)
+        why = h.first(record.headers, h.UNREADABLE)
+        if why is not None and record.value is None:
+            verdict = Verdict("malformed.compression", why.decode("utf-8", "replace"))
+            asked: requests.Read | requests.Unread = requests.Unread(verdict, None, None)
+        else:
+            asked = requests.read(record.value or b"")
+        if isinstance(asked, requests.Unread):
+            told = answers.unread(asked.request_id, asked.owner, origin, asked.verdict, now_ms)
+            return SetAside(asked.verdict, (answer_out(told),))
+        operation = Request(f"request {origin.text()}", origin, asked.request_id, asked.what)
+        return Emit((Out(OPERATIONS, asked.context.encode(), OPERATION.encode(operation)),))
+
     def origin(self, record: Inbound) -> Origin:
-        """The coordinate of an ingest record."""
+        """The coordinate of a record."""
         return Origin(self._cluster, record.topic, record.partition, record.offset, record.timestamp)
 
     def _instructions(self, headers: Mapping[str, bytes]) -> dict[Context, Instruction] | Verdict:
@@ -149,6 +170,11 @@ class Parse:
         if len(contexts) > MAX_CONTEXTS:
             return Verdict("policy.contexts", f"{len(contexts)} topics and owners, {MAX_CONTEXTS} at most", h.TOPICS)
         return contexts
+
+
+def _asks(record: Inbound) -> bool:
+    """Whether it is a request, and no payload. Names on a cluster begin with the installation's prefix."""
+    return record.topic.endswith(REQUESTS.name)
 
 
 def _bad(message: str) -> Verdict:

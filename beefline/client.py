@@ -44,6 +44,7 @@ from weakref import WeakValueDictionary
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaConnectionError, MessageSizeTooLargeError
 
+from beefline.holding import Answer, Asker, Held, NotReserved, Reserving, Unanswered, with_claims
 from beefline.outcomes import (
     Admittance,
     Coordinate,
@@ -59,14 +60,19 @@ from beefline.outcomes import (
 
 __all__ = [
     "Admittance",
+    "Answer",
     "Client",
     "Coordinate",
+    "Held",
     "MissingTopic",
     "NoOutcome",
+    "NotReserved",
     "RequestOutcome",
+    "Reserving",
     "Result",
     "Submitted",
     "TooLarge",
+    "Unanswered",
     "Unreachable",
 ]
 
@@ -154,6 +160,9 @@ class Client:
         self._positions: dict[Any, int] = {}
         self._following: asyncio.Task[None] | None = None
         self._watches: WeakValueDictionary[str, Watch] = WeakValueDictionary()
+        self._asker = Asker(
+            f"{prefix}requests", f"{prefix}answers", self._options, lambda: self._started(self._producer)
+        )
 
     async def __aenter__(self) -> "Client":
         await self.start()
@@ -193,6 +202,7 @@ class Client:
 
     async def stop(self) -> None:
         """Send what is under way, and disconnect."""
+        await self._asker.stop()
         following, self._following = self._following, None
         if following is not None:
             following.cancel()
@@ -211,6 +221,7 @@ class Client:
         off_chain_values: bytes = b"",
         baskets: Sequence[Mapping[str, Any]] = (),
         atomicity: Atomicity = "each",
+        reservation: Held | Sequence[Held] = (),
         traceparent: str = "",
     ) -> Submitted:
         """Hand over a payload. Returns when the brokers have it: from then on it is not lost.
@@ -223,6 +234,7 @@ class Client:
         baskets: what owners of baskets are to make of the transaction: for each an object with `owner` and what
             `internalizeAction` of BRC-100 takes beside its transaction. Who names owners and no topics wants none.
         atomicity: whether each context decides for itself, or all of them take it or none does.
+        reservation: what it spends of what is held (`reserve`), which need not be named in `baskets`.
         traceparent: W3C trace context to go on with.
 
         Raises:
@@ -231,6 +243,8 @@ class Client:
             aiokafka.errors.KafkaError: the brokers did not confirm it. It may be there all the same: submit it again.
         """
         producer = self._started(self._producer)
+        held = (reservation,) if isinstance(reservation, Held) else reservation
+        baskets = with_claims(baskets, held) if held else baskets
         headers = self._headers(beef, topics, off_chain_values, baskets, atomicity, traceparent)
         request_id = request_id or uuid.uuid4().hex
         if len(request_id) > REQUEST_ID_CHARACTERS:
@@ -239,11 +253,71 @@ class Client:
         headers.append(("request-id", key))
         # Before it is sent: the decision may be read before the broker's confirmation is.
         watch = self._watches.setdefault(request_id, Watch())
+        for each in held:
+            each.sending += 1
         try:
             written = await producer.send_and_wait(self.ingest, beef, key=key, headers=headers)
         except MessageSizeTooLargeError as error:
+            for each in held:
+                each.sending -= 1
             raise TooLarge(len(beef), None) from error
-        return Submitted(request_id, written.topic, written.partition, written.offset, watch)
+        submitted = Submitted(request_id, written.topic, written.partition, written.offset, watch)
+        for each in held:
+            each.sending -= 1
+            each.submitted.append(submitted)
+        return submitted
+
+    def reserve(
+        self,
+        owner: str,
+        *,
+        lease_s: int,
+        basket: str = "",
+        count: int = 0,
+        tags: Sequence[str] = (),
+        outputs: Sequence[str] = (),
+        holder: str = "",
+        request_id: str | None = None,
+        timeout: float = 30.0,
+    ) -> Reserving:
+        """Hold outputs of an owner for a while, so that nobody else spends them:
+
+            async with client.reserve(owner, basket="tickets", count=2, lease_s=60) as held:
+                beef = make(held.outputs)
+                await client.submit(beef, reservation=held)
+
+        What is held when the body is left, however it is left, is given back; but for what a submitted payload spends,
+        which is waited for while the lease lasts. `await client.reserve(…)` gives the same without giving back.
+
+        owner: identity key, hexadecimal.
+        lease_s: 1 to 86,400 seconds; it begins when the request is decided.
+        basket, count, tags: so many of a basket, with all of these tags; all of them, or none.
+        outputs: or these, `txid.vout` each; all of them, or none.
+        holder: who it is for, as people want to read it.
+        request_id: 200 characters at most. A request of the same id and content holds once, and is told the same.
+        timeout: seconds to wait for an answer, of this and of what the `Held` is asked.
+
+        Raises (where it is awaited or entered):
+            NotReserved: it was refused, and nothing is held.
+            Unanswered: time is up; it is given back, should it be held after all.
+        """
+        asked = {
+            "basket": basket, "count": count, "tags": list(tags), "outputs": list(outputs), "holder": holder,
+        }  # fmt: skip
+        request = {"id": request_id or uuid.uuid4().hex, "operation": "reserve", "lease_s": lease_s}
+        request |= {name: value for name, value in asked.items() if value}
+        return Reserving(self._asker, self, owner.lower(), request, timeout)
+
+    async def release(self, owner: str, reservation: str, token: int | None = None, *, timeout: float = 30.0) -> Answer:
+        """Give back what a reservation holds, whoever made it. Raises as `Held.extend`."""
+        known = {} if token is None else {"token": token}
+        asked = {"id": uuid.uuid4().hex, "operation": "release", "reservation": reservation, **known}
+        return await self._asker.ask(owner.lower(), asked, timeout)
+
+    async def extend(self, owner: str, reservation: str, token: int, lease_s: int, *, timeout: float = 30.0) -> Answer:
+        """Hold for longer what a reservation holds, whoever made it. Raises as `Held.extend`."""
+        asked = {"operation": "extend", "reservation": reservation, "token": token, "lease_s": lease_s}
+        return await self._asker.ask(owner.lower(), {"id": uuid.uuid4().hex, **asked}, timeout)
 
     async def outcome(self, submitted: Submitted, timeout: float = 60.0) -> RequestOutcome:
         """What the contexts decided; waits until every one has.
@@ -290,6 +364,7 @@ class Client:
         off_chain_values: bytes = b"",
         baskets: Sequence[Mapping[str, Any]] = (),
         atomicity: Atomicity = "each",
+        reservation: Held | Sequence[Held] = (),
         traceparent: str = "",
     ) -> RequestOutcome:
         """`submit`, then `outcome`: arguments and exceptions are theirs. The time counts from the confirmation."""
@@ -300,6 +375,7 @@ class Client:
             off_chain_values=off_chain_values,
             baskets=baskets,
             atomicity=atomicity,
+            reservation=reservation,
             traceparent=traceparent,
         )
         return await self.outcome(submitted, timeout)

@@ -15,12 +15,14 @@ is what the worker that holds the context has, at once. `min_sequence`, from a r
 from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, TypeVar
+from urllib.parse import quote
 
 import aiohttp
 import msgspec
 
 from schemas.baskets import BasketOutputs, Baskets, FieldValue, FieldValues
 from schemas.external import ContextState, ExportedEntry, JournalPage, LiveOutput, Outputs, TransactionStanding
+from schemas.reservations import HeldReservation, OneReservation, Reservations
 
 __all__ = ["Consistency", "Include", "NoAnswer", "StateReader"]
 
@@ -210,6 +212,27 @@ class StateReader:
         asked = [*_asked(consistency, min_sequence).items(), *_page(limit, offset)]
         asked += [("include", include)] if include else []
         return await self._get(BasketOutputs, f"/owners/{owner}/change", asked)
+
+    async def reservations(
+        self, owner: str, *, consistency: Consistency = "strong", min_sequence: int = 0
+    ) -> AsyncIterator[HeldReservation]:
+        """Who holds which outputs of an owner, by id, page by page: each page is of one moment."""
+        after = ""
+        while True:
+            asked = {**_asked(consistency, min_sequence), "limit": str(PAGE), "after": after}
+            page = await self._get(Reservations, f"/owners/{owner}/reservations", asked)
+            for each in page.reservations:
+                yield each
+            if page.next is None:
+                return
+            after = page.next
+
+    async def reservation(
+        self, owner: str, name: str, *, consistency: Consistency = "strong", min_sequence: int = 0
+    ) -> OneReservation:
+        """One of them, by its id; its `reservation` is None where there is none, or it has ended."""
+        path = f"/owners/{owner}/reservations/{quote(name, safe='')}"
+        return await self._get(OneReservation, path, _asked(consistency, min_sequence))
 
     async def journal(self, context: str, first: int = 1) -> AsyncIterator[ExportedEntry]:
         """A context's journal from a sequence on, to what is there by now."""

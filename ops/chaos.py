@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaProducer
 from agents.runtime import crash
 from agents.runtime.connection import client_options
 from ops import broker as brokers
-from ops import cast_chaos
+from ops import cast_chaos, inventory_chaos
 from ops.apply_chaos import compaction, damage, dead_writer, exactly_once, large, lost_answers, several
 from ops.home import home
 from ops.installation import Installation
@@ -214,6 +214,7 @@ SCENARIOS = {
     "freeze": Scenario(_says(_freeze), _whole(_freeze), 8_000, 2, 150),
     "endpoints": Scenario(_says(cast_chaos.faults), cast_chaos.faults, 60_000, 12, 1000),
     "endpoints-away": Scenario(_says(cast_chaos.away), cast_chaos.away, 15_000, 1, 20),
+    "inventory": Scenario(_says(inventory_chaos.run), inventory_chaos.run, 10_000, 24, 0),
     "exactly-once": Scenario(_says(exactly_once.run), exactly_once.run, 50_000, 24, 200),
     "several": Scenario(_says(several.run), several.run, 20_000, 60, 100),
     "lost-answers": Scenario(_says(lost_answers.run), lost_answers.run, 5_000, 30, 150),

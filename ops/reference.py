@@ -20,6 +20,7 @@ from pipeline.outcome import CODES, Code
 from schemas import headers as h
 from schemas.baskets import BasketInstruction
 from schemas.external import Event, Result
+from schemas.reservations import OwnerAnswer, OwnerRequest
 from topics import reference as topics
 from topics.reference import EVERY_RECORD, header_notes, table
 
@@ -47,6 +48,8 @@ def pages() -> dict[str, str]:
         "schemas/result.json": _json(topics.json_schema(Result)),
         "schemas/event.json": _json(topics.json_schema(Event)),
         "schemas/basket-instruction.json": _json(topics.json_schema(BasketInstruction)),
+        "schemas/owner-request.json": _json(topics.json_schema(OwnerRequest)),
+        "schemas/owner-answer.json": _json(topics.json_schema(OwnerAnswer)),
         "headers.md": "\n".join(_headers()),
         "codes.md": "\n".join(_codes()),
         "settings.md": "\n".join(_settings()),

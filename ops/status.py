@@ -20,6 +20,7 @@ from topics.registry import (
     NETWORK_NEWS,
     OPERATIONS,
     PARSED,
+    REQUESTS,
     RETRY_1M,
     RETRY_10M,
     RETRY_10S,
@@ -31,7 +32,7 @@ from topics.registry import (
 HEALTH_TIMEOUT_S = 2.0
 
 INPUTS: dict[str, tuple[Topic, ...]] = {
-    "parse": (INGEST,),
+    "parse": (INGEST, REQUESTS),
     "verify": (PARSED,),
     "apply": (OPERATIONS,),
     "broadcast": (BROADCAST,),

@@ -30,6 +30,7 @@ from schemas.baskets import (
     Payment,
     PaymentRemittance,
     Placed,
+    ReservationClaim,
 )
 from schemas.external import Admittance
 from schemas.types import OWNER, Context, Outpoint
@@ -46,6 +47,11 @@ DESCRIPTION_BYTES = range(5, 51)
 
 FIELD_NUMBERS = range(16)
 """Fields of a PushDrop by which outputs can be found: protocols have up to eleven."""
+ID_CHARACTERS = 200
+"""Of a request, and of the reservation it makes."""
+
+TOKENS = range(1, 1 << 63)
+"""Sequences of a journal."""
 
 FIELD_BYTES = 300
 """Of a field by whose value outputs are found: it stands in keys, as names do."""
@@ -103,10 +109,13 @@ def read_header(header: bytes, secrets: Secrets) -> dict[Context, Instruction]:
             found[context] = _normal(each, owner, secrets.get(owner))
         except BadInstruction as bad:
             raise BadInstruction(f"[{place}]: {bad}") from bad
-        named += sum(len(tags_of(what)) + len(fields_of(what)) for _, what in found[context].outputs)
-        named += len(found[context].relinquished)
+        instruction = found[context]
+        named += sum(len(tags_of(what)) + len(fields_of(what)) for _, what in instruction.outputs)
+        named += len(instruction.relinquished) + len(instruction.reservations)
         if named > MOST_NAMED:
-            raise BadInstruction(f"more than {MOST_NAMED:,} tags, indexed fields and relinquished outputs")
+            raise BadInstruction(
+                f"more than {MOST_NAMED:,} tags, indexed fields, relinquished outputs and reservations"
+            )
     return found
 
 
@@ -126,8 +135,15 @@ def _normal(given: BasketInstruction, owner: str, secret: bytes | None) -> Instr
         raise BadInstruction(f"index: no output is inserted into {missing[0]!r}")
     labels = sorted({name_of("label", label) for label in given.labels})
     relinquished = sorted({(basket_name(each.basket), _point(each.output)) for each in given.relinquish})
+    claims = dict(_claim(each) for each in given.reservations)
+    if len(claims) < len(given.reservations):
+        raise BadInstruction("a reservation is named once")
     return Instruction(
-        tuple(sorted(outputs.items(), key=itemgetter(0))), (given.description,), tuple(labels), tuple(relinquished)
+        tuple(sorted(outputs.items(), key=itemgetter(0))),
+        (given.description,),
+        tuple(labels),
+        tuple(relinquished),
+        tuple(sorted(claims.items())),
     )
 
 
@@ -142,6 +158,14 @@ def _indexed(given: Iterable[IndexedFields]) -> dict[str, tuple[int, ...]]:
             raise BadInstruction(f"index: fields are numbers from 0 to {FIELD_NUMBERS[-1]}, one at least")
         found[basket] = tuple(sorted(set(each.fields)))
     return found
+
+
+def _claim(given: ReservationClaim) -> tuple[str, int]:
+    if not 1 <= len(given.id) <= ID_CHARACTERS:
+        raise BadInstruction(f"a reservation's id has 1 to {ID_CHARACTERS} characters")
+    if given.token not in TOKENS:
+        raise BadInstruction("a reservation's token is a number from 1 on")
+    return given.id, given.token
 
 
 def _point(text: str) -> Outpoint:
@@ -333,6 +357,7 @@ def merged(before: Instructed, second: Instructed) -> Instructed | Verdict:
         _united(one.descriptions, other.descriptions),
         _united(one.labels, other.labels),
         tuple(sorted({*one.relinquished, *other.relinquished})),
+        tuple(sorted({*one.reservations, *other.reservations})),
     )
     return Instructed(instruction, _united(before.followed, second.followed))
 

@@ -5,7 +5,8 @@ happened.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
 
 from msgspec import Struct
 
@@ -63,6 +64,19 @@ class Challenge(Struct, frozen=True):
     path: bytes = b""  # see schemas.network.Challenges
 
 
+class Ended(Struct, frozen=True):
+    """A reservation that holds less than before, not because its holder gave it back."""
+
+    id: str
+    token: int
+    holder: str
+    how: Literal["expired", "consumed", "lost"]  # lost: spent by one that is in a block, or gone with its transaction
+    points: tuple[Outpoint, ...]  # what it holds no longer
+    txid: Txid  # the spender, or the transaction that left; of no meaning where a lease ended
+    sequence: int
+    state_root: bytes
+
+
 class Change(Struct, frozen=True):
     """What an operation did to its context."""
 
@@ -79,6 +93,7 @@ class Change(Struct, frozen=True):
     waits: bool = False  # it waits in the state for an undecided operation
     resumed: tuple[tuple[Operation, Stood], ...] = ()  # what waited, and goes on now, before anything else
     held: Prepared | None = None  # what was prepared or held, and is not any more
+    ended: tuple[Ended, ...] = ()  # reservations that lost what they held, or their lease: for their holders to hear
 
 
 class Contextual:
@@ -94,6 +109,7 @@ class Contextual:
         self._prefix = context.encode() + b"\0"
         self._added: list[tuple[bytes, bytes]] = []
         self._removed: list[tuple[bytes, bytes]] = []
+        self.unreserved: list[tuple[str, Outpoint]] = []  # by reservation, what it held and is no coin any more
 
     def value(self, kind: bytes, rest: bytes) -> bytes | None:
         """An entry's value."""
@@ -107,8 +123,12 @@ class Contextual:
 
     def rests_with(self, kind: bytes, prefix: bytes) -> list[bytes]:
         """Of the entries of a kind whose keys go on so, the rests of the keys."""
+        return list(self.each_with(kind, prefix))
+
+    def each_with(self, kind: bytes, prefix: bytes) -> Iterator[bytes]:
+        """The same one by one, by their bytes: who needs few pays for few. Nothing may be written on the way."""
         begin = len(self._prefix) + 1
-        return sorted(key[begin:] for key in self._writes.keys_with(self._prefix + kind + prefix))
+        return (key[begin:] for key in self._writes.keys_with(self._prefix + kind + prefix))
 
     def put(self, kind: bytes, rest: bytes, value: Struct | bytes) -> None:
         """Write an entry."""

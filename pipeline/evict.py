@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from pipeline import listing, state, waiting
-from pipeline.contextual import Challenge, Change, Contextual, Evicted, Revised
+from pipeline import holding, listing, reservations, state, waiting
+from pipeline.baskets import is_owner
+from pipeline.contextual import Challenge, Change, Contextual, Ended, Evicted, Revised
 from pipeline.judge import Rule, judge, judge_again
 from schemas.external import Admittance
 from schemas.flow import Evict, Origin, Readmit
@@ -74,6 +75,7 @@ def leave(here: Contextual, work: Leave) -> Change:
     stone = _tombstone(here.value(state.TOMBSTONE, work.root) or b"")
     gone: list[Evicted] = []
     entries: list[bytes] = []
+    ended: list[Ended] = []
     again: list[Origin] = []
     left = None
     for count, txid in enumerate(work.txids):
@@ -87,6 +89,9 @@ def leave(here: Contextual, work: Leave) -> Change:
             _contest(here, returned, stone.competing)
         entries.append(here.journal("evict", work.operation, txid))
         gone.append(Evicted(txid, stone, departed.applied, here.head.sequence, here.head.state_root))
+        released, told = reservations.ended(here, work.operation, txid, spent=False)
+        entries += released
+        ended += told
     return Change(
         here.head,
         tuple(entries),
@@ -94,6 +99,7 @@ def leave(here: Contextual, work: Leave) -> Change:
         evicted=tuple(gone),
         again=tuple(again),
         settling=left is not None,
+        ended=tuple(ended),
     )
 
 
@@ -195,6 +201,8 @@ def _contest(here: Contextual, returned: Sequence[Outpoint], rivals: Sequence[Tx
         here.put(state.CONTESTED, point, Contested(tuple(dict.fromkeys((*before, *rivals)))))
         for rival in rivals:
             here.put(state.RIVAL, rival + point, b"")
+    if rivals and is_owner(here.context):
+        holding.withdraw(here, listing.in_basket(here, returned))
 
 
 def _decided(here: Contextual, rival: Txid) -> bool:
@@ -208,6 +216,8 @@ def _decided(here: Contextual, rival: Txid) -> bool:
             here.put(state.CONTESTED, point, Contested(left))
         else:
             here.delete(state.CONTESTED, point)
+            if is_owner(here.context):
+                holding.offer(here, listing.in_basket(here, [point]))
     return bool(marks)
 
 
@@ -238,6 +248,7 @@ def come_back(here: Contextual, work: Return, rule: Rule) -> Change:
     revised: list[Revised] = []
     affected: list[Txid] = []
     challenges: list[Challenge] = []
+    ended: list[Ended] = []
     left = None
     for count, txid in enumerate(work.txids):
         if count and (here.written >= waiting.BYTES or rule.enough()):
@@ -268,6 +279,9 @@ def come_back(here: Contextual, work: Return, rule: Rule) -> Change:
             here.delete(state.DEPARTED, txid)
             applied, concerned = _redo(here, txid, departed, rule, taken=txid == work.root)
             entries.append(here.journal("readmit", work.operation, txid, manager=rule.name if applied else ""))
+            consumed, told = reservations.ended(here, work.operation, txid)
+            entries += consumed
+            ended += told
             revised += [Revised(txid, applied)] if applied is not None else []
             affected += concerned
     again = judge_again(here, rule, work.operation, list(dict.fromkeys(affected)))
@@ -277,6 +291,7 @@ def come_back(here: Contextual, work: Return, rule: Rule) -> Change:
         revised=(*revised, *again.revised),
         challenges=tuple(challenges),
         settling=again.settling or left is not None,
+        ended=tuple(ended),
     )
 
 

@@ -43,6 +43,8 @@ INVARIANTS: tuple[Invariant, ...] = (
     Invariant("TOPIC-3", "A context whose manager takes too long or fails again and again waits, and it alone; its records come back as long as that lasts, and none is given up for it.", "agents/runtime/standing.py"),
     Invariant("BASKET-1", "In an owner's context a (txid, instruction) is followed once; a further instruction is a merge, and makes no change of what is change.", "pipeline/baskets.py"),
     Invariant("BASKET-2", "A basket's outputs, tags, fields and tallies follow from the coins of its context, at every entry of its journal.", "pipeline/listing.py"),
+    Invariant("RESERVE-1", "An output is held by one reservation at most, and only while nothing known spends it: at every entry of the journal what is spent, free and held makes up what there is. Who spends it names who holds it, or is in a block.", "pipeline/reservations.py"),
+    Invariant("RESERVE-2", "Every lease ends, by itself and in the journal, before anything else is decided in its context; a request takes effect once.", "pipeline/reservations.py"),
     Invariant("TOKEN-1", "Tokens of `tm_tokendemo` come out of their mint or out of coins of the topic, each counted once, and none is lost on the way.", "pipeline/overlay/builtin/tokendemo.py"),
     Invariant("JOURNAL-1", "A context's journal has sequences 1, 2, 3, …, each entry naming the hash of the one before.", "pipeline/contextual.py"),
     Invariant("READ-1", "A read names the sequence and roots it is of; a strong one is no older than what was committed when it came.", "agents/runtime/reads.py"),

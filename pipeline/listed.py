@@ -214,10 +214,12 @@ def _outputs(view: View, context: Context, wanted: Wanted, points: Sequence[Outp
     for point in points:
         placed = _placed(value(view, context, state.PLACED, point) or b"")
         what = placed.what
+        holder = value(view, context, state.RESERVED, point)
         output = BasketOutput(
             outpoint=shown(point),
             satoshis=placed.satoshis,
-            spendable=value(view, context, state.CONTESTED, point) is None,
+            spendable=holder is None and value(view, context, state.CONTESTED, point) is None,
+            reservation=holder.decode() if holder is not None else None,
             locking_script=_script(tx, point) if tx is not None and wanted.locking_scripts else None,
             labels=labels if wanted.labels else None,
         )

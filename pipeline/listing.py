@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from pipeline import baskets, state
+from pipeline import baskets, holding, state
 from pipeline.codec.tx import read_tx
 from pipeline.contextual import Contextual
-from schemas.baskets import Instruction, Payment, Placed, Relinquished, Tally
+from schemas.baskets import Insertion, Instruction, Payment, Placed, Relinquished, Tally
 from schemas.state import Submission
 from schemas.types import Outpoint, Txid, outpoint
 
@@ -42,6 +42,7 @@ def leave(here: Contextual, points: Sequence[Outpoint]) -> None:
     live = [point for point, there in zip(points, here.is_there(state.COIN, points), strict=True) if there]
     for point in live:
         here.delete(state.COIN, point)
+    holding.leave(here, live)
     _count(here, live, -1)
 
 
@@ -134,11 +135,16 @@ def _count(here: Contextual, points: Sequence[Outpoint], sign: int) -> None:
             so_far = moved.get(group, _NOTHING)
             moved[group] = Tally(so_far.outputs + 1, so_far.satoshis + satoshis, so_far.unverified + doubtful)
             listed.append(group + point)
+    named = [
+        of[0] + point for point, of, left in zip(points, groups, gone, strict=True) if not left and of[0] != _CHANGE
+    ]
     if sign > 0:
         here.put_all(state.LISTED, listed, b"")
+        holding.offer(here, named)
     else:
         for rest in listed:
             here.delete(state.LISTED, rest)
+        holding.withdraw(here, named)
     for (group, by), stored in zip(moved.items(), here.values(state.TALLY, list(moved)), strict=True):
         before = _tally(stored) if stored is not None else _NOTHING
         after = Tally(
@@ -203,3 +209,17 @@ def _name(encoded: bytes) -> bytes:
 def _named(rest: bytes) -> tuple[bytes, bytes]:
     size = 2 + int.from_bytes(rest[:2], "big")
     return rest[2:size], rest[size:]
+
+
+def in_basket(here: Contextual, points: Sequence[Outpoint]) -> list[bytes]:
+    """Of outputs that are in baskets which applications name, the basket's key and the outpoint each."""
+    placed = [
+        (point, _placed(stored).what)
+        for point, stored in zip(points, here.values(state.PLACED, points), strict=True)
+        if stored is not None
+    ]
+    rests = [key(what.basket) + point for point, what in placed if isinstance(what, Insertion)]
+    return [rest for rest, there in zip(rests, here.is_there(state.LISTED, rests), strict=True) if there]
+
+
+_CHANGE = key(baskets.CHANGE)

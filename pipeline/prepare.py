@@ -256,7 +256,7 @@ def _commit(here: Contextual, held: Prepared, word: Decide, managers: Mapping[st
             answer = Answer(stood.admittance, stood.sequence, stood.state_root, repeat=True, fresh=False)
             return Change(here.head, (told,), answer)
         case "merge":
-            fit = weigh(here, apply, spends_of(apply), managers)
+            fit = weigh(here, apply, spends_of(apply), managers, kept=True)
             assert isinstance(fit, Fit)  # its locks kept what it was weighed by
             return merge(here, apply, fit, entry)
         case "apply":
@@ -271,7 +271,7 @@ def _kept(here: Contextual, held: Prepared, managers: Mapping[str, TopicManager]
     apply, verified = held.operation.apply, held.operation.apply.verified
     spends = spends_of(apply)
     if is_owner(here.context):
-        fit = weigh(here, apply, spends, managers)
+        fit = weigh(here, apply, spends, managers, kept=True)
         assert isinstance(fit, Fit)  # its locks kept what it was weighed by
         return fit, []
     one = verified.members[-1]

@@ -5,6 +5,7 @@ letter for its kind, and the rest; a context's head stands under the context alo
 """
 
 import hashlib
+import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
@@ -40,11 +41,20 @@ HOLDS = b"H"  # nothing -> Holds: what is undecided here
 WAITER = b"W"  # number, 8 bytes -> Waiter: for an undecided operation
 BEHIND = b"B"  # operation -> Behind: what waits for it
 OWN = b"O"  # operation -> number, 8 bytes: it waits itself
+RESERVATION = b"i"  # its id -> Reservation: what somebody holds until its lease ends
+RESERVED = b"m"  # outpoint -> id of the reservation that holds it: a coin, always
+LEASE = b"z"  # when it ends (8 bytes, Unix milliseconds), id -> nothing: which reservations end when
+FREE = b"f"  # basket, outpoint -> nothing: a coin listed there that nobody holds or may yet have; not of `default`
+HOLDING = b"p"  # nothing -> Holding: how many there are, and what they hold
+ANSWERED = b"j"  # id of a request -> Answered: what a repeat of it is told
+FORGET = b"g"  # when (8 bytes, Unix milliseconds), id of a request -> nothing: until then its answer is kept
 
 PROVEN = b"proven"
 """It came with a proof, which says that the network took it."""
 
-IN_STATE_ROOT = frozenset(COIN + HISTORY + PLACED + LISTED + RELINQUISHED + TALLY)
+IN_STATE_ROOT = frozenset(
+    COIN + HISTORY + PLACED + LISTED + RELINQUISHED + TALLY + RESERVATION + RESERVED + LEASE + HOLDING
+)
 """Kinds under the state root: what the context holds. All others sway later decisions: the store root."""
 
 INDEX = frozenset(SPEND + ADMITTED)
@@ -90,7 +100,8 @@ class View(Protocol):
         ...
 
     def keys_with(self, prefix: bytes) -> Iterable[bytes]:
-        """Keys of all entries that begin so, in no order. Cost: those, and all that is written in layers above."""
+        """Keys of all entries that begin so, by their bytes, as far as they are asked for. Cost: those, and all that is
+        written in layers above."""
         ...
 
 
@@ -121,7 +132,7 @@ class Live(Struct, frozen=True):
 
     @property
     def state_root(self) -> bytes:
-        """32 bytes over coins, history and baskets."""
+        """32 bytes over coins, history, baskets and reservations."""
         return lthash.root(self.state_sum)
 
     @property
@@ -264,12 +275,15 @@ class Layer:
         return [writes[key] if key in writes else next(below) for key in keys]
 
     def keys_with(self, prefix: bytes) -> Iterable[bytes]:
-        """See `View.keys_with`."""
-        found = set(self._below.keys_with(prefix))
-        for entry_key, stored in self.writes.items():
-            if entry_key.startswith(prefix):
-                (found.discard if stored is None else found.add)(entry_key)
-        return found
+        """See `View.keys_with`. What is written here once they are asked for is not among them."""
+        layers, bottom = self._through
+        written: dict[bytes, bytes | None] = {}
+        for writes in reversed(layers):
+            written.update((entry_key, writes[entry_key]) for entry_key in writes if entry_key.startswith(prefix))
+        if not written:
+            return bottom.keys_with(prefix)
+        come = sorted(entry_key for entry_key, stored in written.items() if stored is not None)
+        return heapq.merge((entry_key for entry_key in bottom.keys_with(prefix) if entry_key not in written), come)
 
     def value(self, entry_key: bytes) -> bytes | None:
         """The value without its hash."""
@@ -335,7 +349,7 @@ class Memory:
 
     def keys_with(self, prefix: bytes) -> Iterable[bytes]:
         """See `View.keys_with`."""
-        return [entry_key for entry_key in self.entries if entry_key.startswith(prefix)]
+        return sorted(entry_key for entry_key in self.entries if entry_key.startswith(prefix))
 
     def keys_from(self, start: bytes) -> Iterator[bytes]:
         """See `Ordered.keys_from`."""

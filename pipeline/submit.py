@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from pipeline import baskets, listing, member, state, waiting
+from pipeline import baskets, listing, member, reservations, state, waiting
 from pipeline.codec.tx import read_tx
 from pipeline.contextual import Answer, Change, Contextual
 from pipeline.judge import Rule, judge, judge_again, never
@@ -53,6 +53,7 @@ class Fit(Struct, frozen=True):
     spends: Sequence[Sequence[Outpoint]]  # of each member
     submission: Submission  # with what a merge adds, and facts of the manager as it is now
     applied: Applied | None = None  # what a merge adds to
+    claimed: tuple[str, ...] = ()  # reservations that it names
 
 
 def spends_of(operation: Apply) -> list[list[Outpoint]]:
@@ -69,10 +70,12 @@ def weigh(
     enough: Callable[[], bool] = never,
     *,
     always: bool = False,
+    kept: bool = False,
 ) -> Fit | Change:
     """Whether a context can take a payload, before its manager judges it; else what becomes of it.
 
-    spends: outpoints of each member. The others: see `apply`.
+    spends: outpoints of each member. kept: it was found to hold what it spends, and nobody else could since.
+    The others: see `apply`.
     """
     context, head, verified = here.context, here.head, operation.verified
     rule = rule_of(context, managers, enough)
@@ -89,6 +92,7 @@ def weigh(
                 return claimed(head, operation, why)
             return Change(head, said=Verdict("conflict.evicted", why), competing=tombstone.competing)
     off_chain = verified.asked.off_chain
+    claims: Sequence[tuple[str, int]] = ()
     if baskets.is_owner(context):
         instructed = baskets.instructed(operation.instruction)
         subject = read_tx(member.raw(verified.beef, verified.members[-1]))
@@ -100,14 +104,20 @@ def weigh(
         if isinstance(whole, Verdict):
             return Change(head, said=whole)
         off_chain = baskets.for_submission(whole)
+        claims = instructed.instruction.reservations
     elif (stored := here.value(state.TX, verified.txid)) is not None:
         return Change(head, said=_repeat(_applied(stored), verified.asked))
+    if baskets.is_owner(context) and verified.proven_height < 0 and not kept:
+        known = here.is_there(state.KNOWN, txids)
+        spent = [point for points, was_known in zip(spends, known, strict=True) if not was_known for point in points]
+        if (lost := reservations.refuses(here, claims, spent)) is not None:
+            return Change(head, said=lost)
     if found := rivals(here, verified, spends):
         return contested(here, operation, found, always=always)
     one = verified.members[-1]
     raw, sources = member.raw(verified.beef, one), member.sources(verified.beef, one)
     submission = rule.examined(verified.txid, Submission(raw, sources, off_chain, operation.examined))
-    return Fit("apply", rule, spends, submission)
+    return Fit("apply", rule, spends, submission, claimed=tuple(name for name, _ in claims))
 
 
 def _repeat(applied: Applied, asked: Asked) -> Answer | Verdict:
@@ -221,14 +231,15 @@ def submit(here: Contextual, operation: Apply, fit: Fit, entry_of: Entry = APPLY
         beef=verified.beef,
         contexts=entry_of.contexts,
     )
+    consumed, ended = reservations.ended(here, operation.id, verified.txid, claimed=fit.claimed)
     answer = Answer(admittance, sequence, applied.state_root, repeat=False, fresh=True)
     affected = list(dict.fromkeys((*affected, *again)))
     if entry_of.kind == "commit" and affected:
         later = [Rejudge(entry_of.operation, piece) for piece in waiting.pieces(affected)]
         waits = waiting.enqueue(here, later, entry_of.operation)
-        return Change(here.head, (entry, waits), answer, settling=True)
+        return Change(here.head, (entry, *consumed, waits), answer, settling=True, ended=ended)
     change = judge_again(here, rule, operation.id, affected)
-    return msgspec.structs.replace(change, entries=(entry, *change.entries), said=answer)
+    return msgspec.structs.replace(change, entries=(entry, *consumed, *change.entries), said=answer, ended=ended)
 
 
 def _make_known(

@@ -54,6 +54,13 @@ class IndexedFields(Struct, frozen=True, forbid_unknown_fields=True):
     fields: tuple[int, ...]  # numbers from 0 to 15
 
 
+class ReservationClaim(Struct, frozen=True, forbid_unknown_fields=True):
+    """A reservation whose outputs the transaction spends."""
+
+    id: str
+    token: int  # what the reservation was answered with
+
+
 class BasketInstruction(Struct, frozen=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True):
     """What an owner is to make of the transaction."""
 
@@ -63,6 +70,7 @@ class BasketInstruction(Struct, frozen=True, rename="camel", forbid_unknown_fiel
     labels: tuple[str, ...] = ()  # 1 to 300 bytes each, lower case
     relinquish: tuple[RelinquishedOutput, ...] = ()  # of this transaction or of any other
     index: tuple[IndexedFields, ...] = ()  # of baskets that `outputs` insert into
+    reservations: tuple[ReservationClaim, ...] = ()  # that hold what the transaction spends
 
 
 # --- kept in the state
@@ -93,6 +101,7 @@ class Instruction(Struct, frozen=True, array_like=True):
     descriptions: tuple[str, ...]  # sorted: one, or of several instructions for one transaction
     labels: tuple[str, ...]  # sorted
     relinquished: tuple[tuple[str, Outpoint], ...] = ()  # basket and output, sorted
+    reservations: tuple[tuple[str, int], ...] = ()  # id and token of those whose outputs it spends, sorted
 
 
 class Instructed(Struct, frozen=True, array_like=True):
@@ -132,7 +141,7 @@ class BasketOutput(Struct, frozen=True, rename="camel", omit_defaults=True, kw_o
 
     outpoint: str  # txid.vout, the txid in display hex
     satoshis: int
-    spendable: bool  # false: an eviction returned it, and another transaction may yet have it
+    spendable: bool  # false: somebody holds it, or an eviction returned it and another transaction may yet have it
     locking_script: str | None = None  # hexadecimal
     custom_instructions: str | None = None
     tags: tuple[str, ...] | None = None
@@ -140,6 +149,7 @@ class BasketOutput(Struct, frozen=True, rename="camel", omit_defaults=True, kw_o
     fields: dict[int, str] | None = None  # those it is found by, hexadecimal
     payment: PaymentRemittance | None = None  # of change: what its key is derived from
     verified: bool | None = None  # of change: whether it was found to pay the owner's key
+    reservation: str | None = None  # that holds it
 
 
 class BasketOutputs(Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):

@@ -4,7 +4,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from schemas.types import Context, Txid
+from schemas.types import Context, Outpoint, Txid
 from schemas.wire import Schema
 
 
@@ -148,7 +148,48 @@ class Decide(Struct, frozen=True, array_like=True, tag="decide"):
     competing: tuple[Txid, ...] = ()
 
 
-Operation = Apply | Accept | Evict | Readmit | Repaired | Prepare | Decide
+class Reserve(Struct, frozen=True, array_like=True, tag="reserve"):
+    """Hold outputs for somebody: those named, or as many of a basket."""
+
+    outputs: tuple[Outpoint, ...]  # sorted; none: by number
+    basket: str
+    tags: tuple[str, ...]  # sorted
+    count: int
+    holder: str
+    lease_ms: int
+
+
+class Extend(Struct, frozen=True, array_like=True, tag="extend"):
+    """Hold them for longer: a lease from the decision on, if that ends later."""
+
+    reservation: str
+    token: int
+    lease_ms: int
+
+
+class Release(Struct, frozen=True, array_like=True, tag="release"):
+    """Hold them no longer."""
+
+    reservation: str
+    token: int  # 0: not said
+
+
+class Request(Struct, frozen=True, array_like=True, tag="request"):
+    """What somebody asks of the owner whose context is the record's key."""
+
+    id: str
+    origin: Origin  # of its record on `requests`
+    request_id: str
+    what: Reserve | Extend | Release
+
+
+class Expire(Struct, frozen=True, array_like=True, tag="expire"):
+    """Leases of the context have ended. Whatever it is asked, it looks for those first: there is no more to this."""
+
+    id: str
+
+
+Operation = Apply | Accept | Evict | Readmit | Repaired | Prepare | Decide | Request | Expire
 """Everything a context is asked to do."""
 
 

@@ -13,6 +13,7 @@ from agents.parse import Parse, ParseSettings
 from agents.retry import Read, Retry
 from agents.runtime.board import Position, TopicPartition
 from pipeline import apply as rules
+from pipeline import reservations
 from pipeline.codec.beef import write_beef_v1
 from pipeline.codec.bump import write_bump
 from pipeline.codec.ef import write_ef
@@ -33,12 +34,14 @@ from schemas.flow import (
     Asked,
     Decide,
     Evict,
+    Expire,
     Member,
     Operation,
     Origin,
     Prepare,
     Readmit,
     Repaired,
+    Request,
     Unmined,
     Verified,
 )
@@ -319,12 +322,18 @@ class Owner:
         self.journal: dict[Context, list[bytes]] = {}
         self.offset = -1
         self.enough: Callable[[], bool] = never
+        self.now_ms = NOW_MS
 
     def do(self, context: Context, operation: Operation) -> Change:
         """One batch of one operation."""
         self.offset += 1
         layer = Layer(self.store)
-        return self._write(context, layer, decide(layer, context, operation, self.enough))
+        expired = reservations.expire(layer, head_of(layer, context), context, self.now_ms)
+        if expired.entries:
+            layer.put(head_key(context), encode(expired.head.stored()))
+        change = decide(layer, context, operation, self.enough, self.now_ms)
+        entries, ended = (*expired.entries, *change.entries), (*expired.ended, *change.ended)
+        return self._write(context, layer, msgspec.structs.replace(change, entries=entries, ended=ended))
 
     def settle(self, context: Context) -> Change:
         """One batch of what waits."""
@@ -342,21 +351,27 @@ class Owner:
         return change
 
 
-def decide(layer: Layer, context: Context, operation: Operation, enough: Callable[[], bool] = never) -> Change:
+def decide(
+    layer: Layer, context: Context, operation: Operation, enough: Callable[[], bool] = never, now_ms: int = NOW_MS
+) -> Change:
     """What an operation does to its context."""
     head = head_of(layer, context)
     match operation:
         case Repaired():
-            return rules.repaired(layer, head, context, operation, NOW_MS)
+            return rules.repaired(layer, head, context, operation, now_ms)
         case Apply():
-            return rules.apply(layer, head, context, operation, MANAGERS, NOW_MS, enough)
+            return rules.apply(layer, head, context, operation, MANAGERS, now_ms, enough)
         case Prepare():
-            return prepare(layer, head, context, operation, MANAGERS, NOW_MS, enough)
+            return prepare(layer, head, context, operation, MANAGERS, now_ms, enough)
         case Decide():
-            return decided(layer, head, context, operation, MANAGERS, NOW_MS)
+            return decided(layer, head, context, operation, MANAGERS, now_ms)
         case Accept():
-            return rules.accept(layer, head, context, operation, NOW_MS)
+            return rules.accept(layer, head, context, operation, now_ms)
         case Evict():
-            return rules.evict(layer, head, context, operation, NOW_MS)
+            return rules.evict(layer, head, context, operation, now_ms)
         case Readmit():
-            return rules.readmit(layer, head, context, operation, MANAGERS, NOW_MS, enough)
+            return rules.readmit(layer, head, context, operation, MANAGERS, now_ms, enough)
+        case Request():
+            return reservations.request(layer, head, context, operation, now_ms).change
+        case Expire():
+            return Change(head)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from schemas import external, flow, journal, members, network, operations, state
+from schemas import external, flow, journal, members, network, operations, reservations, state
 from schemas.wire import Schema
 
 SET_A = 32
@@ -95,6 +95,21 @@ INGEST = Topic(
     readers=("parse",),
     external=True,
 )
+REQUESTS = Topic(
+    name="requests",
+    says="What is asked of owners' outputs: to reserve, to extend, to release.",
+    key="owner: requests of one owner are heard in the order of their partition",
+    schema=reservations.OWNER_REQUEST,
+    partitions=FLOW,
+    partitions_why="As INGEST: parse reads both.",
+    broker_time=True,
+    retention_why="As what is made from it. What waited for longer than half an hour is refused.",
+    growth=0.0,
+    growth_why="Holds no payload; a thousand outpoints at most.",
+    writers=("anyone",),
+    readers=("parse",),
+    external=True,
+)
 PARSED = Topic(
     name="parsed",
     says="Well-formed payloads in canonical form, with what their senders asked for.",
@@ -116,7 +131,7 @@ OPERATIONS = Topic(
     partitions_why="Set A: one number a context for input, journal and state.",
     growth=4.0,
     growth_why="The payload, the subject alone, and Extended Format of its un-mined transactions (at most 2.1 payloads).",
-    writers=("verify", "apply", "coordinate", "status", "retry"),
+    writers=("parse", "verify", "apply", "coordinate", "status", "retry"),
     readers=("apply",),
 )
 VOTES = Topic(
@@ -265,6 +280,19 @@ RESULTS = Topic(
     readers=("anyone",),
     external=True,
 )
+ANSWERS = Topic(
+    name="answers",
+    says="What became of each request, and of reservations that hold less than before.",
+    key="request id, or the coordinate of the request where it has none",
+    schema=reservations.OWNER_ANSWER,
+    partitions=FEW,
+    partitions_why="One reader can follow all of them, and what concerns one request keeps its order.",
+    growth=0.0,
+    growth_why="Holds no payload; a thousand outpoints at most.",
+    writers=("parse", "apply"),
+    readers=("anyone",),
+    external=True,
+)
 EVENTS = Topic(
     name="events",
     says="Operational events.",
@@ -314,8 +342,8 @@ DEAD_LETTERS = Topic(
 )
 
 TOPICS: tuple[Topic, ...] = (
-    INGEST, PARSED, OPERATIONS, VOTES, DECISIONS, JOURNAL, STATE, MEMBERS, BROADCAST, TRANSACTIONS, NETWORK_NEWS, NETWORK_STATUS, RESULTS,
-    EVENTS,
+    INGEST, REQUESTS, PARSED, OPERATIONS, VOTES, DECISIONS, JOURNAL, STATE, MEMBERS, BROADCAST, TRANSACTIONS,
+    NETWORK_NEWS, NETWORK_STATUS, RESULTS, ANSWERS, EVENTS,
     RETRY_10S, RETRY_1M, RETRY_10M, DEAD_LETTERS,
 )  # fmt: skip
 

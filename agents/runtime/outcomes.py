@@ -8,6 +8,7 @@ from pipeline.outcome import Condition, Verdict
 from pipeline.results import About
 from schemas import headers as h
 from schemas.external import RESULT, Result
+from schemas.reservations import OWNER_ANSWER, OwnerAnswer
 from schemas.types import Context
 from topics import registry
 
@@ -31,6 +32,13 @@ def result_key(result: Result) -> bytes:
 def result_out(result: Result) -> Out:
     """A result as a record."""
     return Out(registry.RESULTS, result_key(result), RESULT.encode(result))
+
+
+def answer_out(answer: OwnerAnswer) -> Out:
+    """An answer as a record."""
+    origin = answer.origin
+    key = answer.request_id or (f"{origin.topic}/{origin.partition}/{origin.offset}" if origin else answer.id)
+    return Out(registry.ANSWERS, key.encode(), OWNER_ANSWER.encode(answer))
 
 
 def accepted_headers(endpoint: str, contexts: Sequence[Context], request_ids: Sequence[str]) -> list[tuple[str, bytes]]:

@@ -24,7 +24,7 @@ from agents.runtime.places import Places
 from agents.runtime.settings import KafkaSettings, TopicSettings
 from agents.runtime.shelf import Readable
 from agents.runtime.store import Store
-from pipeline import listed, read
+from pipeline import listed, read, reservations
 from pipeline.bag import Bag
 from pipeline.baskets import CHANGE, FIELD_BYTES, FIELD_NUMBERS, OWNED, BadInstruction, basket_name, name_of
 from pipeline.codec.reader import Malformed
@@ -32,6 +32,7 @@ from pipeline.state import Corrupt, head_of
 from schemas.baskets import BasketOutputs, Baskets, FieldValues
 from schemas.external import ContextState, JournalPage, Outputs, Standing, TransactionStanding
 from schemas.members import Held
+from schemas.reservations import OneReservation, Reservations
 from schemas.types import Context, Txid, display, from_display, is_context, is_topic_name
 from topics.registry import JOURNAL, MEMBERS, OPERATIONS, STATE
 
@@ -55,7 +56,7 @@ MOST_LISTED = 10_000
 MOST_ASKED = 100
 """Tags and fields in a question: of each the outputs are gone through."""
 
-Stated = ContextState | Outputs | BasketOutputs | Baskets | FieldValues
+Stated = ContextState | Outputs | BasketOutputs | Baskets | FieldValues | Reservations | OneReservation
 """What is told of one context."""
 
 WHOLE_S = 4.0
@@ -117,6 +118,8 @@ class Reads:
             ("/owners/{owner}/outputs", self._listed),
             ("/owners/{owner}/values", self._values),
             ("/owners/{owner}/change", self._change),
+            ("/owners/{owner}/reservations", self._reservations),
+            ("/owners/{owner}/reservations/{id}", self._reservation),
             ("/transactions/{txid}", self._transaction),
             ("/journal/{context}", self._entries),
         ):
@@ -167,11 +170,11 @@ class Reads:
         return await self._of_context(request, context, lambda store: read.outputs(store, context, after, limit))
 
     async def _owner_state(self, request: web.Request) -> web.Response:
-        context = _owner(request)
+        context = owner_of(request)
         return await self._of_context(request, context, lambda store: read.context_in_full(store, context))
 
     async def _baskets(self, request: web.Request) -> web.Response:
-        context = _owner(request)
+        context = owner_of(request)
         return await self._of_context(request, context, lambda store: listed.summary(store, context))
 
     async def _listed(self, request: web.Request) -> web.Response:
@@ -184,7 +187,7 @@ class Reads:
 
     async def _values(self, request: web.Request) -> web.Response:
         """What a field of a basket's outputs holds."""
-        context, asked = _owner(request), request.query
+        context, asked = owner_of(request), request.query
         try:
             basket = basket_name(asked.get("basket", ""))
         except BadInstruction as error:
@@ -200,8 +203,17 @@ class Reads:
 
         return await self._of_context(request, context, told)
 
+    async def _reservations(self, request: web.Request) -> web.Response:
+        context, limit = owner_of(request), _number(request, "limit", 100, most=MOST)
+        after = request.query.get("after", "")
+        return await self._of_context(request, context, lambda store: reservations.page(store, context, after, limit))
+
+    async def _reservation(self, request: web.Request) -> web.Response:
+        context, name = owner_of(request), request.match_info["id"]
+        return await self._of_context(request, context, lambda store: reservations.one(store, context, name))
+
     async def _outputs_of(self, request: web.Request, name: Callable[[str], str]) -> web.Response:
-        context, asked = _owner(request), request.query
+        context, asked = owner_of(request), request.query
         try:
             tags = tuple(name_of("tag", tag) for tag in asked.getall("tag", ()))
             basket = name(asked.get("basket", ""))
@@ -479,7 +491,8 @@ def _topic(request: web.Request) -> Context:
     return f"topic:{name}"
 
 
-def _owner(request: web.Request) -> Context:
+def owner_of(request: web.Request) -> Context:
+    """The context a path names."""
     context = OWNED + request.match_info["owner"].lower()
     if not is_context(context):
         raise Refused(400, "bad-request", "an owner is an identity key: 33 bytes in hexadecimal")

@@ -18,6 +18,7 @@ from mode.supervisors import CrashingSupervisor
 from agents import metrics
 from agents.runtime import crash
 from agents.runtime.aside import share_fairly
+from agents.runtime.asking import Asking
 from agents.runtime.assignor import CopiesAssignor, SameNumberAssignor
 from agents.runtime.board import Board
 from agents.runtime.cluster import Cluster, compare
@@ -121,6 +122,7 @@ class Worker:
             self.runs.spoil if isinstance(self.runs, Lanes) else _nothing_spoils,
             shelf.differing if shelf else {},
         )
+        self.asking = Asking(kafka, topics)
         self.port = Port(self, settings, self._routes)
         self._run_file = run_dir / f"{stage}-{os.getpid()}.json"
         self._inputs = inputs
@@ -203,6 +205,7 @@ class Worker:
             await self._stop()
             await self.port.stop()
             await self.reads.stop()
+            await self.asking.stop()
             if isinstance(self.runs, Lanes):
                 self.runs.shelf.close()
             if speaker is not None:
@@ -211,6 +214,7 @@ class Worker:
 
     def _routes(self, router: web.UrlDispatcher) -> None:
         self.reads.add_to(router)
+        self.asking.add_to(router)
         if isinstance(self.runs, Lanes):
             self.runs.stage.add_to(router)
         elif (routes := getattr(self.runs, "routes", None)) is not None:

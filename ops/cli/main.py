@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "load": ("ops.cli.load:load", "Open-loop load at a given rate."),
     "new-topic": ("ops.cli.new_topic:new_topic", "A package with a topic manager of your own."),
     "operations": ("ops.cli.operations:operations", "Requests over several contexts, all or nothing."),
+    "reservation": ("ops.cli.reservation:reservation", "Who holds which outputs of an owner."),
     "results": ("ops.cli.results:results", "Read outcomes."),
     "resume": ("ops.cli.resume:resume", "Let a halted stage go on."),
     "settings": ("ops.cli.settings:settings", "The effective settings and where each comes from."),

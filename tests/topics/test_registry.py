@@ -151,7 +151,7 @@ def test_groups_and_transactional_ids_carry_the_prefix() -> None:
 def test_external_topics_can_be_read_by_any_client() -> None:
     """JSON, or the field's own binary formats; MessagePack stays inside."""
     external = {topic.name for topic in TOPICS if topic.external}
-    assert external == {"ingest", "transactions", "results", "events"}
+    assert external == {"ingest", "requests", "transactions", "results", "answers", "events"}
     assert {topic.schema.wire for topic in TOPICS if topic.external} == {"raw", "json"}
     assert RESULTS.schema.wire == "json"
 
