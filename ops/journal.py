@@ -25,7 +25,9 @@ from schemas.state import Head
 from schemas.types import Context, Txid, display
 from topics.registry import JOURNAL, RESULTS, STATE, Topic
 
-KINDS: Mapping[int, tuple[str, Literal["outpoint", "txid", "number", "place", "rival", "listed", "basket"]]] = {
+Form = Literal["outpoint", "txid", "number", "place", "rival", "listed", "basket", "text", "due"]
+
+KINDS: Mapping[int, tuple[str, Form]] = {
     state.COIN[0]: ("coin", "outpoint"),
     state.HISTORY[0]: ("history", "outpoint"),
     state.TX[0]: ("transaction", "txid"),
@@ -42,6 +44,20 @@ KINDS: Mapping[int, tuple[str, Literal["outpoint", "txid", "number", "place", "r
     state.LISTED[0]: ("listed", "listed"),
     state.RELINQUISHED[0]: ("relinquished", "listed"),
     state.TALLY[0]: ("tally", "basket"),
+    state.PREPARED[0]: ("prepared", "number"),
+    state.LOCK[0]: ("lock", "outpoint"),
+    state.SUBJECT[0]: ("subject", "txid"),
+    state.HOLDS[0]: ("undecided", "number"),
+    state.WAITER[0]: ("waits", "number"),
+    state.BEHIND[0]: ("behind", "number"),
+    state.OWN[0]: ("waits itself", "number"),
+    state.RESERVATION[0]: ("reservation", "text"),
+    state.RESERVED[0]: ("reserved", "outpoint"),
+    state.LEASE[0]: ("lease", "due"),
+    state.FREE[0]: ("free", "listed"),
+    state.HOLDING[0]: ("holding", "number"),
+    state.ANSWERED[0]: ("answered", "text"),
+    state.FORGET[0]: ("forgets", "due"),
 }
 """Entries of the state that effects may name: what people call them, and what their keys end with."""
 
@@ -70,6 +86,10 @@ def named(key: bytes) -> tuple[str, str]:
         return kind, f"{display(point[:32])}.{int.from_bytes(point[32:], 'little')} in {_basket(rest[:-36])}"
     if form == "basket":
         return kind, _basket(rest)
+    if form == "text":
+        return kind, rest.decode(errors="replace")
+    if form == "due" and len(rest) >= 8:
+        return kind, f"{rest[8:].decode(errors='replace')} at {int.from_bytes(rest[:8], 'big')}"
     return kind or f"{chr(state.kind_of(key))}?", rest.hex()
 
 

@@ -180,6 +180,7 @@ def test_every_series_of_a_stage_begins_at_0() -> None:
     metrics.register_named("new-verify")
     metrics.register_endpoints("new-broadcast", ["arc@a"])
     metrics.register_network("new-status")
+    metrics.register_undecided("new-coordinate")
     metrics.register_tiers("new-retry", ["10s", "1m"])
     Standing("new-apply", "tm_x", Limits(1.0, 3, 3, 1.0))
     found = {family.name: family.samples for family in text_string_to_metric_families(metrics.exposition().decode())}
@@ -201,6 +202,8 @@ def test_every_series_of_a_stage_begins_at_0() -> None:
         "beefline_ingest_to_accepted_seconds": "status",
         "beefline_unresolved_transactions": "status",
         "beefline_oldest_unresolved_seconds": "status",
+        "beefline_undecided_operations": "coordinate",
+        "beefline_oldest_undecided_seconds": "coordinate",
         "beefline_retried": "retry",
     }
     # What nobody has told yet is not 0: a height begins when the follower has read its file, a fee when it is read. An

@@ -25,6 +25,7 @@ from topics.registry import (
     NETWORK_STATUS,
     OPERATIONS,
     PARSED,
+    REQUESTS,
     RESULTS,
     RETRY_1M,
     RETRY_10M,
@@ -36,7 +37,7 @@ from topics.registry import (
 )
 
 GROUPS: Mapping[str, tuple[Topic, ...]] = {
-    "parse": (INGEST,),
+    "parse": (INGEST, REQUESTS),
     "verify": (PARSED,),
     "apply": (OPERATIONS,),
     "broadcast": (BROADCAST,),
