@@ -1,6 +1,6 @@
 """Short forms of apply's scenarios in `make chaos`; and that what they prove with finds what is wrong."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,8 @@ import pytest
 from msgspec import structs
 from rocksdict import Options, Rdict
 
-from agents.runtime.cluster import admin, look
+from agents.runtime.cluster import look
 from agents.runtime.partitioner import partition_for
-from agents.runtime.settings import KafkaSettings
 from ops.apply_chaos import compaction, damage, dead_writer, exactly_once, large, lost_answers
 from ops.apply_chaos.proof import Held, Proof, prove
 from ops.apply_chaos.rig import Rig
@@ -21,20 +20,11 @@ from ops.reading import read_whole
 from ops.scenario import Asked
 from schemas.external import RESULT
 from tests.conftest import Broker
-from topics.registry import BY_NAME, OPERATIONS, RESULTS
+from topics.registry import OPERATIONS, RESULTS
 
 pytestmark = pytest.mark.broker
 
 SEED = 11
-
-
-@pytest.fixture
-async def asked(broker: Broker, prefix: str) -> AsyncIterator[Callable[..., Asked]]:
-    """Makes what a scenario is asked; its topics are removed afterwards."""
-    flags = (f"topics.prefix={prefix}", "worker.session_timeout_s=6", "worker.heartbeat_interval_s=1")
-    yield lambda records, faults, rate: Asked(records, faults, rate, seed=SEED, flags=flags)
-    async with admin(KafkaSettings(bootstrap=broker.bootstrap)) as client:
-        await client.delete_topics([topic.named(prefix) for topic in BY_NAME.values()])
 
 
 def clean(report: Report) -> None:
