@@ -103,17 +103,23 @@ def alone(chain: Chain, say: Say) -> list[Applied]:
 
 
 class Running:
-    """An apply worker in a process of its own, on one core unless it is told otherwise."""
+    """A worker, of apply where no other stage is named, in a process of its own; on one core unless told otherwise."""
 
     def __init__(
-        self, flags: Sequence[str], data: Path, *, one_core: bool = True, environment: Mapping[str, str] | None = None
+        self,
+        flags: Sequence[str],
+        data: Path,
+        *,
+        one_core: bool = True,
+        environment: Mapping[str, str] | None = None,
+        stage: str = "apply",
     ) -> None:
         argv = [
             sys.executable,
             "-m",
             "ops.cli.main",
             "worker",
-            "apply",
+            stage,
             "--network",
             "dev",
             "--guarded",
@@ -121,6 +127,7 @@ class Running:
         ]
         for flag in (*flags, f"worker.data_dir={data}"):
             argv += ["--set", flag]
+        self.stage = stage
         self.began = time.monotonic()
         quiet = subprocess.DEVNULL
         self.process = subprocess.Popen(argv, stdin=quiet, stdout=quiet, stderr=quiet, env=environment)
@@ -140,14 +147,14 @@ class Running:
     def finished(self) -> int:
         """Records it has dealt with."""
         for line in self._asked("/metrics").splitlines():
-            if line.startswith('beefline_records_in_total{stage="apply"}'):
+            if line.startswith(f'beefline_records_in_total{{stage="{self.stage}"}}'):
                 return int(float(line.rpartition(" ")[2]))
         return 0
 
     def _asked(self, path: str) -> str:
         try:
             if not self._url:
-                self._url = json.loads((run_dir() / f"apply-{self.process.pid}.json").read_text())["http"]
+                self._url = json.loads((run_dir() / f"{self.stage}-{self.process.pid}.json").read_text())["http"]
             with urllib.request.urlopen(self._url + path, timeout=5) as reply:  # noqa: S310 - our own worker's port
                 return str(reply.read().decode())
         except (OSError, ValueError):

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import click
 
-PARTS = ("kernel", "runtime", "path", "apply", "baskets", "broadcast", "takeover", "neighbours", "hostile")
+PARTS = (
+    *("kernel", "runtime", "path", "apply", "baskets", "broadcast"),
+    *("operations", "takeover", "neighbours", "hostile"),
+)
 UNLESS_NAMED = ("kernel", "runtime", "path", "apply", "baskets", "broadcast")
 
 
@@ -18,8 +21,8 @@ UNLESS_NAMED = ("kernel", "runtime", "path", "apply", "baskets", "broadcast")
 def bench(parts: tuple[str, ...], soak: int, pipeline: bool, rate: float, write: Path | None) -> None:
     """Measure the verifier, the runtime, the whole path, apply, baskets and broadcast. Prints a page.
 
-    Or, where they are named: takeovers by copies, what a slow topic manager costs its neighbours, and what hostile
-    payloads cost.
+    Or, where they are named: operations over several contexts, takeovers by copies, what a slow topic manager costs
+    its neighbours, and what hostile payloads cost.
 
     \b
     Exit code 1: a hostile payload passed its bounds, or got another answer than it must.
@@ -60,6 +63,11 @@ def bench(parts: tuple[str, ...], soak: int, pipeline: bool, rate: float, write:
 
         move_to(folder)
         applied += cast_bench.run(say)
+    if "operations" in chosen:
+        from ops import operations_bench
+
+        move_to(folder)
+        applied += operations_bench.run(say)
     if "takeover" in chosen:
         from ops import takeover_bench
 

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
+from msgspec.structs import replace
+
 from ops.instruments.chain import Chain
 from ops.instruments.generate import Generator
 from ops.instruments.payloads import Generated
@@ -15,10 +17,11 @@ from pipeline.contextual import Answer
 from pipeline.overlay.manager import TopicManager, load
 from pipeline.parse import Payload, parse
 from pipeline.policy import Policy
+from pipeline.prepare import parts_of, whole
 from pipeline.results import decision_id
 from pipeline.state import Layer, Live, Remembered, View, encode, head_key, head_of, seal
 from pipeline.verify import Plan, Valid, plan
-from schemas.flow import Apply, Asked, Origin, Verified
+from schemas.flow import Apply, Asked, Origin, Part, Prepare, Verified
 from schemas.types import Context
 
 TOPICS = tuple(f"tm_bench_{letter}" for letter in "abcdefghijklmnop")
@@ -33,6 +36,7 @@ WIDE = 1_000
 """Outputs of a transaction that fills the state."""
 
 Work = tuple[Context, Apply]
+Asks = tuple[Context, Apply | Prepare]
 
 
 class Maker:
@@ -48,6 +52,19 @@ class Maker:
         for payload in self._generator.valid(count // len(contexts)):
             for context in contexts:
                 yield context, self._apply(self._verified(payload), context)
+
+    def spread(self, count: int, width: int, contexts: Sequence[Context] = CONTEXTS) -> Iterator[list[Asks]]:
+        """Each payload goes to the next so many contexts: to one each by itself, to several all or nothing."""
+        for number, payload in enumerate(self._generator.valid(count)):
+            named = tuple(contexts[(number + place) % len(contexts)] for place in range(width))
+            verified = self._verified(payload)
+            asked = replace(verified.asked, contexts=named, atomicity="each" if width == 1 else "all")
+            verified = replace(verified, asked=asked)
+            if width == 1:
+                yield [(named[0], self._apply(verified, named[0]))]
+            else:
+                first = whole(0, verified, [Part(context) for context in named])
+                yield [(named[0], first), *parts_of(first)]
 
     def wide(self, outputs: int) -> Iterator[Work]:
         """Transactions of WIDE outputs each, round the contexts."""
