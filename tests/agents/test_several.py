@@ -221,6 +221,8 @@ def test_doubled_parts_and_votes_change_nothing(rig: Rig, times: int) -> None:
     rig.run()
     assert (rig.outcomes("request-1"), (rig.root(ALL), rig.root(KEEP))) == (decided, roots)
     assert {told.repeat for told in rig.results().values()} == {False}
+    kinds = [JOURNAL.decode(out.value).kind for out in rig.written["journal"]]
+    assert sorted(kinds) == ["commit", "commit", "prepare", "prepare"]
     clean(rig)
 
 
@@ -286,6 +288,46 @@ def test_a_child_that_is_older_than_its_undecided_parent_votes_later(rig: Rig) -
     assert rig.come_back() == 1
     rig.run()
     assert rig.outcomes("request-1") == {ALL: "applied", KEEP: "applied"}
+    clean(rig)
+
+
+def test_a_late_parent_waits_under_a_prepared_child(rig: Rig) -> None:
+    """What the child was judged by stays as it is until it is decided; then both stand as if they had come in turn."""
+    child = all_of(verified(CHILD, [PARENT], offset=1, contexts=(ALL, KEEP)))
+    rig.lag = {bytes.fromhex(name_of(child))}
+    rig.send(child)
+    rig.ask(ALL, apply_of(verified(PARENT, offset=5)))
+    rig.run()
+    assert rig.outcomes("request-5") == {}
+    rig.lag = set()
+    rig.run()
+    assert rig.outcomes("request-5") == {ALL: "applied"}
+    alone = Owner()
+    alone.do(ALL, apply_of(verified(CHILD, [PARENT], offset=1)))
+    alone.do(ALL, apply_of(verified(PARENT, offset=5)))
+    assert rig.root(ALL) == head_of(alone.store, ALL).state_root
+    clean(rig)
+
+
+def test_one_whose_coins_changed_since_it_was_judged_is_judged_again_behind_its_commit(rig: Rig) -> None:
+    """By others' judgements further up, which do not wait for it: it is as if it had come before them."""
+    picky = "topic:tm_picky"
+    first, second = made_tx([coin_of_others(11)], 1, 11), made_tx([coin_of_others(12)], 1, 12)
+    parent = made_tx([outpoint(first.txid, 0), outpoint(second.txid, 0)], 2, 13)
+    rig.ask(picky, apply_of(verified(parent, [first, second], offset=1)))
+    child = all_of(verified(made_tx([outpoint(parent.txid, 0)], 1, 14), offset=2, contexts=(picky, KEEP)))
+    rig.lag = {bytes.fromhex(name_of(child))}
+    rig.send(child)
+    rig.ask(picky, apply_of(verified(first, offset=3)))
+    rig.ask(picky, apply_of(verified(second, offset=4)))
+    rig.run()
+    assert rig.outcomes("request-4") == {"topic:tm_picky": "applied"}
+    rig.lag = set()
+    rig.run()
+    assert rig.outcomes("request-2") == {picky: "revised", KEEP: "applied"}
+    told = rig.results()["request-2", picky]
+    assert told.admittance is not None
+    assert told.admittance.coins_to_retain == (0,)
     clean(rig)
 
 
