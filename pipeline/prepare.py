@@ -26,7 +26,10 @@ from schemas.external import Admittance
 from schemas.flow import Apply, Decide, Part, Prepare, Verified
 from schemas.operations import Kind, Overtaken, Vote
 from schemas.state import Applied, Prepared, Stood, Submission
-from schemas.types import Context, Txid
+from schemas.types import Context, Outpoint, Txid
+
+Spends = Sequence[Sequence[Outpoint]]
+"""Of each member of a payload."""
 
 _applied = msgspec.msgpack.Decoder(Applied).decode
 
@@ -74,7 +77,7 @@ def prepare(
             return Change(head)
         undecided.withdraw(here, own)
         withdrawn = (_journal(here, "abort", operation),)
-    change = _judged(here, layer, operation, managers, enough, always=always, stood=stood)
+    change = _judged(here, layer, operation, spends, managers, enough, always=always, stood=stood)
     return msgspec.structs.replace(change, entries=(*withdrawn, *change.entries))
 
 
@@ -82,6 +85,7 @@ def _judged(
     here: Contextual,
     layer: Layer,
     operation: Prepare,
+    spends: Spends,
     managers: Mapping[str, TopicManager],
     enough: Callable[[], bool],
     *,
@@ -90,7 +94,6 @@ def _judged(
 ) -> Change:
     own = bytes.fromhex(operation.operation)
     apply, verified = operation.apply, operation.apply.verified
-    spends = spends_of(apply)
     if undecided.any_here(here) and (met := undecided.met(here, verified, spends, own)):
         return _meets(here, operation, met, stood)
     trial = Contextual(here.context, Layer(layer), here.head, here.now_ms)  # what is weighed changes nothing yet
@@ -100,11 +103,11 @@ def _judged(
         if isinstance(said, Answer):
             if not said.repeat:  # it was committed here, and everything is read again
                 return Change(here.head, said=said)
-            return _agree(here, operation, Prepared(operation, stood, _yes(here, operation), "repeat"))
+            return _agree(here, operation, spends, Prepared(operation, stood, _yes(here, operation), "repeat"))
         assert said is not None  # whoever weighs says why not
         return disagree(here, operation, said, stood, fit.competing, fit.challenges)
     if fit.does == "merge":
-        return _agree(here, operation, Prepared(operation, stood, _yes(here, operation), "merge"))
+        return _agree(here, operation, spends, Prepared(operation, stood, _yes(here, operation), "merge"))
     previous = previous_coins(trial, spends[-1])
     judged = ask(trial, fit.rule, verified.txid, fit.submission, spends[-1], previous)
     if judged.is_empty() and not (always or is_owner(here.context)):
@@ -113,7 +116,7 @@ def _judged(
     examined = fit.submission.examined
     version = fit.rule.manager.version
     held = Prepared(operation, stood, _yes(here, operation), "apply", judged, previous, examined, version)
-    return _agree(here, operation, held)
+    return _agree(here, operation, spends, held)
 
 
 def _meets(here: Contextual, operation: Prepare, met: Mapping[bytes, undecided.How], stood: Stood) -> Change:
@@ -192,8 +195,8 @@ def _yes(here: Contextual, operation: Prepare) -> Vote:
     return Vote(operation.attempt, here.context, "yes", bare(verified.asked), verified.txid)
 
 
-def _agree(here: Contextual, operation: Prepare, held: Prepared) -> Change:
-    undecided.lock(here, bytes.fromhex(operation.operation), held, spends_of(operation.apply))
+def _agree(here: Contextual, operation: Prepare, spends: Spends, held: Prepared) -> Change:
+    undecided.lock(here, bytes.fromhex(operation.operation), held, spends)
     entry = _journal(here, "prepare", operation, manager=held.manager)
     return Change(here.head, (entry,), words=((operation.operation, held.vote),))
 
@@ -221,7 +224,7 @@ def decide(
         spends = spends_of(held.operation.apply)
         resumed = undecided.release(here, own, held, spends)
         if word.commit:
-            change = _commit(here, held, word, managers)
+            change = _commit(here, held, spends, word, managers)
         else:
             entry = _journal(here, "abort", held.operation)
             change = Change(here.head, (entry,))
@@ -243,7 +246,9 @@ def shown(layer: View, context: Context, word: Decide) -> bool:
     return stored is not None and _applied(state.unseal(stored)).origin == word.asked.origin
 
 
-def _commit(here: Contextual, held: Prepared, word: Decide, managers: Mapping[str, TopicManager]) -> Change:
+def _commit(
+    here: Contextual, held: Prepared, spends: Spends, word: Decide, managers: Mapping[str, TopicManager]
+) -> Change:
     apply = held.operation.apply
     verified = apply.verified
     entry = Entry("commit", word.operation, verified.asked.contexts)
@@ -256,20 +261,21 @@ def _commit(here: Contextual, held: Prepared, word: Decide, managers: Mapping[st
             answer = Answer(stood.admittance, stood.sequence, stood.state_root, repeat=True, fresh=False)
             return Change(here.head, (told,), answer)
         case "merge":
-            fit = weigh(here, apply, spends_of(apply), managers, kept=True)
+            fit = weigh(here, apply, spends, managers, kept=True)
             assert isinstance(fit, Fit)  # its locks kept what it was weighed by
             return merge(here, apply, fit, entry)
         case "apply":
-            fit, again = _kept(here, held, managers)
+            fit, again = _kept(here, held, spends, managers)
             return submit(here, apply, fit, entry, again)
         case "":
             raise AssertionError(f"{word.operation} is committed, and {here.context} did not agree")
 
 
-def _kept(here: Contextual, held: Prepared, managers: Mapping[str, TopicManager]) -> tuple[Fit, list[Txid]]:
+def _kept(
+    here: Contextual, held: Prepared, spends: Spends, managers: Mapping[str, TopicManager]
+) -> tuple[Fit, list[Txid]]:
     """The judgement that was kept, and who is to be judged again: the transaction itself where its coins changed."""
     apply, verified = held.operation.apply, held.operation.apply.verified
-    spends = spends_of(apply)
     if is_owner(here.context):
         fit = weigh(here, apply, spends, managers, kept=True)
         assert isinstance(fit, Fit)  # its locks kept what it was weighed by

@@ -17,7 +17,7 @@ def test_a_short_run_of_the_rules_fills_the_page(tmp_path: Path, monkeypatch: py
     assert all(us > 0 for us in (ruled.apply_us, ruled.prepare_us, ruled.commit_us, ruled.hear_us))
     rates = {width: Rate(1000 / width, 200.0 * width, 20.0) for width in WIDTHS}
     felt = {width: Felt(500 / width, 100, 100, 50.0 * width, 90.0 * width) for width in WIDTHS}
-    text = operations_bench.page(Report(ruled, rates, felt, felt))
+    text = operations_bench.page(Report(ruled, rates, felt, felt, felt))
     assert "**2.00** times the CPU" in text
     assert "**2.00** times the p99" in text
     assert text.count("\n| ") == len(WIDTHS) + 4 + 2
