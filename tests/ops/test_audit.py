@@ -15,6 +15,7 @@ from agents.runtime.settings import KafkaSettings, TopicSettings
 from ops.cli.audit import audit as command
 from ops.instruments.audit import NotReadable, Report, audit
 from ops.instruments.audit.books import Books
+from ops.instruments.audit.flight import Flight
 from ops.instruments.audit.reading import EVERYTHING, GROUPS
 from ops.instruments.audit.report import KINDS
 from ops.settings import Settings
@@ -26,6 +27,7 @@ from schemas.flow import OPERATION, Accept, Apply, Origin, Parsed, Verified
 from schemas.flow import PARSED as PARSED_SCHEMA
 from schemas.journal import JOURNAL as JOURNAL_SCHEMA
 from schemas.journal import Effects, JournalEntry
+from schemas.network import NetworkStatus
 from schemas.types import display
 from tests import builders
 from tests.conftest import Broker
@@ -706,3 +708,19 @@ def test_a_revision_without_its_entry_is_torn() -> None:
     entry, about = judged_again(world, 1)
     add_result(world, revised(about, Admittance((0,)), entry.sequence, bytes(32), world.now_ms))
     assert kinds(report_of(world)) == {"torn-result"}
+
+
+@pytest.mark.parametrize(
+    ("status", "waits"),
+    [
+        (NetworkStatus(0, "", "", sent=True, look_ms=1), "outcome"),
+        (NetworkStatus(0, "", "", sent=True, settles_ms=1), "outcome"),
+        (NetworkStatus(0, "", "", sent=True), None),
+        (NetworkStatus(1, "accepted", "arc", sent=True, look_ms=1), None),
+    ],
+)
+def test_what_status_still_looks_at_is_under_way(status: NetworkStatus, waits: str | None) -> None:
+    """Until it is decided: broadcast has given it up, and somebody who counts may yet take it."""
+    flight = Flight()
+    flight.stands(bytes(32), msgspec.msgpack.encode(status))
+    assert flight.cast_waits(bytes(32), None) == waits

@@ -59,7 +59,7 @@ REFUSED = one(1, [POINT], (A, B, C), off_chain=b"nothing")
 ONE = one(1, [POINT], (A, B))
 
 SCENARIOS: Mapping[str, tuple[Sent, Budget, Mapping[Context, Sequence[Operation]]]] = {
-    "one": ([ONE], Budget(doubled=1, repeated=1, deadlines=1), {}),
+    "one": ([ONE], Budget(doubled=1, deadlines=1), {}),
     "one-whose-last-context-refuses": ([REFUSED], Budget(), {}),
     "opposite-orders": ([one(1, [POINT], (A, B)), one(2, [POINT], (B, A))], Budget(attempts=2), {}),
     "a-child-of-an-undecided-parent": (family(1, 2), Budget(attempts=2), {}),
@@ -112,6 +112,7 @@ SCENARIOS: Mapping[str, tuple[Sent, Budget, Mapping[Context, Sequence[Operation]
     ),
 }  # fmt: skip
 LARGE: Mapping[str, tuple[Sent, Budget, Mapping[Context, Sequence[Operation]]]] = {
+    "one-with-every-fault": ([ONE], Budget(doubled=1, repeated=1, deadlines=1), {}),
     "a-ring": (RING, Budget(attempts=2), {}),
     "opposite-orders-with-faults": (
         [one(1, [POINT], (A, B)), one(2, [POINT], (B, A))], Budget(doubled=1, repeated=1, deadlines=1, attempts=2), {}

@@ -88,7 +88,7 @@ class Flight:
         self.open: list[str] = []  # partitions whose rest an open transaction hides
         self._payloads: dict[Coordinate, set[Context | None]] = {}
         self._casts: set[Txid] = set()
-        self._settling: set[Txid] = set()  # refused, and looked at a second time before it counts
+        self._settling: set[Txid] = set()  # not decided, and to be looked at until it is
         self._undecided: dict[bytes, flow.Asked] = {}  # operations over several contexts
 
     def land(self) -> None:
@@ -114,7 +114,8 @@ class Flight:
     def stands(self, key: bytes, value: bytes) -> None:
         """A record of `network-status`."""
         if len(key) == TXID:
-            undecided = _status(value).settles_ms > 0
+            status = _status(value)
+            undecided = status.settles_ms > 0 or (status.look_ms > 0 and not status.decided)
             (self._settling.add if undecided else self._settling.discard)(key)
 
     def decides(self, key: bytes, value: bytes | None) -> None:
