@@ -1,16 +1,17 @@
 """apply: a context's rules over its state; effects exactly once."""
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-import msgspec
 from aiohttp import web
 
+from agents.runtime import several
 from agents.runtime.desk import Teller
 from agents.runtime.hosting import FAILURES, ApplySettings, Hosted, Judge
 from agents.runtime.leases import Leases
 from agents.runtime.outbox import Outbox
-from agents.runtime.outcomes import answer_out, result_out
+from agents.runtime.outcomes import answer_out
 from agents.runtime.partition import Decided, Heads, Settled
 from agents.runtime.records import (
     Decision,
@@ -20,58 +21,44 @@ from agents.runtime.records import (
     Held,
     Hold,
     Inbound,
-    Kept,
     ManagerFailed,
     Out,
     Refuse,
 )
 from agents.runtime.shelf import Readable
 from agents.runtime.standing import RAISED, hold_for
+from agents.runtime.told import behind, decided, effects, settled, stood, told
 from agents.runtime.voters import repeat_votes
-from pipeline import answers, prepare, reservations, results, undecided
+from pipeline import answers, prepare, reservations
 from pipeline import apply as rules
 from pipeline.contextual import Answer, Change
 from pipeline.follow import Contexts, Form
 from pipeline.judge import never
-from pipeline.member import extended
 from pipeline.outcome import Condition, Verdict
 from pipeline.overlay.manager import BadManager
 from pipeline.reservations import Requested
 from pipeline.results import About
-from pipeline.state import Corrupt, Layer, Live, View, head_key
+from pipeline.state import Corrupt, Layer, Live, View
 from pipeline.submit import TOPIC
-from schemas import headers as h
-from schemas.external import Result
 from schemas.flow import (
-    BROADCAST_REQUEST,
     OPERATION,
-    POINTER,
     Accept,
     Apply,
-    BroadcastRequest,
     Decide,
     Evict,
     Expire,
     Operation,
-    Origin,
-    Pointer,
     Prepare,
     Readmit,
     Repaired,
     Request,
-    Unmined,
-    Verified,
 )
-from schemas.network import NEWS, Challenged, Challenges
-from schemas.operations import VOTE, Vote
-from schemas.state import Applied, Stood
-from schemas.types import Context, Txid
-from schemas.wire import HEADER, Undecodable
+from schemas.types import Context
+from schemas.wire import Undecodable
 from topics.registry import (
     ANSWERS,
     BROADCAST,
     DEAD_LETTERS,
-    INGEST,
     JOURNAL,
     NETWORK_NEWS,
     OPERATIONS,
@@ -176,9 +163,11 @@ class ApplyStage:
             return None
         context = (record.key or b"").decode()
         head = heads.of(context)
-        alone, outs = _spread(operation)
-        change = prepare.failed(layer, head, context, alone, fault.code, fault.message, now_ms, _stood(record))
-        return self._voted(operation, change, outs, layer, context, record.partition, now_ms)
+        alone, outs = several.spread(operation)
+        change = prepare.unjudged(
+            *(layer, head, context, alone, Verdict(fault.code, fault.message), now_ms, stood(record)), kind="fault"
+        )
+        return several.voted(operation, change, outs, layer, context, record.partition, now_ms)
 
     def compute(self, record: Inbound, layer: Layer, heads: Heads, now_ms: int) -> Decided:
         """What an operation does to its context, and whom it concerns."""
@@ -190,8 +179,8 @@ class ApplyStage:
         judge = self._judge(context)
         if judge is None:
             expired = reservations.expire(layer, heads.of(context), context, now_ms)
-            decided = self._decide(record, operation, context, layer, expired.head, now_ms, never)
-            return _behind(expired, decided, context, record.partition, now_ms)
+            then = self._decide(record, operation, context, layer, expired.head, now_ms, never)
+            return behind(expired, then, context, record.partition, now_ms)
         judge.standing.partition = record.partition
         try:
             with judge.turn() as turn:
@@ -211,34 +200,38 @@ class ApplyStage:
     ) -> Decided:
         match operation:
             case Apply():
-                always, stood = context in self._always, _stood(record)
+                always, where = context in self._always, partial(stood, record)
                 change = rules.apply(
-                    *(layer, head, context, operation, self._judges, now_ms, enough), always=always, stood=stood
+                    *(layer, head, context, operation, self._judges, now_ms, enough), always=always, stood=where
                 )
                 decision = self._answer(record, operation, context, change, now_ms)
             case Accept():
                 change = rules.accept(layer, head, context, operation, now_ms)
-                decision = Emit(_told(change, context, record.partition, now_ms), "accept")
+                decision = Emit(told(change, context, record.partition, now_ms), "accept")
             case Evict():
-                change = rules.evict(layer, head, context, operation, now_ms, _stood(record))
+                change = rules.evict(layer, head, context, operation, now_ms, partial(stood, record))
                 decision = _done(change, "evict", context, record.partition, now_ms)
             case Readmit():
-                change = rules.readmit(layer, head, context, operation, self._judges, now_ms, enough, _stood(record))
+                change = rules.readmit(
+                    layer, head, context, operation, self._judges, now_ms, enough, partial(stood, record)
+                )
                 decision = _done(change, "readmit", context, record.partition, now_ms)
             case Repaired():
                 change = rules.repaired(layer, head, context, operation, now_ms)
-                decision = Emit(_told(change, context, record.partition, now_ms), "repaired")
+                decision = Emit(told(change, context, record.partition, now_ms), "repaired")
             case Prepare():
                 return self._prepare(record, operation, context, layer, head, now_ms, enough)
             case Decide():
-                return self._hear(record, operation, context, layer, head, now_ms)
+                change = prepare.decide(layer, head, context, operation, self._judges, now_ms)
+                always = context in self._always
+                return several.heard(operation, change, layer, context, record.partition, now_ms, always=always)
             case Request():
                 requested = reservations.request(layer, head, context, operation, now_ms)
                 change = requested.change
                 decision = self._asked(record, operation, context, requested, now_ms)
             case Expire():  # what was over ended before this
                 change, decision = Change(head), Emit((), "expire")
-        return _decided(decision, context, change)
+        return decided(decision, context, change)
 
     def _asked(
         self, record: Inbound, operation: Request, context: Context, requested: Requested, now_ms: int
@@ -246,9 +239,11 @@ class ApplyStage:
         said = requested.answer
         if said.outcome in ("reserved", "extended") and not requested.repeat:
             self._leases.due(record.partition, context, said.ends_ms)
-        told = answers.answered(context, operation.request_id, operation.origin, said, now_ms, repeat=requested.repeat)
-        entries = _told(requested.change, context, record.partition, now_ms)
-        return Emit([*entries, answer_out(told)], "repeat" if requested.repeat else said.outcome)
+        answer = answers.answered(
+            context, operation.request_id, operation.origin, said, now_ms, repeat=requested.repeat
+        )
+        entries = told(requested.change, context, record.partition, now_ms)
+        return Emit([*entries, answer_out(answer)], "repeat" if requested.repeat else said.outcome)
 
     def _prepare(
         self,
@@ -261,82 +256,18 @@ class ApplyStage:
         enough: Callable[[], bool],
     ) -> Decided:
         """A context's part of an operation over several. Whoever cannot judge it now does not let the others wait."""
-        always, stood = context in self._always, _stood(record)
-        alone, outs = _spread(operation)
+        always, where = context in self._always, stood(record)
+        alone, outs = several.spread(operation)
         own = Layer(layer)
         try:
             change = prepare.prepare(
-                own, head, context, alone, self._judges, now_ms, enough, always=always, stood=stood
+                own, head, context, alone, self._judges, now_ms, enough, always=always, stood=where
             )
         except Held as held:
             own = Layer(layer)
-            change = prepare.later(own, head, context, alone, held.hold.condition, now_ms, stood)
+            change = prepare.unjudged(own, head, context, alone, held.hold.condition, now_ms, where)
         own.merge_into(layer)
-        return self._voted(operation, change, outs, layer, context, record.partition, now_ms)
-
-    def _voted(
-        self,
-        operation: Prepare,
-        change: Change,
-        outs: Sequence[Out],
-        layer: Layer,
-        context: Context,
-        partition: int,
-        now_ms: int,
-    ) -> Decided:
-        votes = [said.says for _, said in change.words if isinstance(said, Vote)]
-        code = "waits" if not votes else "agreed" if votes == ["yes"] else "disagreed"
-        told = [*outs, *_told(change, context, partition, now_ms)]
-        if isinstance(change.said, Answer):
-            verified = operation.apply.verified
-            about = About.of(verified.asked, verified.txid, context)
-            told.append(result_out(_applied_result(about, change.said, now_ms)))
-            code = "repeat"
-        decided = _decided(Emit(told, code), context, change)
-        return msgspec.structs.replace(
-            decided,
-            resumed=[_kept(context, *each) for each in change.resumed],
-            undecided=(context, undecided.votes_in(layer, context)),
-        )
-
-    def _hear(self, record: Inbound, word: Decide, context: Context, layer: Layer, head: Live, now_ms: int) -> Decided:
-        """The coordinator's word."""
-        change = prepare.decide(layer, head, context, word, self._judges, now_ms)
-        outs = _told(change, context, record.partition, now_ms)
-        about = About.of(word.asked, word.txid, context)
-        also: list[tuple[Inbound, Decision]] = []
-        code = "heard" if change.held is None else "committed" if word.commit else "aborted"
-        held = change.held
-        # Who was named first has the whole request, and answers for its record.
-        first = held if held is not None and held.operation.others else None
-        if word.commit:
-            if held is not None:
-                assert isinstance(change.said, Answer)  # what was prepared is there
-                outs += self._effects(held.operation.apply.verified, context, change.said, now_ms)
-        elif word.final and (held is not None or not prepare.shown(layer, context, word)):
-            said = Verdict(word.code, word.message if word.by == context else f"{word.by}: {word.message}")
-            if first is not None:
-                record_of = _kept(context, prepare.next_attempt(first), first.stood)
-                if word.kind == "fault":
-                    also.append((record_of, Fault(said.code, said.message, about)))
-                else:
-                    also.append((record_of, Refuse(said, about, change.head.sequence, word.competing)))
-            elif word.kind == "fault":
-                outs.append(result_out(results.parked(about, said, now_ms)))
-            else:
-                result = results.rejected(about, said, now_ms, revision=change.head.sequence, competing=word.competing)
-                outs.append(result_out(result))
-        elif word.again and first is not None:
-            why = Condition(word.code, word.message)
-            others = [About.of(word.asked, word.txid, each) for each in word.asked.contexts if each != context]
-            also.append((_kept(context, prepare.next_attempt(first), first.stood), Defer(why, about, (), others)))
-        decided = _decided(Emit(outs, code), context, change)
-        return msgspec.structs.replace(
-            decided,
-            also=also,
-            resumed=[_kept(context, *each) for each in change.resumed],
-            undecided=(context, undecided.votes_in(layer, context)),
-        )
+        return several.voted(operation, change, outs, layer, context, record.partition, now_ms)
 
     def repaired(self, context: Context, what: str) -> Out:
         """The context hears of it, and its journal says so."""
@@ -357,7 +288,7 @@ class ApplyStage:
         judge = self._judge(context)
         head = heads.of(context)
         if judge is None:
-            return _settled(rules.settle(layer, head, context, self._judges, now_ms), context, partition, now_ms)
+            return settled(rules.settle(layer, head, context, self._judges, now_ms), context, partition, now_ms)
         judge.standing.partition = partition
         try:
             with judge.turn() as turn:
@@ -366,7 +297,7 @@ class ApplyStage:
             if not judge.standing.suspended:
                 judge.standing.suspend(f"on what waits in its state: {error}")
             raise Held(judge.standing.hold()) from error
-        return _settled(change, context, partition, now_ms)
+        return settled(change, context, partition, now_ms)
 
     def _judge(self, context: Context) -> Judge | None:
         return self._judges.get(context.removeprefix(TOPIC))
@@ -374,7 +305,7 @@ class ApplyStage:
     def _answer(self, record: Inbound, operation: Apply, context: Context, change: Change, now_ms: int) -> Decision:
         verified = operation.verified
         about = About.of(verified.asked, verified.txid, context)
-        entries = _told(change, context, record.partition, now_ms)
+        entries = told(change, context, record.partition, now_ms)
         said = change.said
         if isinstance(said, Verdict):
             return Refuse(said, about, change.head.sequence, change.competing, entries)
@@ -383,119 +314,12 @@ class ApplyStage:
         if change.waits:
             return Emit(entries, "waits")
         assert isinstance(said, Answer)
-        outs = [*entries, *self._effects(verified, context, said, now_ms)]
+        outs = [*entries, *effects(verified, context, said, now_ms, always=context in self._always)]
         return Emit(outs, "repeat" if said.repeat or not said.fresh else "applied")
-
-    def _effects(self, verified: Verified, context: Context, said: Answer, now_ms: int) -> list[Out]:
-        """Who hears that a payload stands applied."""
-        about = About.of(verified.asked, verified.txid, context)
-        outs = [result_out(_applied_result(about, said, now_ms))]
-        if said.fresh and verified.proven_height < 0 and (context in self._always or not said.admittance.is_empty()):
-            request = BroadcastRequest(
-                txid=verified.txid,
-                unmined=tuple(Unmined(one.txid, extended(verified.beef, one)) for one in verified.members),
-                contexts=(context,),
-                request_ids=(verified.asked.request_id,),
-                origin=verified.asked.origin,
-            )
-            outs.append(Out(BROADCAST, verified.txid, BROADCAST_REQUEST.encode(request)))
-        return outs
-
-
-def _applied_result(about: About, said: Answer, now_ms: int) -> Result:
-    return results.applied(
-        *(about, said.admittance, said.sequence, said.state_root, now_ms), repeat=said.repeat, merge=said.merge
-    )
-
-
-def _stood(record: Inbound) -> Stood:
-    """Where a record stands, and how it came: what is kept of one that waits in the state, besides what it says."""
-    headers = tuple((name, value) for name, value in record.headers if value is not None and name != HEADER)
-    return Stood(record.topic, record.partition, record.offset, record.timestamp, headers)
-
-
-def _kept(context: Context, operation: Operation, stood: Stood) -> Inbound:
-    """Such a record, as it was."""
-    headers = [OPERATION.header, *stood.headers]
-    value = OPERATION.encode(operation)
-    return Kept(stood.topic, stood.partition, stood.offset, stood.timestamp_ms, context.encode(), value, headers)
-
-
-def _spread(operation: Prepare) -> tuple[Prepare, list[Out]]:
-    """A further attempt: the context named first hands the others their parts, once."""
-    if not operation.spread:
-        return operation, []
-    outs = [Out(OPERATIONS, context.encode(), OPERATION.encode(part)) for context, part in prepare.parts_of(operation)]
-    return msgspec.structs.replace(operation, spread=False), outs
 
 
 def _done(change: Change, code: str, context: Context, partition: int, now_ms: int) -> Decision:
     """What the network's word comes to; it comes back where too much waits for undecided operations."""
     if isinstance(change.said, Condition):
         return Hold(change.said, now_ms)
-    return Emit(_told(change, context, partition, now_ms), "waits" if change.waits else code)
-
-
-def _settled(change: Change, context: Context, partition: int, now_ms: int) -> Settled:
-    return Settled(_told(change, context, partition, now_ms), change.head, change.settling)
-
-
-def _decided(decision: Decision, context: Context, change: Change) -> Decided:
-    touched = {head_key(context): change.head} if change.entries else {}
-    return Decided(decision, touched, context if change.settling else None)
-
-
-def _behind(expired: Change, decided: Decided, context: Context, partition: int, now_ms: int) -> Decided:
-    """A decision behind what ended before it."""
-    if not expired.entries:
-        return decided
-    outs = [*_told(expired, context, partition, now_ms), *decided.decision.outs]
-    heads = {head_key(context): expired.head} | decided.heads
-    return msgspec.structs.replace(decided, decision=decided.decision._replace(outs=outs), heads=heads)
-
-
-def _told(change: Change, context: Context, partition: int, now_ms: int) -> list[Out]:
-    """The journal, and whom a change concerns besides who asked for it.
-
-    Entries go to the partition number of the operation, whatever their key hashes to.
-    """
-    key = context.encode()
-    outs = [Out(JOURNAL, key, entry, (), partition) for entry in change.entries]
-    for again in change.revised:
-        applied = again.applied
-        about = _about(applied, again.txid, context)
-        result = results.revised(about, applied.admittance, applied.sequence, applied.state_root, now_ms)
-        outs.append(result_out(result))
-    for gone in change.evicted:
-        if gone.applied is not None:
-            about, verdict = _about(gone.applied, gone.txid, context), Verdict(gone.stone.code, gone.stone.message)
-            result = results.evicted(about, verdict, gone.sequence, gone.state_root, now_ms, gone.stone.competing)
-            outs.append(result_out(result))
-    outs += [_heard_again(origin, key, now_ms) for origin in change.again]
-    for operation, heard in change.words:
-        outs.append(Out(VOTES, bytes.fromhex(operation), VOTE.encode(heard)))
-    outs += [answer_out(answers.ended(context, ended, now_ms)) for ended in change.ended]
-    for pair in change.challenges:
-        holders = () if pair.holder is None else (pair.holder,)
-        told = NEWS.encode(Challenged(pair.by, context, pair.sent, pair.proven))
-        outs += [Out(NETWORK_NEWS, holder, told) for holder in holders]
-        outs.append(Out(NETWORK_NEWS, pair.by, NEWS.encode(Challenges(holders, context, pair.path))))
-    return outs
-
-
-def _heard_again(origin: Origin, key: bytes, now_ms: int) -> Out:
-    """By way of the tier that is quickest, which reads the payload where it was sent to."""
-    waits = h.RetryHeaders(
-        origin_topic=INGEST.name,
-        origin_partition=origin.partition,
-        origin_offset=origin.offset,
-        attempt=1,
-        first_failed=now_ms,
-        not_before=now_ms,
-        code="conflict.undecided",
-    )
-    return Out(RETRY_10S, key, POINTER.encode(Pointer(origin)), [POINTER.header, *h.to_pairs(waits)])
-
-
-def _about(applied: Applied, txid: Txid, context: Context) -> About:
-    return About(applied.origin, (applied.request_id,), txid, context, applied.contexts)
+    return Emit(told(change, context, partition, now_ms), "waits" if change.waits else code)

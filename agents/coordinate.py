@@ -9,24 +9,20 @@ from msgspec import Struct, msgpack
 from agents.runtime.deadlines import Deadlines
 from agents.runtime.desk import Teller
 from agents.runtime.outbox import Outbox
-from agents.runtime.partition import Decided, Heads, Settled
-from agents.runtime.records import Emit, Fault, Hold, Inbound, Out
+from agents.runtime.partition import Decided, Heads, Keeps
+from agents.runtime.records import Emit, Fault, Inbound, Out
 from agents.runtime.shelf import Readable
 from pipeline.coordinate import Limits, hear
 from pipeline.follow import Form, Keyed
-from pipeline.results import About
 from pipeline.state import Corrupt, Layer, View
 from schemas.flow import OPERATION
-from schemas.operations import VOTE, OperationStatus
-from schemas.types import Context, why
+from schemas.operations import NAME_BYTES, VOTE, OperationStatus
+from schemas.types import why
 from schemas.wire import Undecodable
 from topics.registry import DEAD_LETTERS, DECISIONS, INGEST, OPERATIONS, VOTES, Topic
 
 _encode = msgpack.Encoder().encode
 _status = msgpack.Decoder(OperationStatus).decode
-
-NAME_BYTES = 16
-"""Of an operation, as a key."""
 
 KEPT_MS = (INGEST.retention_h or 0) * 3_600_000
 """What was decided is kept as long as its payload can be read again."""
@@ -48,7 +44,7 @@ class CoordinateSettings(Struct, frozen=True):
     ] = 60.0
 
 
-class Coordinate:
+class Coordinate(Keeps):
     """The stage."""
 
     name = "coordinate"
@@ -103,35 +99,9 @@ class Coordinate:
         outs = [Out(OPERATIONS, context.encode(), OPERATION.encode(word)) for context, word in step.tells]
         return Decided(Emit(outs, decided or "heard"))
 
-    def about(self, record: Inbound) -> About | None:
-        """A vote is nobody's request."""
-        return None
-
-    def failed(self, record: Inbound, fault: Fault, layer: Layer, heads: Heads, now_ms: int) -> Decided | None:
-        """Contexts repeat their votes."""
-        return None
-
-    def lift(self) -> None:
-        """Nothing is suspended here."""
-
     def left(self, partition: int) -> None:
         """Who owns it next looks at its clock."""
         self._deadlines.forget(partition)
-
-    def waits_s(self, context: Context, view: View) -> float:
-        """Nothing waits in the state."""
-        raise AssertionError("nothing waits in the state of operations")
-
-    def settle(self, context: Context, partition: int, layer: Layer, heads: Heads, now_ms: int) -> Settled:
-        """See `waits_s`."""
-        raise AssertionError("nothing waits in the state of operations")
-
-    def hold(self, context: Context) -> Hold:
-        """See `waits_s`."""
-        raise AssertionError("nothing waits in the state of operations")
-
-    def repaired(self, context: Context, what: str) -> None:
-        """There is no journal to say it in."""
 
 
 def standing(view: View, operation: bytes) -> OperationStatus | None:

@@ -19,8 +19,8 @@ from agents.runtime.http import HttpSettings, Transport
 from agents.runtime.looker import Looker
 from agents.runtime.outbox import Outbox
 from agents.runtime.outcomes import accepted_headers, result_out
-from agents.runtime.partition import Decided, Heads, Settled
-from agents.runtime.records import Emit, Fault, Hold, Inbound, Out
+from agents.runtime.partition import Decided, Heads, Keeps
+from agents.runtime.records import Emit, Fault, Inbound, Out
 from agents.runtime.shelf import Readable
 from agents.runtime.sparing import Sparing
 from agents.runtime.trackers import TrackerSettings
@@ -32,7 +32,7 @@ from pipeline.results import About, network_id
 from pipeline.state import Corrupt, Layer, View
 from schemas.flow import OPERATION, Accept, Evict, Operation, Readmit
 from schemas.network import NEWS, NetworkStatus, Outdone
-from schemas.types import Context, Txid, display, why
+from schemas.types import Txid, display, why
 from schemas.wire import Undecodable
 from topics.registry import (
     DEAD_LETTERS,
@@ -70,7 +70,7 @@ class StatusSettings(Struct, frozen=True):
     looks: Annotated[int, why("Transactions looked up at once; each is a call to every endpoint.", ge=1)] = 16
 
 
-class Status:
+class Status(Keeps):
     """The stage."""
 
     name = "status"
@@ -188,35 +188,9 @@ class Status:
                 waited_s = (now_ms - status.origin.timestamp_ms) / 1000
                 metrics.FIRST_ACCEPTED_SECONDS.labels(self.name).observe(max(0.0, waited_s))
 
-    def about(self, record: Inbound) -> About | None:
-        """News is nobody's request."""
-        return None
-
-    def failed(self, record: Inbound, fault: Fault, layer: Layer, heads: Heads, now_ms: int) -> Decided | None:
-        """Nobody waits for news."""
-        return None
-
-    def lift(self) -> None:
-        """Nothing is suspended here."""
-
     def left(self, partition: int) -> None:
         """Who owns it next looks."""
         self._looker.forget(partition)
-
-    def waits_s(self, context: Context, view: View) -> float:
-        """Nothing waits in the state."""
-        raise AssertionError("nothing waits in the state of transactions")
-
-    def settle(self, context: Context, partition: int, layer: Layer, heads: Heads, now_ms: int) -> Settled:
-        """See `waits_s`."""
-        raise AssertionError("nothing waits in the state of transactions")
-
-    def hold(self, context: Context) -> Hold:
-        """See `waits_s`."""
-        raise AssertionError("nothing waits in the state of transactions")
-
-    def repaired(self, context: Context, what: str) -> None:
-        """There is no journal to say it in."""
 
 
 def standing(view: View, txid: Txid) -> NetworkStatus:

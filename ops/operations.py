@@ -20,13 +20,10 @@ from ops.reading import read_whole
 from ops.settings import Settings
 from pipeline.results import rfc3339
 from schemas.flow import OPERATION, Decide
-from schemas.operations import OperationStatus
+from schemas.operations import NAME_BYTES, OperationStatus
 from schemas.types import Context, Txid
 from schemas.wire import Undecodable
 from topics.registry import BY_NAME, DECISIONS, JOURNAL, OPERATIONS, Topic, group
-
-NAME_BYTES = 16
-"""Of an operation, as a key of `decisions`: other keys are the stage's own."""
 
 GRACE_MS = 60_000
 """After a deadline: the coordinator looks at its clock twice a second, and repeats what it told itself after 30 s."""

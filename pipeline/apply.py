@@ -19,7 +19,7 @@ from pipeline.judge import Rule, judge_again, never
 from pipeline.overlay.manager import BadManager, TopicManager
 from pipeline.state import Layer, Live, View
 from pipeline.submit import TOPIC, merge, rule_of, spends_of, submit, weigh
-from pipeline.undecided import NOWHERE
+from pipeline.undecided import nowhere
 from schemas.flow import Accept, Apply, Evict, Readmit, Repaired
 from schemas.state import Leave, Rejudge, Return, Stood
 from schemas.types import Context
@@ -38,13 +38,13 @@ def apply(
     enough: Callable[[], bool] = never,
     *,
     always: bool = False,
-    stood: Stood = NOWHERE,
+    stood: Callable[[], Stood] = nowhere,
 ) -> Change:
     """Judge a payload in a context.
 
     enough: see `Rule`. The payload itself is judged all the same.
     always: whether the context has everything broadcast, also what it makes nothing of.
-    stood: where its record did, if it is to wait for an undecided operation.
+    stood: says where its record did, if it is to wait for an undecided operation.
 
     Raises:
         BadManager: the manager's answer is none.
@@ -54,21 +54,23 @@ def apply(
     verified = operation.verified
     spends = spends_of(operation)
     if undecided.any_here(here) and (met := undecided.met(here, verified, spends)):
-        return undecided.wait(here, min(met), operation, verified.txid, stood)
+        return undecided.wait(here, min(met), operation, verified.txid, stood())
     fit = weigh(here, operation, spends, managers, enough, always=always)
     if isinstance(fit, Change):
         return fit
     return merge(here, operation, fit) if fit.does == "merge" else submit(here, operation, fit)
 
 
-def evict(layer: Layer, head: Live, context: Context, operation: Evict, now_ms: int, stood: Stood = NOWHERE) -> Change:
+def evict(
+    layer: Layer, head: Live, context: Context, operation: Evict, now_ms: int, stood: Callable[[], Stood] = nowhere
+) -> Change:
     """The network refused a transaction. What undecided operations are about waits for their decision.
 
     stood: as for `apply`.
     """
     here = Contextual(context, layer, head, now_ms)
     if undecided.any_here(here) and (met := undecided.met_leaving(here, operation.txid)):
-        return undecided.wait(here, min(met), operation, operation.txid, stood)
+        return undecided.wait(here, min(met), operation, operation.txid, stood())
     return leaving.evict(here, operation)
 
 
@@ -100,7 +102,7 @@ def readmit(
     managers: Mapping[str, TopicManager],
     now_ms: int,
     enough: Callable[[], bool] = never,
-    stood: Stood = NOWHERE,
+    stood: Callable[[], Stood] = nowhere,
 ) -> Change:
     """The network took after all what it had refused. What undecided operations are about waits for their decision.
 
@@ -112,7 +114,7 @@ def readmit(
     """
     here = Contextual(context, layer, head, now_ms)
     if undecided.any_here(here) and (met := undecided.met_returning(here, operation.txid)):
-        return undecided.wait(here, min(met), operation, operation.txid, stood)
+        return undecided.wait(here, min(met), operation, operation.txid, stood())
     return leaving.readmit(here, operation, _hosted(context, managers, enough))
 
 

@@ -21,7 +21,7 @@ from pipeline.overlay.manager import Subject, TopicManager
 from pipeline.results import decision_id, operation_id
 from pipeline.state import Layer, Live, View
 from pipeline.submit import TOPIC, Entry, Fit, merge, spends_of, submit, weigh
-from pipeline.undecided import NOWHERE, age
+from pipeline.undecided import age
 from schemas.external import Admittance
 from schemas.flow import Apply, Decide, Part, Prepare, Verified
 from schemas.operations import Kind, Overtaken, Vote
@@ -57,7 +57,7 @@ def prepare(
     enough: Callable[[], bool] = never,
     *,
     always: bool = False,
-    stood: Stood = NOWHERE,
+    stood: Stood = Stood(),  # noqa: B008 - frozen
 ) -> Change:
     """Judge a context's part of an operation, and vote; or wait for an older one. Arguments and errors as `apply`."""
     here = Contextual(context, layer, head, now_ms)
@@ -170,24 +170,21 @@ def disagree(
     return Change(here.head, entries, challenges=challenges, words=((operation.operation, vote),))
 
 
-def failed(
-    layer: Layer, head: Live, context: Context, operation: Prepare, code: str, message: str, now_ms: int, stood: Stood
+def unjudged(
+    layer: Layer,
+    head: Live,
+    context: Context,
+    operation: Prepare,
+    why: Verdict | Condition,
+    now_ms: int,
+    stood: Stood,
+    kind: Kind | None = None,
 ) -> Change:
-    """A fault of ours keeps a context from judging its part: the operation ends at once, everywhere."""
+    """A context cannot judge its part, by a fault of ours or as long as something lasts: nobody waits for its sake."""
     here = Contextual(context, layer, head, now_ms)
     if (held := undecided.prepared(here, bytes.fromhex(operation.operation))) is not None:
         return Change(head, words=((operation.operation, held.vote),))
-    return disagree(here, operation, Verdict(code, message), stood, kind="fault")
-
-
-def later(
-    layer: Layer, head: Live, context: Context, operation: Prepare, why: Condition, now_ms: int, stood: Stood
-) -> Change:
-    """A context cannot judge its part for now: others do not hold their locks for its sake."""
-    here = Contextual(context, layer, head, now_ms)
-    if (held := undecided.prepared(here, bytes.fromhex(operation.operation))) is not None:
-        return Change(head, words=((operation.operation, held.vote),))
-    return disagree(here, operation, why, stood)
+    return disagree(here, operation, why, stood, kind=kind)
 
 
 def _yes(here: Contextual, operation: Prepare) -> Vote:

@@ -25,7 +25,11 @@ WAITERS = 256
 WAITING_BYTES = 16 << 20
 """Of those together."""
 
-NOWHERE = Stood()
+
+def nowhere() -> Stood:
+    """Of what no topic holds."""
+    return Stood()
+
 
 How = Literal["rival", "same", "child", "parent"]
 """It spends the same, is the same transaction, descends from the prepared one, or is what that one descends from."""

@@ -8,6 +8,9 @@ from schemas.flow import Asked
 from schemas.types import Context, Txid
 from schemas.wire import Schema
 
+NAME_BYTES = 16
+"""Of an operation, as a key."""
+
 Kind = Literal["verdict", "condition", "fault"]
 
 

@@ -16,7 +16,7 @@ from agents.runtime.shelf import Readable
 from agents.runtime.sparing import no_event
 from pipeline import state
 from pipeline.state import Corrupt
-from schemas.operations import VOTE, Due, OperationStatus
+from schemas.operations import NAME_BYTES, VOTE, Due, OperationStatus
 from schemas.types import display
 from topics.registry import VOTES
 
@@ -33,8 +33,6 @@ HORIZON_MS = 3_600_000
 
 AGAIN_MS = 30_000
 """What was told to be due and still stands after that long is told again."""
-
-NAME_BYTES = 16
 
 _status = msgspec.msgpack.Decoder(OperationStatus).decode
 

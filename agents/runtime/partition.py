@@ -166,6 +166,37 @@ class AtomicStage(Protocol):
         ...
 
 
+class Keeps:
+    """What an exactly-once stage need not say whose state is a value for each key: nothing waits there, nothing is
+    suspended, and nobody but itself hears of a fault."""
+
+    def failed(self, record: Inbound, fault: Fault, layer: Layer, heads: "Heads", now_ms: int) -> Decided | None:
+        """See `AtomicStage`."""
+        return None
+
+    def about(self, record: Inbound) -> About | None:
+        """Its records are nobody's request."""
+        return None
+
+    def lift(self) -> None:
+        """See `AtomicStage`."""
+
+    def waits_s(self, context: Context, view: View) -> float:
+        """See `AtomicStage`."""
+        raise AssertionError("nothing waits in a state without contexts")
+
+    def settle(self, context: Context, partition: int, layer: Layer, heads: "Heads", now_ms: int) -> Settled:
+        """See `AtomicStage`."""
+        raise AssertionError("nothing waits in a state without contexts")
+
+    def hold(self, context: Context) -> Hold:
+        """See `AtomicStage`."""
+        raise AssertionError("nothing waits in a state without contexts")
+
+    def repaired(self, context: Context, what: str) -> None:
+        """There is no journal to say it in."""
+
+
 class Heads:
     """Heads of contexts within a batch: read once, kept as numbers, written at its end."""
 

@@ -25,7 +25,7 @@ from schemas.external import RESULT
 from schemas.flow import OPERATION, Accept
 from schemas.flow import Asked as Request
 from schemas.network import NEWS, Challenged
-from schemas.operations import OperationStatus
+from schemas.operations import NAME_BYTES, OperationStatus
 from schemas.types import Context, display
 from topics.registry import DECISIONS, NETWORK_NEWS, OPERATIONS, RESULTS, Topic
 
@@ -200,7 +200,7 @@ async def check(rig: Rig, requests: Sequence[Request], proof: Proof) -> Counter[
             result = RESULT.decode(value)
             if result.outcome in ("applied", "rejected", "parked") and result.context is not None:
                 said[result.request_ids[0], result.context][result.revision] = result.outcome
-        elif len(key) == 16 and value is not None:
+        elif len(key) == NAME_BYTES and value is not None:
             statuses[key] = _status(value)
 
     await read_whole(rig.settings, cluster.partitions, [RESULTS, DECISIONS], take)

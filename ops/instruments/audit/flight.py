@@ -8,16 +8,13 @@ from msgspec import Struct
 from schemas import flow
 from schemas import headers as h
 from schemas.network import NetworkStatus
-from schemas.operations import VOTE, OperationStatus, Vote
+from schemas.operations import NAME_BYTES, VOTE, OperationStatus, Vote
 from schemas.types import Context, Txid
 from schemas.wire import Undecodable
 from topics.registry import BROADCAST, INGEST, NETWORK_NEWS, OPERATIONS, PARSED, VOTES
 
 TXID = 32
 """Bytes of a txid: other keys of `network-status` are the stage's own."""
-
-OPERATION_BYTES = 16
-"""Of the name of an operation over several contexts."""
 
 _status = msgspec.msgpack.Decoder(NetworkStatus).decode
 _operation = msgspec.msgpack.Decoder(OperationStatus).decode
@@ -120,7 +117,7 @@ class Flight:
 
     def decides(self, key: bytes, value: bytes | None) -> None:
         """A record of `decisions`."""
-        if len(key) != OPERATION_BYTES:
+        if len(key) != NAME_BYTES:
             return
         status = None if value is None else _operation(value)
         if status is None or status.decided:
