@@ -18,6 +18,7 @@ from agents.runtime.cluster import admin, look
 from ops.journal import Broken
 from ops.reading import read_whole
 from ops.settings import Settings
+from pipeline.journal import read
 from pipeline.results import rfc3339
 from schemas.flow import OPERATION, Decide
 from schemas.operations import NAME_BYTES, OperationStatus
@@ -159,8 +160,8 @@ class Operations:
             Broken: it is no entry.
         """
         try:
-            entry = _entry(record.value)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            entry = read(record.value)
+        except msgspec.MsgspecError as error:
             raise Broken(f"{JOURNAL.name}/{record.partition}/{record.offset} is no entry: {error}") from error
         if not entry.contexts or entry.kind not in KINDS:
             return
@@ -277,24 +278,4 @@ def named(operations: Collection[Operation], name: str) -> list[Operation]:
     return [each for each in operations if each.name.startswith(name.lower())]
 
 
-class _Entry(Struct, frozen=True, array_like=True):
-    """A journal entry as `JournalEntry` has it; what is large stays where it is."""
-
-    context: Context
-    sequence: int
-    previous: bytes
-    operation: str
-    kind: str
-    txid: Txid
-    effects: msgspec.Raw
-    state_root: bytes
-    store_root: bytes
-    manager: str
-    origin: msgspec.Raw
-    time_ms: int
-    beef: msgspec.Raw = msgspec.Raw(b"\xc4\x00")
-    contexts: tuple[Context, ...] = ()
-
-
-_entry = msgspec.msgpack.Decoder(_Entry).decode
 _status = msgspec.msgpack.Decoder(OperationStatus).decode

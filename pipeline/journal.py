@@ -18,7 +18,7 @@ ROOT_BYTES = 32
 
 
 class Entry(Struct, frozen=True, array_like=True):
-    """A journal entry without the transaction's bytes, its effects as they came: what a walk reads."""
+    """A journal entry, what is large as it came: what a walk reads."""
 
     context: Context
     sequence: int
@@ -32,6 +32,8 @@ class Entry(Struct, frozen=True, array_like=True):
     manager: str
     origin: Origin | None
     time_ms: int
+    beef: msgspec.Raw = msgspec.Raw(b"\xc4\x00")
+    contexts: tuple[Context, ...] = ()  # all of them, where the operation is one over several
 
 
 _read = msgspec.msgpack.Decoder(Entry).decode
