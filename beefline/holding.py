@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
 
 from beefline.outcomes import Coordinate, NoOutcome, Submitted
 
@@ -276,8 +277,10 @@ class Reserving:
         except BaseException:
             # It may be held by now, or soon. Requests of an owner are heard in order: this one comes behind it.
             back = {"id": f"{name[:190]} back", "operation": "release", "reservation": name}
-            with contextlib.suppress(Exception):
+            try:
                 await self._asker.part(self._asker.tell(self._owner, back))
+            except KafkaError as error:
+                log.warning("reservation %s could not be given back, and ends with its lease: %s", name, error)
             raise
         held = Held(self._asker, self._owner, answer, self._timeout)
         self._asker.held[held.id] = held

@@ -18,19 +18,15 @@ from msgspec import Struct
 from pipeline import baskets, holding, listing, state
 from pipeline.contextual import Change, Contextual, Ended
 from pipeline.outcome import Verdict
-from pipeline.read import context_state, shown, value
-from pipeline.results import rfc3339
-from pipeline.state import Layer, Live, Ordered
+from pipeline.read import shown
+from pipeline.state import Layer, Live
 from schemas.baskets import Placed, Tally
 from schemas.flow import Extend, Release, Request, Reserve
 from schemas.reservations import (
     Answer,
     Answered,
-    HeldReservation,
     Holding,
-    OneReservation,
     Reservation,
-    Reservations,
 )
 from schemas.types import Context, Outpoint, Txid, outpoints
 
@@ -319,13 +315,6 @@ def _due(here: Contextual) -> tuple[list[str], int | None]:
     return due, None
 
 
-def next_end(view: Ordered, context: Context) -> int | None:
-    """When the next lease of a context ends (Unix milliseconds); None: nothing is held."""
-    prefix = state.key(context, state.LEASE, b"")
-    found = next(view.keys_from(prefix), b"")
-    return _ms(found[len(prefix) :]) if found.startswith(prefix) else None
-
-
 # --- spends
 
 
@@ -374,56 +363,3 @@ def ended(
 def _ended(here: Contextual, name: str, what: Reservation, how: str, points: tuple[Outpoint, ...], txid: Txid) -> Ended:
     head = here.head
     return Ended(name, what.token, what.holder, how, points, txid, head.sequence, head.state_root)  # type: ignore[arg-type]
-
-
-# --- told to readers
-
-
-def one(view: Ordered, context: Context, name: str) -> OneReservation:
-    """A reservation by its id.
-
-    Raises:
-        pipeline.state.Corrupt: a value does not match its hash.
-    """
-    stored = value(view, context, state.RESERVATION, name.encode())
-    held = _held(name, _reservation(stored)) if stored is not None else None
-    return OneReservation(state=context_state(view, context), reservation=held)
-
-
-def page(view: Ordered, context: Context, after: str, limit: int) -> Reservations:
-    """An owner's reservations behind `after`, by the bytes of their ids. Cost: those.
-
-    Raises:
-        pipeline.state.Corrupt: a value does not match its hash.
-    """
-    found = [_held(name, what) for name, what in islice(_behind(view, context, after), limit + 1)]
-    stored = value(view, context, state.HOLDING, b"")
-    held = Holding() if stored is None else _holding(stored)
-    return Reservations(
-        state=context_state(view, context),
-        total_reservations=held.reservations,
-        total_outputs=held.outputs,
-        reservations=tuple(found[:limit]),
-        next=found[limit - 1].id if len(found) > limit else None,
-    )
-
-
-def _behind(view: Ordered, context: Context, after: str) -> Iterator[tuple[str, Reservation]]:
-    prefix = state.key(context, state.RESERVATION, b"")
-    start = prefix + after.encode()
-    for key in view.keys_from(start):
-        if not key.startswith(prefix):
-            return
-        if key != start or not after:
-            yield key[len(prefix) :].decode(), _reservation(state.unseal(view.get(key) or b""))
-
-
-def _held(name: str, what: Reservation) -> HeldReservation:
-    return HeldReservation(
-        id=name,
-        token=what.token,
-        holder=what.holder,
-        since=rfc3339(what.since_ms),
-        ends=rfc3339(what.ends_ms),
-        outputs=tuple(map(shown, outpoints(what.points))),
-    )

@@ -16,7 +16,7 @@ from agents.runtime.outbox import Outbox
 from agents.runtime.records import Out
 from agents.runtime.shelf import Readable
 from agents.runtime.store import Store
-from pipeline import reservations, state
+from pipeline import reserved, state
 from pipeline.baskets import OWNED
 from pipeline.state import Corrupt
 from schemas.flow import OPERATION, Expire
@@ -89,7 +89,7 @@ class Leases:
             while (found := next(held.store.keys_from(at), b"")).startswith(OWNED.encode()):
                 context = state.context_of(found)
                 at = context + b"\x01"
-                if (ends_ms := reservations.next_end(held.store, context.decode())) is not None:
+                if (ends_ms := reserved.next_end(held.store, context.decode())) is not None:
                     self.due(number, context.decode(), ends_ms)
                 count += 1
                 if not count % PASS:
@@ -114,7 +114,7 @@ class Leases:
         return outs
 
     def _look(self, number: int, context: Context, store: Store, now_ms: int) -> list[Out]:
-        ends_ms = reservations.next_end(store, context)
+        ends_ms = reserved.next_end(store, context)
         tries = self._tries.get((number, context), 0)
         if ends_ms is not None and ends_ms > now_ms:
             self._tries.pop((number, context), None)

@@ -24,7 +24,7 @@ from agents.runtime.places import Places
 from agents.runtime.settings import KafkaSettings, TopicSettings
 from agents.runtime.shelf import Readable
 from agents.runtime.store import Store
-from pipeline import listed, read, reservations
+from pipeline import listed, read, reserved
 from pipeline.bag import Bag
 from pipeline.baskets import CHANGE, FIELD_BYTES, FIELD_NUMBERS, OWNED, BadInstruction, basket_name, name_of
 from pipeline.codec.reader import Malformed
@@ -206,11 +206,11 @@ class Reads:
     async def _reservations(self, request: web.Request) -> web.Response:
         context, limit = owner_of(request), _number(request, "limit", 100, most=MOST)
         after = request.query.get("after", "")
-        return await self._of_context(request, context, lambda store: reservations.page(store, context, after, limit))
+        return await self._of_context(request, context, lambda store: reserved.page(store, context, after, limit))
 
     async def _reservation(self, request: web.Request) -> web.Response:
         context, name = owner_of(request), request.match_info["id"]
-        return await self._of_context(request, context, lambda store: reservations.one(store, context, name))
+        return await self._of_context(request, context, lambda store: reserved.one(store, context, name))
 
     async def _outputs_of(self, request: web.Request, name: Callable[[str], str]) -> web.Response:
         context, asked = owner_of(request), request.query

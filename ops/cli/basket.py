@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ops.cli.options import fail, settings_options
+from ops.cli.options import fail, reading_options, settings_options
 
 if TYPE_CHECKING:
     from ops.settings import Loaded
@@ -36,10 +36,7 @@ def basket() -> None:
 )
 @click.option("--limit", default=10, show_default=True, metavar="N", help="At most so many, up to 10,000.")
 @click.option("--offset", default=0, metavar="N", help="Leave out so many before.")
-@click.option("--any", "anything", is_flag=True, help="What is there, at once; else no older than this question.")
-@click.option("--min-sequence", default=0, metavar="N", help="Not before this entry of its journal (from a result).")
-@click.option("--at", "address", metavar="URL", help="Any worker's address; without it, one on this machine.")
-@click.option("--json", "as_json", is_flag=True, help="As the worker says it.")
+@reading_options
 @settings_options
 def list_(
     owner: str,
@@ -115,10 +112,7 @@ def _write(path: Path, found: Any) -> None:
 @click.option("--value", metavar="HEX", help="This one alone.")
 @click.option("--after", metavar="HEX", help="Go on behind this value.")
 @click.option("--limit", default=100, show_default=True, metavar="N", help="At most so many, up to 1,000.")
-@click.option("--any", "anything", is_flag=True, help="What is there, at once; else no older than this question.")
-@click.option("--min-sequence", default=0, metavar="N", help="Not before this entry of its journal (from a result).")
-@click.option("--at", "address", metavar="URL", help="Any worker's address; without it, one on this machine.")
-@click.option("--json", "as_json", is_flag=True, help="As the worker says it.")
+@reading_options
 @settings_options
 def values(
     owner: str,

@@ -38,6 +38,22 @@ def settings_options(command: F) -> F:
     return wrapped  # type: ignore[return-value] # click's decorators keep the command's signature but for `loaded`
 
 
+def reading_options(command: F) -> F:
+    """`--any`, `--min-sequence`, `--at`, `--json`: of what a worker is asked over HTTP."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="As the worker says it; outputs a line each."),
+        click.option("--at", "address", metavar="URL", help="Any worker's address; without it, one on this machine."),
+        click.option(
+            "--min-sequence", default=0, metavar="N", help="Not before this entry of its journal (from a result)."
+        ),
+        click.option(
+            "--any", "anything", is_flag=True, help="What is there, at once; else no older than this question."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def moment(option: str, text: str, other: str = "") -> datetime:
     """A time somebody gave: an age, or a date and time. other: what else the option takes, for the message."""
     if age := re.fullmatch(r"(\d+)([smhd])", text):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ops.cli.options import fail, settings_options
+from ops.cli.options import fail, reading_options, settings_options
 
 if TYPE_CHECKING:
     from beefline.reading import StateReader
@@ -29,10 +29,7 @@ def state() -> None:
 @click.option("--outputs", is_flag=True, help="Its live outputs too.")
 @click.option("--first", default=0, metavar="N", help="At most so many of them.")
 @click.option("--txid", help="In place of a topic: how this transaction stands in every context.")
-@click.option("--any", "anything", is_flag=True, help="What is there, at once; else no older than this question.")
-@click.option("--min-sequence", default=0, metavar="N", help="Not before this entry of its journal (from a result).")
-@click.option("--at", "address", metavar="URL", help="Any worker's address; without it, one on this machine.")
-@click.option("--json", "as_json", is_flag=True, help="As the worker says it; outputs a line each.")
+@reading_options
 @settings_options
 def show(
     topic: str | None,

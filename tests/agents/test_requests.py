@@ -15,7 +15,7 @@ from agents.runtime.records import Decision, Emit, Out, SetAside
 from agents.runtime.shelf import Readable
 from pipeline import baskets, state
 from pipeline.policy import Policy
-from pipeline.reservations import next_end
+from pipeline.reserved import next_end
 from pipeline.state import Corrupt, Layer, Memory, encode, head_key, head_of
 from schemas import headers as h
 from schemas.flow import OPERATION, Apply, Expire, Operation, Origin, Release, Request, Reserve

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import listed, listing, reservations, state
+from pipeline import listed, listing, reservations, reserved, state
 from pipeline.codec.tx import Tx
 from pipeline.contextual import Answer as Taken
 from pipeline.contextual import Change
@@ -79,7 +79,7 @@ class Shop:
         do(self.owner, self.words(number), read(instruction), self.offset)
 
     def held(self) -> dict[str, tuple[str, ...]]:
-        page = reservations.page(self.owner.store, CONTEXT, "", 1_000)
+        page = reserved.page(self.owner.store, CONTEXT, "", 1_000)
         assert page.total_reservations == len(page.reservations)
         assert page.total_outputs == sum(len(each.outputs) for each in page.reservations)
         return {each.id: each.outputs for each in page.reservations}
@@ -335,7 +335,7 @@ def test_a_lease_ends_though_nothing_is_asked() -> None:
     shop = Shop()
     shop.reserve("one", 2)
     shop.reserve("two", 1, lease_ms=LEASE_MS + 1)
-    assert reservations.next_end(shop.owner.store, CONTEXT) == NOW_MS + LEASE_MS
+    assert reserved.next_end(shop.owner.store, CONTEXT) == NOW_MS + LEASE_MS
     shop.owner.now_ms = NOW_MS + LEASE_MS
     change = shop.owner.do(CONTEXT, Expire("expire"))
     (entry,) = map(JOURNAL.decode, change.entries)
@@ -343,10 +343,10 @@ def test_a_lease_ends_though_nothing_is_asked() -> None:
     (ended,) = change.ended
     assert (ended.id, ended.how, ended.points) == ("one", "expired", tuple(shop.points[:2]))
     assert shop.owner.do(CONTEXT, Expire("expire")).entries == ()
-    assert reservations.next_end(shop.owner.store, CONTEXT) == NOW_MS + LEASE_MS + 1
+    assert reserved.next_end(shop.owner.store, CONTEXT) == NOW_MS + LEASE_MS + 1
     shop.owner.now_ms += 1
     shop.owner.do(CONTEXT, Expire("expire"))
-    assert reservations.next_end(shop.owner.store, CONTEXT) is None
+    assert reserved.next_end(shop.owner.store, CONTEXT) is None
     assert shop.held() == {}
 
 
@@ -514,17 +514,17 @@ def test_reservations_are_told_page_by_page() -> None:
     found: list[HeldReservation] = []
     after = ""
     while True:
-        page = reservations.page(shop.owner.store, CONTEXT, after, 2)
+        page = reserved.page(shop.owner.store, CONTEXT, after, 2)
         assert (page.total_reservations, page.total_outputs) == (5, 5)
         found += page.reservations
         if page.next is None:
             break
         after = page.next
     assert [each.id for each in found] == ["a", "b", "bb", "c", "é"]
-    one = reservations.one(shop.owner.store, CONTEXT, "bb")
+    one = reserved.one(shop.owner.store, CONTEXT, "bb")
     assert one.reservation == found[2]
     assert (found[2].holder, found[2].ends) == ("for bb", "2026-09-21T14:13:30.000Z")
-    assert reservations.one(shop.owner.store, CONTEXT, "x").reservation is None
+    assert reserved.one(shop.owner.store, CONTEXT, "x").reservation is None
 
 
 # --- random histories against the plainest way
