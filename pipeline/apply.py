@@ -52,10 +52,9 @@ def apply(
     """
     here = Contextual(context, layer, head, now_ms)
     verified = operation.verified
-    spends = spends_of(operation)
-    if undecided.any_here(here) and (met := undecided.met(here, verified, spends)):
+    if undecided.any_here(here) and (met := undecided.met(here, verified, spends_of(operation))):
         return undecided.wait(here, min(met), operation, verified.txid, stood())
-    fit = weigh(here, operation, spends, managers, enough, always=always)
+    fit = weigh(here, operation, managers, enough, always=always)
     if isinstance(fit, Change):
         return fit
     return merge(here, operation, fit) if fit.does == "merge" else submit(here, operation, fit)

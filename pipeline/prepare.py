@@ -97,7 +97,7 @@ def _judged(
     if undecided.any_here(here) and (met := undecided.met(here, verified, spends, own)):
         return _meets(here, operation, met, stood)
     trial = Contextual(here.context, Layer(layer), here.head, here.now_ms)  # what is weighed changes nothing yet
-    fit = weigh(trial, apply, spends, managers, enough, always=always)
+    fit = weigh(trial, apply, managers, enough, always=always)
     if isinstance(fit, Change):
         said = fit.said
         if isinstance(said, Answer):
@@ -258,7 +258,7 @@ def _commit(
             answer = Answer(stood.admittance, stood.sequence, stood.state_root, repeat=True, fresh=False)
             return Change(here.head, (told,), answer)
         case "merge":
-            fit = weigh(here, apply, spends, managers, kept=True)
+            fit = weigh(here, apply, managers, kept=True)
             assert isinstance(fit, Fit)  # its locks kept what it was weighed by
             return merge(here, apply, fit, entry)
         case "apply":
@@ -274,7 +274,7 @@ def _kept(
     """The judgement that was kept, and who is to be judged again: the transaction itself where its coins changed."""
     apply, verified = held.operation.apply, held.operation.apply.verified
     if is_owner(here.context):
-        fit = weigh(here, apply, spends, managers, kept=True)
+        fit = weigh(here, apply, managers, kept=True)
         assert isinstance(fit, Fit)  # its locks kept what it was weighed by
         return fit, []
     one = verified.members[-1]

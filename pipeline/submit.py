@@ -50,7 +50,7 @@ class Fit(Struct, frozen=True):
 
     does: Literal["apply", "merge"]
     rule: Rule
-    spends: Sequence[Sequence[Outpoint]]  # of each member
+    spends: Sequence[Sequence[Outpoint]]  # of each member; none of a merge: they are known
     submission: Submission  # with what a merge adds, and facts of the manager as it is now
     applied: Applied | None = None  # what a merge adds to
     claimed: tuple[str, ...] = ()  # reservations that it names
@@ -65,7 +65,6 @@ def spends_of(operation: Apply) -> list[list[Outpoint]]:
 def weigh(
     here: Contextual,
     operation: Apply,
-    spends: Sequence[Sequence[Outpoint]],
     managers: Mapping[str, TopicManager],
     enough: Callable[[], bool] = never,
     *,
@@ -74,8 +73,7 @@ def weigh(
 ) -> Fit | Change:
     """Whether a context can take a payload, before its manager judges it; else what becomes of it.
 
-    spends: outpoints of each member. kept: it was found to hold what it spends, and nobody else could since.
-    The others: see `apply`.
+    kept: it was found to hold what it spends, and nobody else could since. The others: see `apply`.
     """
     context, head, verified = here.context, here.head, operation.verified
     rule = rule_of(context, managers, enough)
@@ -99,7 +97,7 @@ def weigh(
         if (unfit := baskets.check(context, instructed.instruction, subject)) is not None:
             return Change(head, said=unfit)
         if (stored := here.value(state.TX, verified.txid)) is not None:
-            return _further(here, operation, spends, _applied(stored), instructed, rule)
+            return _further(here, operation, _applied(stored), instructed, rule)
         whole = _with_departed(here, verified.txid, instructed)
         if isinstance(whole, Verdict):
             return Change(head, said=whole)
@@ -107,6 +105,7 @@ def weigh(
         claims = instructed.instruction.reservations
     elif (stored := here.value(state.TX, verified.txid)) is not None:
         return Change(head, said=_repeat(_applied(stored), verified.asked))
+    spends = spends_of(operation)
     if baskets.is_owner(context) and verified.proven_height < 0 and not kept:
         known = here.is_there(state.KNOWN, txids)
         spent = [point for points, was_known in zip(spends, known, strict=True) if not was_known for point in points]
@@ -131,7 +130,6 @@ def _repeat(applied: Applied, asked: Asked) -> Answer | Verdict:
 def _further(
     here: Contextual,
     operation: Apply,
-    spends: Sequence[Sequence[Outpoint]],
     applied: Applied,
     second: Instructed,
     rule: Rule,
@@ -148,7 +146,7 @@ def _further(
     if isinstance(merged, Verdict):
         return Change(here.head, said=merged)
     submission = msgspec.structs.replace(applied.submission, off_chain=baskets.for_submission(merged))
-    return Fit("merge", rule, spends, submission, applied)
+    return Fit("merge", rule, (), submission, applied)
 
 
 def merge(here: Contextual, operation: Apply, fit: Fit, entry_of: Entry = MERGE) -> Change:

@@ -6,7 +6,7 @@ import pytest
 from agents.runtime.records import Kept
 from agents.runtime.voters import undecided_votes
 from pipeline import state
-from pipeline.coordinate import bare
+from pipeline.coordinate import Limits, bare, hear
 from pipeline.follow import Follower
 from pipeline.state import Memory, head_of
 from schemas import headers as h
@@ -429,6 +429,9 @@ def test_the_coordinator_forgets_what_is_older_than_ingest(rig: Rig) -> None:
     rig.say(name_of(ONE), Due(0))
     rig.run()
     assert rig.standing(name_of(ONE)) == status, "its time has not come"
+    limits = Limits(1, 1)
+    assert hear(name_of(ONE), status, Due(0), status.due_ms - 1, limits).status == status
+    assert hear(name_of(ONE), status, Due(0), status.due_ms, limits).status is None
 
 
 def test_words_that_are_nobodys_change_nothing(rig: Rig) -> None:
