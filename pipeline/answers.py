@@ -1,12 +1,10 @@
 """Answers to requests, and word for holders: with ids that follow from what was said (RESULT-1's way)."""
 
-import hashlib
-
 from pipeline.baskets import OWNED
 from pipeline.contextual import Ended
 from pipeline.outcome import Verdict
 from pipeline.read import shown
-from pipeline.results import rfc3339
+from pipeline.results import id_of, rfc3339
 from schemas.external import ResultOrigin
 from schemas.flow import Origin
 from schemas.reservations import Answer, OwnerAnswer
@@ -18,7 +16,7 @@ def answered(
 ) -> OwnerAnswer:
     """What a context said to a request. One id for each record and context, however often it is said."""
     return OwnerAnswer(
-        id=_id("answer", origin.text()),
+        id=id_of("answer", origin.text()),
         request_id=request_id,
         owner=context.removeprefix(OWNED),
         outcome=answer.outcome,
@@ -40,7 +38,7 @@ def answered(
 def unread(request_id: str | None, owner: str | None, origin: Origin, verdict: Verdict, now_ms: int) -> OwnerAnswer:
     """A request that no context saw."""
     return OwnerAnswer(
-        id=_id("answer", origin.text()),
+        id=id_of("answer", origin.text()),
         request_id=request_id,
         owner=owner,
         outcome="refused",
@@ -55,7 +53,7 @@ def ended(context: Context, what: Ended, now_ms: int) -> OwnerAnswer:
     """What a holder hears unasked."""
     owner = context.removeprefix(OWNED)
     return OwnerAnswer(
-        id=_id("ended", owner, what.id, str(what.sequence)),
+        id=id_of("ended", owner, what.id, str(what.sequence)),
         request_id=what.id,
         owner=owner,
         outcome=what.how,
@@ -72,7 +70,3 @@ def ended(context: Context, what: Ended, now_ms: int) -> OwnerAnswer:
 
 def _origin(origin: Origin) -> ResultOrigin:
     return ResultOrigin(origin.topic, origin.partition, origin.offset)
-
-
-def _id(*parts: str) -> str:
-    return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()

@@ -38,30 +38,31 @@ def decision_id(origin: Origin, context: Context | None, *, parked: bool = False
 
     A parked record that is replayed gets its decision under the other id, which then stands in place of `parked`.
     """
-    return _id("parked" if parked else "decision", origin.text(), context or "")
+    return id_of("parked" if parked else "decision", origin.text(), context or "")
 
 
 def operation_id(origin: Origin) -> str:
     """Name of an operation over several contexts, the same in all of them and over all attempts."""
-    return _id("operation", origin.text())
+    return id_of("operation", origin.text())
 
 
 def network_id(txid: Txid) -> str:
     """Id of the network's answer on a transaction."""
-    return _id("network", display(txid))
+    return id_of("network", display(txid))
 
 
 def eviction_id(txid: Txid, context: Context) -> str:
     """Id of a transaction's leaving a context."""
-    return _id("evicted", display(txid), context)
+    return id_of("evicted", display(txid), context)
 
 
 def revision_id(txid: Txid, context: Context) -> str:
     """Id of what a context says of a transaction that it judged again."""
-    return _id("revised", display(txid), context)
+    return id_of("revised", display(txid), context)
 
 
-def _id(*parts: str) -> str:
+def id_of(*parts: str) -> str:
+    """128 bits, hexadecimal, that follow from these."""
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
 
@@ -142,7 +143,7 @@ def in_block(
     revision: of its status.
     """
     assert about.txid is not None
-    name = _id(outcome, display(about.txid), str(height), root.hex())
+    name = id_of(outcome, display(about.txid), str(height), root.hex())
     return _result(name, outcome, about, now_ms, revision=revision, endpoint=endpoint or None, block_height=height)
 
 

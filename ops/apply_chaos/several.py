@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 
 import aiohttp
 from aiokafka import AIOKafkaConsumer
@@ -17,16 +17,16 @@ from ops.apply_chaos.exactly_once import ANY, Faults, Form
 from ops.apply_chaos.proof import Proof, prove
 from ops.apply_chaos.rig import Rig, until_so
 from ops.instruments.several import Draw
+from ops.operations import everywhere, verified
 from ops.reading import read_whole
 from ops.scenario import Asked, Outcome
 from ops.status import group_lags
 from ops.waiting import tiers
 from schemas.external import RESULT
 from schemas.flow import OPERATION, Accept
-from schemas.flow import Asked as Request
 from schemas.network import NEWS, Challenged
 from schemas.operations import NAME_BYTES, OperationStatus
-from schemas.types import Context, display
+from schemas.types import Context, Outpoint, display
 from topics.registry import DECISIONS, NETWORK_NEWS, OPERATIONS, RESULTS, Topic
 
 TOPIC_NAMES = tuple(f"tm_several_{letter}" for letter in "abcdefghijkl")
@@ -46,6 +46,7 @@ KINDS = {
     "doubled-decision": "A request has two decisions for one context.",
     "undecided": "An operation is undecided at the end.",
     "spent-twice": "Two transactions that spend the same are applied in one context.",
+    "not-verified": "`beefline operations verify` finds something.",
     "not-fenced": "A zombie that went on was not fenced.",
 }
 """Findings of this scenario's own."""
@@ -92,7 +93,8 @@ class Network:
 
 
 @contextlib.asynccontextmanager
-async def _beside(network: Network) -> AsyncIterator[None]:
+async def beside(network: Network) -> AsyncIterator[None]:
+    """It runs meanwhile."""
     task = asyncio.ensure_future(network.run())
     try:
         yield
@@ -142,7 +144,7 @@ async def run(name: str, wanted: Asked, form: Several | None = None) -> Outcome:
         faults = Faults(rig, Form(every_s=form.every_s), wanted.seed, victims)
         draw = Draw(CONTEXTS, wanted.seed)
         network = Network(rig)
-        async with _beside(network):
+        async with beside(network):
             breaking = asyncio.ensure_future(_break(faults, wanted.faults, form))
             per_operation = 4  # records, on average
             feeding = asyncio.ensure_future(rig.feed(draw.records(wanted.records), wanted.rate * per_operation))
@@ -150,9 +152,9 @@ async def run(name: str, wanted: Asked, form: Several | None = None) -> Outcome:
             fed_s = time.monotonic() - began
             wanted.say(f"{wanted.records} operations sent in {fed_s:.0f} s; waiting until all are decided")
             await rig.ready()
-            await until_so(lambda: _decided(rig), "end of all operations", DRAINED_WITHIN_S)
+            await until_so(lambda: decided(rig), "end of all operations", DRAINED_WITHIN_S)
         proof = await prove(rig, CONTEXTS)
-        attempts = await check(rig, [*draw.operations, *draw.alone], proof)
+        attempts = await check(rig, draw, proof)
         if form.zombie and not faults.fenced:
             proof.note("not-fenced", rig.workers[0].child.spec.name)
         figures = (
@@ -166,7 +168,7 @@ async def run(name: str, wanted: Asked, form: Several | None = None) -> Outcome:
         return Outcome(name, wanted.records, faults.done, rig.restarts, took, proof.report(KINDS), figures)
 
 
-async def _decided(rig: Rig) -> bool:
+async def decided(rig: Rig) -> bool:
     """Whether nothing is under way any more; what waits in a tier is returned at once."""
     retry = next(worker for worker in rig.beside if worker.stage == "retry")
     waits = sum(tier.waits for tier in await tiers(rig.settings))
@@ -184,7 +186,7 @@ async def _decided(rig: Rig) -> bool:
     return not waits and not any(again[stage] for stage in ("apply", "coordinate", "retry"))
 
 
-async def check(rig: Rig, requests: Sequence[Request], proof: Proof) -> Counter[int]:
+async def check(rig: Rig, draw: Draw, proof: Proof) -> Counter[int]:
     """Every request is decided in each of its contexts, and one over several everywhere alike; attempts it took.
 
     Raises:
@@ -204,7 +206,8 @@ async def check(rig: Rig, requests: Sequence[Request], proof: Proof) -> Counter[
             statuses[key] = _status(value)
 
     await read_whole(rig.settings, cluster.partitions, [RESULTS, DECISIONS], take)
-    for request in requests:
+    spenders: dict[tuple[Context, Outpoint], bytes] = {}
+    for request in (*draw.operations, *draw.alone):
         stands = {}
         for context in request.contexts:
             outcomes = said.get((request.request_id, context))
@@ -212,6 +215,10 @@ async def check(rig: Rig, requests: Sequence[Request], proof: Proof) -> Counter[
                 proof.note("lost-decision", f"{request.request_id} {context}")
                 continue
             stands[context] = outcomes[max(outcomes)]
+            tx = draw.subjects[request.request_id]
+            for vin in range(len(tx.ins) - 1) if stands[context] == "applied" else ():
+                if spenders.setdefault((context, tx.outpoint(vin)), tx.txid) != tx.txid:
+                    proof.note("spent-twice", f"{request.request_id} {context} input {vin}")
             if {"applied", "rejected"} <= set(outcomes.values()):
                 proof.note("doubled-decision", f"{request.request_id} {context}: {sorted(outcomes.items())}")
         if len({outcome == "applied" for outcome in stands.values()}) > 1:
@@ -220,6 +227,10 @@ async def check(rig: Rig, requests: Sequence[Request], proof: Proof) -> Counter[
             f"requests: {'all' if request.atomicity == 'all' else 'alone'} "
             f"{'applied' if 'applied' in stands.values() else 'not applied'}"
         ] += 1
+    deadline_ms = int(rig.settings.coordinate.deadline_s * 1000)
+    _, wrong = verified(await everywhere(rig.settings), int(time.time() * 1000), deadline_ms)
+    for finding in wrong:
+        proof.note("not-verified", f"{finding.operation} {finding.kind}: {finding.says}")
     attempts: Counter[int] = Counter()
     for name, status in statuses.items():
         if not status.decided:

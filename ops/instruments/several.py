@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 
 from ops.instruments.operations import Coordinates, Made, funding, made, payload
+from pipeline.codec.tx import Tx
 from pipeline.prepare import parts_of, whole
 from pipeline.results import decision_id
 from schemas.flow import Apply, Asked, Operation, Origin, Part, Verified
@@ -27,6 +28,7 @@ class Draw:
     def __init__(self, contexts: Sequence[Context], seed: int) -> None:
         self.operations: list[Asked] = []  # of all that are over several
         self.alone: list[Asked] = []
+        self.subjects: dict[str, Tx] = {}  # by request id
         self._contexts = contexts
         self._random = random.Random(seed)
         self._coordinates = Coordinates(f"several-{seed}")
@@ -53,6 +55,7 @@ class Draw:
         self._recent.append((subject, contexts))
         asked = Asked(origin := self._coordinates.next(), _name(origin), contexts, "all")
         self.operations.append(asked)
+        self.subjects[asked.request_id] = subject.tx
         beef, members = payload(subject)
         parts = [Part(context) for context in contexts]
         operation = whole(0, Verified(asked, subject.txid, beef, members, 1), parts)
@@ -81,6 +84,7 @@ class Draw:
     def _to_one(self, subject: Made, context: Context) -> tuple[Context, Operation]:
         asked = Asked(origin := self._coordinates.next(), _name(origin), (context,))
         self.alone.append(asked)
+        self.subjects[asked.request_id] = subject.tx
         beef, members = payload(subject)
         return context, Apply(decision_id(asked.origin, context), Verified(asked, subject.txid, beef, members, 1))
 
