@@ -40,7 +40,7 @@ async def test_what_is_undecided_survives_a_takeover(broker: Broker, asked: Call
         several.HOSTED,
         workers=2,
         bootstrap=broker.bootstrap,
-        flags=(*several.QUIET, *asked(0, 0, 0).flags),
+        flags=(*several.QUIET, *asked(0, 0, 0).flags, "worker.replication=1"),  # who is back has no copies yet
         beside={"coordinate": 1, "retry": 1},
     )
     async with rig:
