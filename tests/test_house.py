@@ -8,6 +8,7 @@ import importlib.util
 import re
 import subprocess
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -239,3 +240,14 @@ def _name(requirement: str) -> str:
     found = re.match(r"[A-Za-z0-9_.-]+", requirement)
     assert found
     return found.group()
+
+
+def test_tests_that_share_an_installation_draw_coins_of_their_own() -> None:
+    """With one seed two of them spend the same coins, and the network refuses whichever comes second."""
+    seeds = [
+        (seed, path.name)
+        for path in sorted((ROOT / "tests" / "e2e").glob("*.py"))
+        for seed in set(re.findall(r"\bseed=(\d+)", path.read_text()))
+    ]
+    counts = Counter(seed for seed, _ in seeds)
+    nothing(f"{seed} in {name}" for seed, name in seeds if counts[seed] > 1)
