@@ -105,8 +105,7 @@ class Rig:
             for context in asked.contexts:
                 self.ask(context, Apply(f"{asked.request_id} {context}", payload))
             return
-        operation = whole(0, payload, [Part(context) for context in asked.contexts])
-        for context, each in [(asked.contexts[0], operation), *parts_of(operation)]:
+        for context, each in asked_of(payload):
             self.ask(context, each)
 
     def ask(self, context: Context, operation: Operation) -> None:
@@ -185,6 +184,12 @@ class Rig:
 def all_of(payload: Verified) -> Verified:
     """The same, all or nothing."""
     return msgspec.structs.replace(payload, asked=msgspec.structs.replace(payload.asked, atomicity="all"))
+
+
+def asked_of(payload: Verified) -> list[tuple[Context, Prepare]]:
+    """What each of its contexts is asked."""
+    operation = whole(0, payload, [Part(context) for context in payload.asked.contexts])
+    return [(payload.asked.contexts[0], operation), *parts_of(operation)]
 
 
 def name_of(payload: Verified) -> str:

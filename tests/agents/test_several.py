@@ -1,5 +1,7 @@
 """Operations over several contexts through the stages that apply and coordinate them (design 7, *All or nothing*)."""
 
+import itertools
+
 import msgspec
 import pytest
 
@@ -14,7 +16,7 @@ from schemas.flow import OPERATION, Decide, Evict, Prepare
 from schemas.journal import JOURNAL
 from schemas.operations import VOTE, Due, Overtaken, Vote
 from schemas.types import outpoint
-from tests.agents.several_rig import Rig, all_of, name_of
+from tests.agents.several_rig import Rig, all_of, asked_of, name_of
 from tests.fakes import NOW_MS, Owner, apply_of, coin_of_others, made_tx, verified
 
 ALL, KEEP, ODD = "topic:tm_all", "topic:tm_keep", "topic:tm_odd"
@@ -264,6 +266,30 @@ def test_a_younger_holder_gives_way_to_an_older_operation(rig: Rig) -> None:
     again = OPERATION.decode(waits.value)
     assert isinstance(again, Prepare)
     assert (again.operation, again.attempt) == (name_of(younger), 1)
+    clean(rig)
+
+
+@pytest.mark.parametrize("ages", [*itertools.permutations((1, 2, 3))])
+def test_a_ring_of_waits_ends_by_itself(rig: Rig, ages: tuple[int, int, int]) -> None:
+    """Each of three holds what the next one wants, whoever is older: no deadline comes, and nobody waits at the end."""
+    third = coin_of_others(3)
+    ring = [((POINT, OTHER), (ALL, KEEP)), ((OTHER, third), (KEEP, ODD)), ((third, POINT), (ODD, ALL))]
+    operations = [
+        all_of(verified(made_tx(spends, 1, 40 + age), offset=age, contexts=contexts))
+        for (spends, contexts), age in zip(ring, ages, strict=True)
+    ]
+    parts = [dict(asked_of(each)) for each in operations]
+    for each, part in zip(operations, parts, strict=True):
+        rig.ask(each.asked.contexts[0], part[each.asked.contexts[0]])
+    rig.run()
+    assert all(rig.undecided(context) for context in (ALL, KEEP, ODD)), "each is prepared in its first context"
+    for each, part in zip(operations, parts, strict=True):
+        rig.ask(each.asked.contexts[1], part[each.asked.contexts[1]])
+    rig.run()
+    standing = [rig.standing(name_of(each)) for each in operations]
+    assert all(status is not None and status.decided for status in standing)
+    oldest = operations[ages.index(1)]
+    assert rig.outcomes("request-1") == dict.fromkeys(oldest.asked.contexts, "applied")
     clean(rig)
 
 
