@@ -247,7 +247,7 @@ def test_tests_that_share_an_installation_draw_coins_of_their_own() -> None:
     seeds = [
         (seed, path.name)
         for path in sorted((ROOT / "tests" / "e2e").glob("*.py"))
-        for seed in set(re.findall(r"\bseed=(\d+)", path.read_text()))
+        for seed in set(re.findall(r"\b(?:seed=|generated\()(\d+)", path.read_text()))
     ]
     counts = Counter(seed for seed, _ in seeds)
     nothing(f"{seed} in {name}" for seed, name in seeds if counts[seed] > 1)
