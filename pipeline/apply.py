@@ -13,12 +13,12 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from pipeline import evict as leaving
-from pipeline import state, undecided, waiting
+from pipeline import member, state, undecided, waiting
 from pipeline.contextual import Change, Contextual
 from pipeline.judge import Rule, judge_again, never
 from pipeline.overlay.manager import BadManager, TopicManager
 from pipeline.state import Layer, Live, View
-from pipeline.submit import TOPIC, merge, rule_of, spends_of, submit, weigh
+from pipeline.submit import TOPIC, Spends, merge, rule_of, submit, weigh
 from pipeline.undecided import nowhere
 from schemas.flow import Accept, Apply, Evict, Readmit, Repaired
 from schemas.state import Leave, Rejudge, Return, Stood
@@ -52,9 +52,12 @@ def apply(
     """
     here = Contextual(context, layer, head, now_ms)
     verified = operation.verified
-    if undecided.any_here(here) and (met := undecided.met(here, verified, spends_of(operation))):
-        return undecided.wait(here, min(met), operation, verified.txid, stood())
-    fit = weigh(here, operation, managers, enough, always=always)
+    spends: Spends | None = None
+    if undecided.any_here(here):
+        spends = member.spends_of(verified)
+        if met := undecided.met(here, verified, spends):
+            return undecided.wait(here, min(met), operation, verified.txid, stood())
+    fit = weigh(here, operation, managers, enough, always=always, spends=spends)
     if isinstance(fit, Change):
         return fit
     return merge(here, operation, fit) if fit.does == "merge" else submit(here, operation, fit)

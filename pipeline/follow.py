@@ -1,21 +1,32 @@
 """Bringing a copy of the state up to date from its changelog (STORE-1)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 import msgspec
 
-from pipeline import state
+from pipeline import locks, member, state
 from pipeline.state import APPLIED_KEY, SEALED_NOTHING, Corrupt, Elements, Layer, Live, View
-from schemas.state import Applied, AppliedOffset, Head, Known
-from schemas.types import Outpoint, outpoint, outpoints
+from schemas.state import Applied, AppliedOffset, Head, Holds, Known, Prepared
+from schemas.types import Outpoint, Txid, outpoint, outpoints
 
 _known = msgspec.msgpack.Decoder(Known).decode
 _judged = msgspec.msgpack.Decoder(Applied).decode
 _applied = msgspec.msgpack.Decoder(AppliedOffset).decode
 _head = msgspec.msgpack.Decoder(Head).decode
+_holds = msgspec.msgpack.Decoder(Holds).decode
 
-TELLS = frozenset(state.KNOWN + state.TX)
+
+def _locked(prepared: Prepared) -> Iterator[tuple[Outpoint, Txid]]:
+    verified = prepared.operation.apply.verified
+    return locks.wanted(verified, member.spends_of(verified))
+
+
+def _more(old: bytes | None, new: bytes | None) -> int:
+    return (new is not None) - (old is not None)
+
+
+TELLS = frozenset(state.KNOWN + state.TX + state.PREPARED + state.WAITER)
 """Kinds that the index follows from."""
 
 
@@ -170,41 +181,78 @@ class Follower:
             if new is not None:
                 added[in_state].append(entry_key + new[:32])
             if kind in TELLS:
-                self._index(kind, entry_key, old, new)
+                self._index(kind, entry_key[: at + 1], entry_key[at + 2 :], old, new)
         for context, (removed, added) in moves.items():
             self._sums[context] = state.moved(self._sum(context), removed, added)
         for context in newest.keys() - entries - {APPLIED_KEY}:  # heads
             self._sums[context] = self._sum(context)
         self._layer.writes |= newest
 
-    def _index(self, kind: int, entry_key: bytes, old: bytes | None, new: bytes | None) -> None:
-        """Who spends what, and what was admitted: told by what is known and what was judged."""
-        prefix, txid = entry_key[:-33], entry_key[-32:]
+    def _index(self, kind: int, prefix: bytes, rest: bytes, old: bytes | None, new: bytes | None) -> None:
+        """Who spends what, what was admitted, locked, and how much is undecided: told by entries of these kinds.
+
+        prefix: of keys of their context; rest: of the entry's key.
+        """
         try:
             if kind in state.KNOWN:
-                self._index_spends(prefix + state.SPEND, entry_key, _spends(old), _spends(new))
+                self._index_spends(prefix + state.SPEND, rest, _spends(old), _spends(new))
+            elif kind in state.TX:
+                self._index_admitted(prefix + state.ADMITTED, rest, _admits(rest, old), _admits(rest, new))
+            elif kind in state.PREPARED:
+                self._index_prepared(prefix, rest, old, new)
             else:
-                self._index_admitted(prefix + state.ADMITTED, entry_key, _admits(txid, old), _admits(txid, new))
+                sizes = [0 if one is None else locks.read_waiter(one[32:]).size for one in (old, new)]
+                self._count(prefix, waiters=_more(old, new), size=sizes[1] - sizes[0])
         except msgspec.MsgspecError as error:
-            raise Corrupt(f"the value of {entry_key!r} is not one of its kind: {error}") from error
+            key = prefix + bytes([kind]) + rest
+            raise Corrupt(f"the value of {key!r} is not one of its kind: {error}") from error
 
-    def _index_spends(self, prefix: bytes, entry_key: bytes, before: set[Outpoint], after: set[Outpoint]) -> None:
-        txid = entry_key[-32:]
+    def _index_spends(self, prefix: bytes, txid: Txid, before: set[Outpoint], after: set[Outpoint]) -> None:
         for point in before - after:
             spender = self._layer.value(prefix + point)
             if spender is None:
-                raise Corrupt(f"the copy does not know who spends what {entry_key!r} spends")
+                raise Corrupt(f"the copy does not know who spends what {txid.hex()} spends: {prefix!r}")
             if spender == txid:  # and not another that came since, where compaction left this behind it
                 self._layer.delete(prefix + point)
         stored = state.seal(txid)
         self._layer.writes.update((prefix + point, stored) for point in after - before)
 
-    def _index_admitted(self, prefix: bytes, entry_key: bytes, before: set[Outpoint], after: set[Outpoint]) -> None:
+    def _index_admitted(self, prefix: bytes, txid: Txid, before: set[Outpoint], after: set[Outpoint]) -> None:
         for point in before - after:
             if self._layer.value(prefix + point) is None:
-                raise Corrupt(f"the copy does not know what {entry_key!r} admits")
+                raise Corrupt(f"the copy does not know what {txid.hex()} admits: {prefix!r}")
             self._layer.delete(prefix + point)
         self._layer.writes.update((prefix + point, SEALED_NOTHING) for point in after - before)
+
+    def _index_prepared(self, prefix: bytes, operation: bytes, old: bytes | None, new: bytes | None) -> None:
+        """Locks, as `undecided.lock` takes and `undecided.release` gives them back."""
+        layer = self._layer
+        if old is not None and (gone := locks.read_prepared(old[32:])).does:
+            subject = prefix + state.SUBJECT + gone.operation.apply.verified.txid
+            if layer.value(subject) == operation:  # and not another that came since: see `_index_spends`
+                layer.delete(subject)
+            for point, spender in _locked(gone):
+                lock = layer.value(prefix + state.LOCK + point)
+                if lock is None:
+                    raise Corrupt(f"the copy does not know what {operation.hex()} locks: {prefix!r}")
+                self._put(prefix + state.LOCK + point, locks.given_back(lock, spender, operation))
+        if new is not None and (come := locks.read_prepared(new[32:])).does:
+            layer.put(prefix + state.SUBJECT + come.operation.apply.verified.txid, operation)
+            for point, spender in _locked(come):
+                lock = layer.value(prefix + state.LOCK + point)
+                layer.put(prefix + state.LOCK + point, locks.taken(lock, spender, operation))
+        self._count(prefix, prepared=_more(old, new))
+
+    def _count(self, prefix: bytes, prepared: int = 0, waiters: int = 0, size: int = 0) -> None:
+        stored = self._layer.value(prefix + state.HOLDS)
+        holds = locks.counted(Holds() if stored is None else _holds(stored), prepared, waiters, size)
+        self._put(prefix + state.HOLDS, None if holds is None else state.encode(holds))
+
+    def _put(self, entry_key: bytes, value: bytes | None) -> None:
+        if value is None:
+            self._layer.delete(entry_key)
+        else:
+            self._layer.put(entry_key, value)
 
     def __len__(self) -> int:
         """Records that `writes` would give."""

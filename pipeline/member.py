@@ -12,7 +12,8 @@ from array import array
 
 from pipeline.codec.reader import write_varint
 from pipeline.codec.tx import EF_MARKER, Tx
-from schemas.flow import Member
+from schemas.flow import Member, Verified
+from schemas.types import Outpoint, outpoints
 
 _ONE = struct.Struct("<3I")
 _LENGTHS = {0xFD: 3, 0xFE: 5, 0xFF: 9}
@@ -53,6 +54,12 @@ def spends(beef: bytes, member: Member) -> bytes:
         parts.append(beef[at : at + 36])
         at = end
     return b"".join(parts)
+
+
+def spends_of(verified: Verified) -> list[list[Outpoint]]:
+    """Outpoints that each member of a payload spends."""
+    beef = verified.beef
+    return [list(outpoints(spends(beef, one))) for one in verified.members]
 
 
 def sources(beef: bytes, member: Member) -> tuple[bytes, ...]:

@@ -20,16 +20,13 @@ from pipeline.outcome import Condition, Verdict
 from pipeline.overlay.manager import Subject, TopicManager
 from pipeline.results import decision_id, operation_id
 from pipeline.state import Layer, Live, View
-from pipeline.submit import TOPIC, Entry, Fit, merge, spends_of, submit, weigh
+from pipeline.submit import TOPIC, Entry, Fit, Spends, merge, submit, weigh
 from pipeline.undecided import age
 from schemas.external import Admittance
 from schemas.flow import Apply, Decide, Part, Prepare, Verified
 from schemas.operations import Kind, Overtaken, Vote
 from schemas.state import Applied, Prepared, Stood, Submission
-from schemas.types import Context, Outpoint, Txid
-
-Spends = Sequence[Sequence[Outpoint]]
-"""Of each member of a payload."""
+from schemas.types import Context, Txid
 
 _applied = msgspec.msgpack.Decoder(Applied).decode
 
@@ -62,7 +59,7 @@ def prepare(
     """Judge a context's part of an operation, and vote; or wait for an older one. Arguments and errors as `apply`."""
     here = Contextual(context, layer, head, now_ms)
     own = bytes.fromhex(operation.operation)
-    spends = spends_of(operation.apply)
+    spends = member.spends_of(operation.apply.verified)
     if (held := undecided.prepared(here, own)) is not None:
         if held.operation.attempt >= operation.attempt:
             return Change(head, words=((operation.operation, held.vote),))
@@ -97,7 +94,7 @@ def _judged(
     if undecided.any_here(here) and (met := undecided.met(here, verified, spends, own)):
         return _meets(here, operation, met, stood)
     trial = Contextual(here.context, Layer(layer), here.head, here.now_ms)  # what is weighed changes nothing yet
-    fit = weigh(trial, apply, managers, enough, always=always)
+    fit = weigh(trial, apply, managers, enough, always=always, spends=spends)
     if isinstance(fit, Change):
         said = fit.said
         if isinstance(said, Answer):
@@ -218,7 +215,7 @@ def decide(
     own = bytes.fromhex(word.operation)
     held = undecided.prepared(here, own)
     if held is not None and held.operation.attempt == word.attempt:
-        spends = spends_of(held.operation.apply)
+        spends = member.spends_of(held.operation.apply.verified)
         resumed = undecided.release(here, own, held, spends)
         if word.commit:
             change = _commit(here, held, spends, word, managers)

@@ -35,7 +35,7 @@ LISTED = b"b"  # basket, tag or nothing, outpoint -> nothing: a coin that is in 
 RELINQUISHED = b"u"  # basket, outpoint -> Relinquished: it is not in that basket, though nothing spends it
 TALLY = b"n"  # basket, tag or nothing -> Tally: of the coins that are in it
 PREPARED = b"P"  # operation, 16 bytes -> Prepared
-LOCK = b"L"  # outpoint -> Lock: of prepared operations
+LOCK = b"L"  # outpoint -> txid that alone may spend it, operations of 16 bytes each: while any of them is prepared
 SUBJECT = b"S"  # txid -> operation: it is what a prepared operation is about
 HOLDS = b"H"  # nothing -> Holds: what is undecided here
 WAITER = b"W"  # number, 8 bytes -> Waiter: for an undecided operation
@@ -57,8 +57,8 @@ IN_STATE_ROOT = frozenset(
 )
 """Kinds under the state root: what the context holds. All others sway later decisions: the store root."""
 
-INDEX = frozenset(SPEND + ADMITTED)
-"""Kinds that only repeat what others hold, the other way round. They stand in stores alone: roots, journal and
+INDEX = frozenset(SPEND + ADMITTED + LOCK + SUBJECT + HOLDS)
+"""Kinds that only repeat or count what others hold, the other way round. They stand in stores alone: roots, journal and
 changelog have them in the entries they follow from, and who follows those makes them anew."""
 
 APPLIED_KEY = b"\0applied"

@@ -42,6 +42,9 @@ class Entry(Struct, frozen=True):
     contexts: tuple[Context, ...] = ()  # all of them, where it is one over several
 
 
+Spends = Sequence[Sequence[Outpoint]]
+"""Of each member of a payload."""
+
 APPLY, MERGE = Entry("apply"), Entry("merge")
 
 
@@ -50,16 +53,10 @@ class Fit(Struct, frozen=True):
 
     does: Literal["apply", "merge"]
     rule: Rule
-    spends: Sequence[Sequence[Outpoint]]  # of each member; none of a merge: they are known
+    spends: Spends  # none of a merge: they are known
     submission: Submission  # with what a merge adds, and facts of the manager as it is now
     applied: Applied | None = None  # what a merge adds to
     claimed: tuple[str, ...] = ()  # reservations that it names
-
-
-def spends_of(operation: Apply) -> list[list[Outpoint]]:
-    """Outpoints that each member of a payload spends."""
-    beef = operation.verified.beef
-    return [list(outpoints(member.spends(beef, one))) for one in operation.verified.members]
 
 
 def weigh(
@@ -70,10 +67,12 @@ def weigh(
     *,
     always: bool = False,
     kept: bool = False,
+    spends: Spends | None = None,
 ) -> Fit | Change:
     """Whether a context can take a payload, before its manager judges it; else what becomes of it.
 
-    kept: it was found to hold what it spends, and nobody else could since. The others: see `apply`.
+    kept: it was found to hold what it spends, and nobody else could since. spends: where they are read already. The
+    others: see `apply`.
     """
     context, head, verified = here.context, here.head, operation.verified
     rule = rule_of(context, managers, enough)
@@ -105,7 +104,7 @@ def weigh(
         claims = instructed.instruction.reservations
     elif (stored := here.value(state.TX, verified.txid)) is not None:
         return Change(head, said=_repeat(_applied(stored), verified.asked))
-    spends = spends_of(operation)
+    spends = member.spends_of(verified) if spends is None else spends
     if baskets.is_owner(context) and verified.proven_height < 0 and not kept:
         known = here.is_there(state.KNOWN, txids)
         spent = [point for points, was_known in zip(spends, known, strict=True) if not was_known for point in points]
@@ -240,9 +239,7 @@ def submit(here: Contextual, operation: Apply, fit: Fit, entry_of: Entry = APPLY
     return msgspec.structs.replace(change, entries=(entry, *consumed, *change.entries), said=answer, ended=ended)
 
 
-def _make_known(
-    here: Contextual, members: Sequence[Member], spends: Sequence[Sequence[Outpoint]], *, accepted: bool
-) -> None:
+def _make_known(here: Contextual, members: Sequence[Member], spends: Spends, *, accepted: bool) -> None:
     """Their spends count from here on: coins they spend are no longer live. No two of them spend the same."""
     txids = [one.txid for one in members]
     for one, points, known in zip(members, spends, here.is_there(state.KNOWN, txids), strict=True):

@@ -10,13 +10,13 @@ from typing import Literal
 
 import msgspec
 
-from pipeline import state
+from pipeline import locks, state
 from pipeline.contextual import Change, Contextual
 from pipeline.evict import LEFT_TXID, leaves_first
 from pipeline.outcome import Condition
 from pipeline.state import View
 from schemas.flow import Asked, Operation, Prepare, Verified
-from schemas.state import Behind, Departed, Holds, Known, Lock, Prepared, Stood, Waiter
+from schemas.state import Behind, Departed, Holds, Known, Prepared, Stood, Waiter
 from schemas.types import Context, Outpoint, Txid, display, outpoint, outpoints
 
 WAITERS = 256
@@ -38,8 +38,6 @@ _behind = msgspec.msgpack.Decoder(Behind).decode
 _departed = msgspec.msgpack.Decoder(Departed).decode
 _holds = msgspec.msgpack.Decoder(Holds).decode
 _known = msgspec.msgpack.Decoder(Known).decode
-_lock = msgspec.msgpack.Decoder(Lock).decode
-_prepared = msgspec.msgpack.Decoder(Prepared).decode
 _waiter = msgspec.msgpack.Decoder(Waiter).decode
 
 
@@ -63,7 +61,7 @@ def votes_in(view: View, context: Context) -> bool:
 def prepared(here: Contextual, operation: bytes) -> Prepared | None:
     """What is prepared, or held for its next attempt."""
     stored = here.value(state.PREPARED, operation)
-    return None if stored is None else _prepared(stored)
+    return None if stored is None else locks.read_prepared(stored)
 
 
 # --- who meets them
@@ -81,15 +79,15 @@ def met(
     subject = verified.members[-1]
     made = [outpoint(verified.txid, vout) for vout in range(subject.outputs)]
     for lock in _locks(here, made):
-        found |= dict.fromkeys(lock.by, "parent")
+        found |= dict.fromkeys(locks.by(lock), "parent")
     txids = list(dict.fromkeys((*(one.txid for one in verified.members), *(point[:32] for point in points))))
     for txid, by in zip(txids, here.values(state.SUBJECT, txids), strict=True):
         if by is not None:
             found[by] = "same" if txid == verified.txid else "child"
     spenders = chain.from_iterable((one.txid,) * len(of) for one, of in zip(verified.members, spends, strict=True))
     for spender, stored in zip(spenders, here.values(state.LOCK, points), strict=True):
-        if stored is not None and (lock := _lock(stored)).txid != spender:
-            found |= dict.fromkeys(lock.by, "rival")
+        if stored is not None and locks.spender(stored) != spender:
+            found |= dict.fromkeys(locks.by(stored), "rival")
     found.pop(own, None)
     return found
 
@@ -102,11 +100,11 @@ def met_leaving(here: Contextual, root: Txid) -> set[bytes]:
     if (stored := here.value(state.KNOWN, root)) is None:
         return found
     for lock in _locks(here, list(outpoints(_known(stored).spends))):
-        found |= set(lock.by) if lock.txid == root else set()
+        found |= set(locks.by(lock)) if locks.spender(lock) == root else set()
     for txid in leaves_first(here, root):
         outputs = _known(here.value(state.KNOWN, txid) or b"").outputs
         for lock in _locks(here, [outpoint(txid, vout) for vout in range(outputs)]):
-            found |= set(lock.by)
+            found |= set(locks.by(lock))
     return found
 
 
@@ -119,12 +117,12 @@ def met_returning(here: Contextual, root: Txid) -> set[bytes]:
         known = _departed(stored).known
         made = [outpoint(rest[LEFT_TXID:], vout) for vout in range(known.outputs)]
         for lock in _locks(here, [*outpoints(known.spends), *made]):
-            found |= set(lock.by)
+            found |= set(locks.by(lock))
     return found
 
 
-def _locks(here: Contextual, points: Sequence[Outpoint]) -> list[Lock]:
-    return [_lock(stored) for stored in here.values(state.LOCK, points) if stored is not None]
+def _locks(here: Contextual, points: Sequence[Outpoint]) -> list[bytes]:
+    return [stored for stored in here.values(state.LOCK, points) if stored is not None]
 
 
 # --- locks
@@ -132,22 +130,20 @@ def _locks(here: Contextual, points: Sequence[Outpoint]) -> list[Lock]:
 
 def lock(here: Contextual, operation: bytes, held: Prepared, spends: Sequence[Sequence[Outpoint]]) -> None:
     """It agreed: from here on nobody else spends what it spends."""
-    members = held.operation.apply.verified.members
+    verified = held.operation.apply.verified
     here.put(state.PREPARED, operation, held)
-    here.put(state.SUBJECT, held.operation.apply.verified.txid, operation)
-    for one, points in zip(members, spends, strict=True):
-        for point, stored in zip(points, here.values(state.LOCK, points), strict=True):
-            by = _lock(stored).by if stored is not None else ()
-            here.put(state.LOCK, point, Lock(one.txid, (*by, operation)))
-    holds = _of(here)
-    _set(here, msgspec.structs.replace(holds, prepared=holds.prepared + 1))
+    here.put(state.SUBJECT, verified.txid, operation)
+    wanted = list(locks.wanted(verified, spends))
+    found = here.values(state.LOCK, [point for point, _ in wanted])
+    for (point, spender), stored in zip(wanted, found, strict=True):
+        here.put(state.LOCK, point, locks.taken(stored, spender, operation))
+    _count(here, prepared=1)
 
 
 def hold(here: Contextual, operation: bytes, held: Prepared) -> None:
     """It did not agree, and the next attempt is made from here."""
     here.put(state.PREPARED, operation, held)
-    holds = _of(here)
-    _set(here, msgspec.structs.replace(holds, prepared=holds.prepared + 1))
+    _count(here, prepared=1)
 
 
 def release(
@@ -156,27 +152,22 @@ def release(
     """It is prepared no longer; what waited for it, in order of arrival."""
     here.delete(state.PREPARED, operation)
     if not held.does:
-        holds = _of(here)
-        _set(here, msgspec.structs.replace(holds, prepared=holds.prepared - 1))
+        _count(here, prepared=-1)
         return ()
-    here.delete(state.SUBJECT, held.operation.apply.verified.txid)
-    points = list(chain.from_iterable(spends))
-    for point, stored in zip(points, here.values(state.LOCK, points), strict=True):
-        lock = _lock(stored or b"")
-        if by := tuple(other for other in lock.by if other != operation):
-            here.put(state.LOCK, point, Lock(lock.txid, by))
+    verified = held.operation.apply.verified
+    here.delete(state.SUBJECT, verified.txid)
+    wanted = list(locks.wanted(verified, spends))
+    found = here.values(state.LOCK, [point for point, _ in wanted])
+    for (point, spender), stored in zip(wanted, found, strict=True):
+        if left := locks.given_back(stored or b"", spender, operation):
+            here.put(state.LOCK, point, left)
         else:
             here.delete(state.LOCK, point)
     waiters = []
     if (stored := here.value(state.BEHIND, operation)) is not None:
         here.delete(state.BEHIND, operation)
         waiters = [_take(here, number) for number in _behind(stored).numbers]
-    holds = _of(here)
-    size = sum(waiter.size for waiter in waiters)
-    _set(
-        here,
-        Holds(holds.prepared - 1, holds.waiters - len(waiters), holds.size - size, holds.next),
-    )
+    _count(here, prepared=-1, waiters=-len(waiters), size=-sum(waiter.size for waiter in waiters))
     return tuple((waiter.operation, waiter.stood) for waiter in waiters)
 
 
@@ -193,14 +184,15 @@ def wait(here: Contextual, behind: bytes, operation: Operation, txid: Txid, stoo
     if holds.waiters >= WAITERS or (holds.waiters and holds.size + size > WAITING_BYTES):
         why = f"{display(txid)} has to do with an operation that is undecided, and {holds.waiters} wait already"
         return Change(here.head, said=Condition("conflict.undecided", why))
-    number = _name(holds.next)
+    sequence = here.head.sequence + 1  # of the entry that says so
+    number = _name(sequence)
     here.put(state.WAITER, number, Waiter(behind, own, size, operation, stood))
     if own:
         here.put(state.OWN, own, number)
     stored = here.value(state.BEHIND, behind)
     numbers = _behind(stored).numbers if stored is not None else ()
-    here.put(state.BEHIND, behind, Behind((*numbers, holds.next)))
-    _set(here, Holds(holds.prepared, holds.waiters + 1, holds.size + size, holds.next + 1))
+    here.put(state.BEHIND, behind, Behind((*numbers, sequence)))
+    _count(here, waiters=1, size=size)
     name = operation.operation if isinstance(operation, Prepare) else operation.id  # type: ignore[union-attr] # no Decide waits
     entry = here.journal("wait", name, txid)
     return Change(here.head, (entry,), waits=True)
@@ -223,8 +215,7 @@ def withdraw(here: Contextual, own: bytes) -> None:
         here.put(state.BEHIND, waiter.behind, Behind(left))
     else:
         here.delete(state.BEHIND, waiter.behind)
-    holds = _of(here)
-    _set(here, Holds(holds.prepared, holds.waiters - 1, holds.size - waiter.size, holds.next))
+    _count(here, waiters=-1, size=-waiter.size)
 
 
 def _take(here: Contextual, number: int) -> Waiter:
@@ -241,11 +232,11 @@ def _of(here: Contextual) -> Holds:
     return Holds() if stored is None else _holds(stored)
 
 
-def _set(here: Contextual, holds: Holds) -> None:
-    if holds.prepared or holds.waiters:
-        here.put(state.HOLDS, b"", holds)
-    else:
+def _count(here: Contextual, prepared: int = 0, waiters: int = 0, size: int = 0) -> None:
+    if (holds := locks.counted(_of(here), prepared, waiters, size)) is None:
         here.delete(state.HOLDS, b"")
+    else:
+        here.put(state.HOLDS, b"", holds)
 
 
 def _name(number: int) -> bytes:

@@ -136,13 +136,6 @@ class Prepared(Struct, frozen=True, array_like=True):
     manager: str = ""  # "tm_x/version"
 
 
-class Lock(Struct, frozen=True, array_like=True):
-    """Who alone may spend an outpoint, as long as any of these operations is undecided."""
-
-    txid: Txid
-    by: tuple[bytes, ...]  # operations, 16 bytes each
-
-
 class Waiter(Struct, frozen=True, array_like=True):
     """Something that belongs to one context and waits for an undecided operation there. It holds nothing."""
 
@@ -154,7 +147,7 @@ class Waiter(Struct, frozen=True, array_like=True):
 
 
 class Behind(Struct, frozen=True, array_like=True):
-    """Numbers of what waits for an operation, in order of arrival."""
+    """Numbers of what waits for an operation, in order of arrival: sequences of the entries that say so."""
 
     numbers: tuple[int, ...]
 
@@ -165,7 +158,6 @@ class Holds(Struct, frozen=True, array_like=True):
     prepared: int = 0  # operations that it has voted on
     waiters: int = 0
     size: int = 0  # bytes of those
-    next: int = 0  # number of the next one
 
 
 class Head(Struct, frozen=True, array_like=True):

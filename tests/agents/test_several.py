@@ -40,13 +40,15 @@ def rig() -> Rig:
 
 
 def clean(rig: Rig) -> None:
-    """Nothing is undecided, and entries give the roots that heads state, as whoever copies them computes it."""
+    """Nothing is undecided, and entries give the index, and roots that heads state, as who copies them computes it."""
     for context in rig.contexts:
         copy = Memory()
         follower = Follower(copy)
         entries = rig.part(context).store.entries
         follower.take_all([(key, stored) for key, stored in entries.items() if not state.is_index(key)])
         follower.compare()
+        copy.write(follower.writes())
+        assert copy.entries == entries
         assert rig.undecided(context) == []
         assert rig.part(context).partition.applied.undecided == ()
 

@@ -11,26 +11,47 @@ from hypothesis import strategies as st
 
 from pipeline import state
 from pipeline.follow import Follower
+from pipeline.prepare import whole
 from pipeline.state import APPLIED_KEY, Corrupt, Memory, head_key, head_of
-from schemas.flow import Accept, Evict
-from schemas.state import Applied, Known
+from schemas.flow import Accept, Decide, Evict, Part
+from schemas.operations import Vote
+from schemas.state import Applied, Known, Prepared, Stood, Waiter
 from schemas.types import outpoint
 from tests.fakes import Owner, apply_of, coin_of_others, made_tx, verified
 from tests.profiles import CHEAP
 
 CONTEXTS = ("topic:tm_all", "topic:tm_keep")
 
+PARTS = 40
+"""Above that, numbers stand for parts of operations over several contexts, and for decisions."""
+
 Changelog = list[tuple[bytes, bytes | None]]
 
 
 def owner_of(numbers: Sequence[int]) -> Owner:
-    """An owner of two contexts that did what the numbers say: lines of transactions, acceptances, evictions."""
+    """An owner of two contexts that did what the numbers say: lines of transactions, acceptances, evictions, parts of
+    operations over both, what waits for these, and decisions."""
     owner = Owner()
     tips = {context: [coin_of_others(index)] for index, context in enumerate(CONTEXTS)}
+    undecided: dict[str, list[Decide]] = {context: [] for context in CONTEXTS}
     for salt, number in enumerate(numbers):
         context = CONTEXTS[number % 2]
         line = tips[context]
-        if number % 7 == 5 and len(line) > 1:
+        if number > PARTS:
+            if number % 3 == 0 and undecided[context]:
+                owner.do(context, undecided[context].pop(number % 5 % len(undecided[context])))
+                continue
+            # The first at the end of a line is prepared; what comes behind it there waits, a part or a payload alone.
+            payload = verified(made_tx([line[-1]], 1, salt), offset=salt, contexts=CONTEXTS)
+            if number % 5 == 0:
+                owner.do(context, apply_of(payload))
+                continue
+            part = whole(0, payload, [Part(each) for each in CONTEXTS])
+            heard = [said for _, said in owner.do(context, part).words]
+            against = any(isinstance(said, Vote) and said.says != "yes" for said in heard)
+            commit = number % 4 > 1 and not against
+            undecided[context].append(Decide(part.operation, 0, commit, payload.asked, payload.txid))
+        elif number % 7 == 5 and len(line) > 1:
             owner.do(context, Evict(f"evict:{salt}", line.pop()[:32], "network.rejected", "no"))
         elif number % 7 == 6 and len(line) > 1:
             owner.do(context, Accept(f"accept:{salt}", (line[-1][:32],), "arc@a"))
@@ -56,12 +77,13 @@ def flat(owner: Owner) -> Changelog:
     return list(chain.from_iterable(owner.changelog))
 
 
-DONE = owner_of([0, 1, 0, 6, 5, 2, 3, 4, 8, 12, 13, 19, 20, 21, 5])
-"""Both contexts hold coins, history, an accepted and an evicted transaction."""
+DONE = owner_of([0, 1, 0, 6, 5, 2, 3, 4, 8, 12, 13, 19, 20, 21, 5, 44, 50, 44, 48, 47, 43, 45])
+"""Both contexts hold coins, history, an accepted and an evicted transaction; and of operations what is prepared, what
+waits, and what was decided."""
 
 CHANGELOG = flat(DONE)
 
-numbers = st.lists(st.integers(0, 40), min_size=1, max_size=12)
+numbers = st.lists(st.integers(0, PARTS + 30), min_size=1, max_size=16)
 
 
 @pytest.mark.invariant("STORE-1")
@@ -189,14 +211,18 @@ def test_another_value_under_its_own_hash_is_refused(place: int) -> None:
     if b"\0" + state.TX in key:
         applied = msgspec.msgpack.decode(stored[32:], type=Applied)
         value = state.encode(msgspec.structs.replace(applied, request_id="another"))
+    for kind, of in ((state.PREPARED, Prepared), (state.WAITER, Waiter)):
+        if b"\0" + kind in key:
+            kept = msgspec.msgpack.decode(stored[32:], type=of)
+            value = state.encode(msgspec.structs.replace(kept, stood=Stood("another")))
     forged = [*CHANGELOG[:place], (key, state.seal(value)), *CHANGELOG[place + 1 :]]
     with pytest.raises(Corrupt, match="do not give the roots"):
         follow(forged)
 
 
-@pytest.mark.parametrize("kind", [state.KNOWN, state.TX])
+@pytest.mark.parametrize("kind", [state.KNOWN, state.TX, state.PREPARED, state.WAITER])
 def test_what_others_follow_from_must_be_read(kind: bytes) -> None:
-    """Who spends what, and what was admitted."""
+    """Who spends what, what was admitted, locked, and how much is undecided."""
     place = next(p for p, (key, stored) in enumerate(CHANGELOG) if stored and b"\0" + kind in key)
     with pytest.raises(Corrupt, match="not one of its kind"):
         follow([*CHANGELOG[:place], (CHANGELOG[place][0], state.seal(b"\xc1"))])

@@ -5,18 +5,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import state
+from pipeline.prepare import whole
 from pipeline.scrub import Scrub
 from pipeline.state import Corrupt, Memory, seal
-from schemas.flow import Accept, Evict
+from schemas.flow import Accept, Evict, Part
 from schemas.types import outpoint
 from tests.fakes import Owner, apply_of, coin_of_others, made_tx, verified
 from tests.profiles import CHEAP
 
-KEEP = "topic:tm_keep"
+KEEP, ODD = "topic:tm_keep", "topic:tm_odd"
 
 
 def busy() -> Owner:
-    """A context that holds an entry of every kind but what waits."""
+    """A context that holds an entry of every kind but its queue's, and those of baskets and reservations."""
     owner = Owner()
     parent = made_tx([coin_of_others(1)], 3, 1)
     children = [made_tx([outpoint(parent.txid, vout)], 2, vout + 2) for vout in range(2)]
@@ -26,8 +27,13 @@ def busy() -> Owner:
         owner.do(KEEP, apply_of(verified(child, [parent], offset=number)))
     owner.do(KEEP, Accept("accept", (children[0].txid,), "arc@a"))
     owner.do(KEEP, apply_of(verified(rival, [parent], offset=9)))
+    shared = made_tx([coin_of_others(2)], 2, 11)
+    for number in (12, 13):  # both prepared, with an ancestor that both bring
+        one = made_tx([coin_of_others(number), outpoint(shared.txid, number - 12)], 1, number)
+        owner.do(KEEP, whole(0, verified(one, [shared], offset=number), [Part(KEEP), Part(ODD)]))
+    owner.do(KEEP, whole(0, verified(made_tx([coin_of_others(12)], 1, 14), offset=14), [Part(KEEP), Part(ODD)]))
     owner.do(KEEP, Evict("evict", children[1].txid, "network.double-spend", "no", (b"\x07" * 32,)))
-    owner.do("topic:tm_odd", apply_of(verified(parent)))
+    owner.do(ODD, apply_of(verified(parent)))
     return owner
 
 
@@ -50,7 +56,8 @@ def test_what_the_engine_wrote_is_right(size: int) -> None:
     kinds = {key[len(KEEP) + 1 : len(KEEP) + 2] for key in store.entries if key.startswith(KEEP.encode() + b"\0")}
     assert kinds == {
         state.COIN, state.HISTORY, state.TX, state.KNOWN, state.ACCEPTED, state.SPEND, state.ADMITTED, state.TOMBSTONE,
-        state.LOSER, state.DEPARTED, state.LEFT, state.CONTESTED, state.RIVAL,
+        state.LOSER, state.DEPARTED, state.LEFT, state.CONTESTED, state.RIVAL, state.PREPARED, state.LOCK,
+        state.SUBJECT, state.HOLDS, state.WAITER, state.BEHIND, state.OWN,
     }  # fmt: skip
     scrubbed(store, size)
 
@@ -81,14 +88,17 @@ def test_whatever_is_altered_is_found(data: st.DataObject) -> None:
         case "resealed":
             if state.unseal(store.entries[key]) == b"":
                 return
-            if key[len(KEEP) + 1 : len(KEEP) + 2] in (state.TX, state.KNOWN) or key == KEEP.encode():
+            if (
+                key[len(KEEP) + 1 : len(KEEP) + 2] in (state.TX, state.KNOWN, state.PREPARED, state.WAITER)
+                or key == KEEP.encode()
+            ):
                 return  # that it is still one of its kind is another test's
             store.entries[key] = seal(state.unseal(store.entries[key]) + b"\0")
     with pytest.raises(Corrupt):
         scrubbed(store)
 
 
-@pytest.mark.parametrize("kind", [state.TX, state.KNOWN])
+@pytest.mark.parametrize("kind", [state.TX, state.KNOWN, state.PREPARED, state.WAITER, state.HOLDS])
 def test_a_value_that_is_none_of_its_kind_is_found(kind: bytes) -> None:
     store = busy().store
     key = next(key for key in sorted(store.entries) if key.startswith(state.key(KEEP, kind, b"")))
