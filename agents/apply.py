@@ -258,15 +258,13 @@ class ApplyStage:
         """A context's part of an operation over several. Whoever cannot judge it now does not let the others wait."""
         always, where = context in self._always, stood(record)
         alone, outs = several.spread(operation)
-        own = Layer(layer)
         try:
             change = prepare.prepare(
-                own, head, context, alone, self._judges, now_ms, enough, always=always, stood=where
+                layer, head, context, alone, self._judges, now_ms, enough, always=always, stood=where
             )
         except Held as held:
-            own = Layer(layer)
-            change = prepare.unjudged(own, head, context, alone, held.hold.condition, now_ms, where)
-        own.merge_into(layer)
+            layer.writes.clear()  # a manager is asked before anything else is written
+            change = prepare.unjudged(layer, head, context, alone, held.hold.condition, now_ms, where)
         return several.voted(operation, change, outs, layer, context, record.partition, now_ms)
 
     def repaired(self, context: Context, what: str) -> Out:

@@ -66,15 +66,23 @@ def ask(
 
 
 def judge(
-    here: Contextual, rule: Rule, txid: Txid, submission: Submission, spends: Sequence[Outpoint], before: Admittance
+    here: Contextual,
+    rule: Rule,
+    txid: Txid,
+    submission: Submission,
+    spends: Sequence[Outpoint],
+    before: Admittance,
+    said: Admittance | None = None,
 ) -> tuple[Admittance, list[Txid]]:
     """Ask the manager, and write what its answer changes of the one `before`.
 
     submission: with the facts of the manager's own version, where it examines (`examined`).
+    said: what it answered already, about the same.
 
     Returns the answer, and which known transactions spend an output that entered or left.
     """
-    said = ask(here, rule, txid, submission, spends, previous_coins(here, spends))
+    if said is None:
+        said = ask(here, rule, txid, submission, spends, previous_coins(here, spends))
     come = set(said.outputs_to_admit).difference(before.outputs_to_admit)
     gone = set(before.outputs_to_admit).difference(said.outputs_to_admit)
     changed = [outpoint(txid, vout) for vout in sorted(come | gone)]

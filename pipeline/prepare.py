@@ -25,7 +25,7 @@ from pipeline.undecided import age
 from schemas.external import Admittance
 from schemas.flow import Apply, Decide, Part, Prepare, Verified
 from schemas.operations import Kind, Overtaken, Vote
-from schemas.state import Applied, Prepared, Stood, Submission
+from schemas.state import Applied, Holds, Prepared, Stood, Submission
 from schemas.types import Context, Txid
 
 _applied = msgspec.msgpack.Decoder(Applied).decode
@@ -60,7 +60,8 @@ def prepare(
     here = Contextual(context, layer, head, now_ms)
     own = bytes.fromhex(operation.operation)
     spends = member.spends_of(operation.apply.verified)
-    if (held := undecided.prepared(here, own)) is not None:
+    holds = undecided.here_are(here)
+    if holds.prepared and (held := undecided.prepared(here, own)) is not None:
         if held.operation.attempt >= operation.attempt:
             return Change(head, words=((operation.operation, held.vote),))
         # A further attempt is only made after this one was aborted. What waits for that comes before it.
@@ -68,21 +69,21 @@ def prepare(
         entry = _journal(here, "abort", operation)
         return Change(here.head, (entry,), resumed=(*resumed, (operation, stood)))
     withdrawn: tuple[bytes, ...] = ()
-    if (waiter := undecided.waiting(here, own)) is not None:
+    if holds.waiters and (waiter := undecided.waiting(here, own)) is not None:
         assert isinstance(waiter.operation, Prepare)  # nothing else is a part of an operation
         if waiter.operation.attempt >= operation.attempt:
             return Change(head)
         undecided.withdraw(here, own)
         withdrawn = (_journal(here, "abort", operation),)
-    change = _judged(here, layer, operation, spends, managers, enough, always=always, stood=stood)
+    change = _judged(here, operation, spends, holds, managers, enough, always=always, stood=stood)
     return msgspec.structs.replace(change, entries=(*withdrawn, *change.entries))
 
 
 def _judged(
     here: Contextual,
-    layer: Layer,
     operation: Prepare,
     spends: Spends,
+    holds: Holds,
     managers: Mapping[str, TopicManager],
     enough: Callable[[], bool],
     *,
@@ -91,10 +92,9 @@ def _judged(
 ) -> Change:
     own = bytes.fromhex(operation.operation)
     apply, verified = operation.apply, operation.apply.verified
-    if undecided.any_here(here) and (met := undecided.met(here, verified, spends, own)):
+    if holds.prepared and (met := undecided.met(here, verified, spends, own)):
         return _meets(here, operation, met, stood)
-    trial = Contextual(here.context, Layer(layer), here.head, here.now_ms)  # what is weighed changes nothing yet
-    fit = weigh(trial, apply, managers, enough, always=always, spends=spends)
+    fit = weigh(here, apply, managers, enough, always=always, part=True, spends=spends)
     if isinstance(fit, Change):
         said = fit.said
         if isinstance(said, Answer):
@@ -105,8 +105,8 @@ def _judged(
         return disagree(here, operation, said, stood, fit.competing, fit.challenges)
     if fit.does == "merge":
         return _agree(here, operation, spends, Prepared(operation, stood, _yes(here, operation), "merge"))
-    previous = previous_coins(trial, spends[-1])
-    judged = ask(trial, fit.rule, verified.txid, fit.submission, spends[-1], previous)
+    previous = previous_coins(here, spends[-1])
+    judged = ask(here, fit.rule, verified.txid, fit.submission, spends[-1], previous)
     if judged.is_empty() and not (always or is_owner(here.context)):
         said = Verdict("admission.nothing", f"{here.context.removeprefix(TOPIC)} makes nothing of it")
         return disagree(here, operation, said, stood)
@@ -278,8 +278,9 @@ def _kept(
     raw, sources = member.raw(verified.beef, one), member.sources(verified.beef, one)
     submission = Submission(raw, sources, verified.asked.off_chain, held.examined)
     rule = Rule(here.context.removeprefix(TOPIC), Kept(held.admittance, held.manager))
-    again = [verified.txid] if previous_coins(here, spends[-1]) != held.previous else []
-    return Fit("apply", rule, spends, submission), again
+    if previous_coins(here, spends[-1]) == held.previous:
+        return Fit("apply", rule, spends, submission, said=held.admittance), []
+    return Fit("apply", rule, spends, submission), [verified.txid]
 
 
 def next_attempt(held: Prepared) -> Prepare:

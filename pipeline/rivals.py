@@ -50,10 +50,11 @@ def claimed(head: Live, operation: Apply, why: str) -> Change:
     return Change(head, said=said, challenges=(Challenge(None, verified.txid, sent=False, path=path),))
 
 
-def contested(here: Contextual, operation: Apply, found: Rivals, *, always: bool) -> Change:
+def contested(here: Contextual, operation: Apply, found: Rivals, *, always: bool, part: bool = False) -> Change:
     """What becomes of a payload that came second.
 
-    always: whether the context has everything broadcast, also what it makes nothing of.
+    always: whether the context has everything broadcast, also what it makes nothing of. part: of an operation over
+    several contexts; what is noted of one that lost would be heard again without the others, and nothing is written.
     """
     verified = operation.verified
     competing = tuple(sorted(found))
@@ -68,7 +69,7 @@ def contested(here: Contextual, operation: Apply, found: Rivals, *, always: bool
     verdict = Verdict("conflict.double-spend", f"spends what {names} spends, which the network accepted")
     origin = verified.asked.origin
     noted = False
-    for holder in accepted:
+    for holder in () if part else accepted:
         for spent, _ in found[holder]:
             noted |= note_loser(here, spent, origin)
     if not noted:

@@ -57,6 +57,7 @@ class Fit(Struct, frozen=True):
     submission: Submission  # with what a merge adds, and facts of the manager as it is now
     applied: Applied | None = None  # what a merge adds to
     claimed: tuple[str, ...] = ()  # reservations that it names
+    said: Admittance | None = None  # what the manager said of it already
 
 
 def weigh(
@@ -67,12 +68,13 @@ def weigh(
     *,
     always: bool = False,
     kept: bool = False,
+    part: bool = False,
     spends: Spends | None = None,
 ) -> Fit | Change:
     """Whether a context can take a payload, before its manager judges it; else what becomes of it.
 
-    kept: it was found to hold what it spends, and nobody else could since. spends: where they are read already. The
-    others: see `apply`.
+    kept: it was found to hold what it spends, and nobody else could since. part: see `contested`. spends: where they
+    are read already. The others: see `apply`.
     """
     context, head, verified = here.context, here.head, operation.verified
     rule = rule_of(context, managers, enough)
@@ -111,7 +113,7 @@ def weigh(
         if (lost := reservations.refuses(here, claims, spent)) is not None:
             return Change(head, said=lost)
     if found := rivals(here, verified, spends):
-        return contested(here, operation, found, always=always)
+        return contested(here, operation, found, always=always, part=part)
     one = verified.members[-1]
     raw, sources = member.raw(verified.beef, one), member.sources(verified.beef, one)
     submission = rule.examined(verified.txid, Submission(raw, sources, off_chain, operation.examined))
@@ -204,7 +206,7 @@ def submit(here: Contextual, operation: Apply, fit: Fit, entry_of: Entry = APPLY
     # Proven, it is in a block: nobody broadcasts it, and no endpoint's acceptance will follow.
     _make_known(here, verified.members, fit.spends, accepted=verified.proven_height >= 0)
     listing.place(here, verified.txid, submission)
-    admittance, affected = judge(here, rule, verified.txid, submission, fit.spends[-1], Admittance())
+    admittance, affected = judge(here, rule, verified.txid, submission, fit.spends[-1], Admittance(), fit.said)
     here.fold()  # the answer to a repeat holds the state root, which the entry that keeps it does not touch
     sequence = here.head.sequence + 1
     applied = Applied(

@@ -5,7 +5,7 @@ and what concerns it waits in the state, bounded, holding nothing, to go on in t
 """
 
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, islice
 from typing import Literal
 
 import msgspec
@@ -37,6 +37,8 @@ How = Literal["rival", "same", "child", "parent"]
 _behind = msgspec.msgpack.Decoder(Behind).decode
 _departed = msgspec.msgpack.Decoder(Departed).decode
 _holds = msgspec.msgpack.Decoder(Holds).decode
+_NOTHING = Holds()
+
 _known = msgspec.msgpack.Decoder(Known).decode
 _waiter = msgspec.msgpack.Decoder(Waiter).decode
 
@@ -50,6 +52,12 @@ def age(asked: Asked) -> tuple[int, str, int, int]:
 def any_here(here: Contextual) -> bool:
     """Whether anything is undecided: where nothing is, this is all that it costs."""
     return here.value(state.HOLDS, b"") is not None
+
+
+def here_are(here: Contextual) -> Holds:
+    """How many are prepared, and wait."""
+    stored = here.value(state.HOLDS, b"")
+    return _NOTHING if stored is None else _holds(stored)
 
 
 def votes_in(view: View, context: Context) -> bool:
@@ -78,14 +86,16 @@ def met(
     points = list(chain.from_iterable(spends))
     subject = verified.members[-1]
     made = [outpoint(verified.txid, vout) for vout in range(subject.outputs)]
-    for lock in _locks(here, made):
-        found |= dict.fromkeys(locks.by(lock), "parent")
+    held = iter(here.values(state.LOCK, [*made, *points]))
+    for stored in islice(held, len(made)):
+        if stored is not None:
+            found |= dict.fromkeys(locks.by(stored), "parent")
     txids = list(dict.fromkeys((*(one.txid for one in verified.members), *(point[:32] for point in points))))
     for txid, by in zip(txids, here.values(state.SUBJECT, txids), strict=True):
         if by is not None:
             found[by] = "same" if txid == verified.txid else "child"
     spenders = chain.from_iterable((one.txid,) * len(of) for one, of in zip(verified.members, spends, strict=True))
-    for spender, stored in zip(spenders, here.values(state.LOCK, points), strict=True):
+    for spender, stored in zip(spenders, held, strict=True):
         if stored is not None and locks.spender(stored) != spender:
             found |= dict.fromkeys(locks.by(stored), "rival")
     found.pop(own, None)
@@ -179,7 +189,7 @@ def wait(here: Contextual, behind: bytes, operation: Operation, txid: Txid, stoo
 
     txid: for the journal; own: the operation it is part of itself.
     """
-    holds = _of(here)
+    holds = here_are(here)
     size = len(state.encode(operation))
     if holds.waiters >= WAITERS or (holds.waiters and holds.size + size > WAITING_BYTES):
         why = f"{display(txid)} has to do with an operation that is undecided, and {holds.waiters} wait already"
@@ -227,13 +237,8 @@ def _take(here: Contextual, number: int) -> Waiter:
     return waiter
 
 
-def _of(here: Contextual) -> Holds:
-    stored = here.value(state.HOLDS, b"")
-    return Holds() if stored is None else _holds(stored)
-
-
 def _count(here: Contextual, prepared: int = 0, waiters: int = 0, size: int = 0) -> None:
-    if (holds := locks.counted(_of(here), prepared, waiters, size)) is None:
+    if (holds := locks.counted(here_are(here), prepared, waiters, size)) is None:
         here.delete(state.HOLDS, b"")
     else:
         here.put(state.HOLDS, b"", holds)
