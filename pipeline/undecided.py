@@ -174,7 +174,7 @@ def release(
         else:
             here.delete(state.LOCK, point)
     waiters = []
-    if (stored := here.value(state.BEHIND, operation)) is not None:
+    if here_are(here).waiters and (stored := here.value(state.BEHIND, operation)) is not None:
         here.delete(state.BEHIND, operation)
         waiters = [_take(here, number) for number in _behind(stored).numbers]
     _count(here, prepared=-1, waiters=-len(waiters), size=-sum(waiter.size for waiter in waiters))
