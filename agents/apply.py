@@ -205,6 +205,12 @@ class ApplyStage:
                     *(layer, head, context, operation, self._judges, now_ms, enough), always=always, stood=where
                 )
                 decision = self._answer(record, operation, context, change, now_ms)
+            case Prepare():
+                return self._prepare(record, operation, context, layer, head, now_ms, enough)
+            case Decide():
+                change = prepare.decide(layer, head, context, operation, self._judges, now_ms)
+                always = context in self._always
+                return several.heard(operation, change, layer, context, record.partition, now_ms, always=always)
             case Accept():
                 change = rules.accept(layer, head, context, operation, now_ms)
                 decision = Emit(told(change, context, record.partition, now_ms), "accept")
@@ -219,12 +225,6 @@ class ApplyStage:
             case Repaired():
                 change = rules.repaired(layer, head, context, operation, now_ms)
                 decision = Emit(told(change, context, record.partition, now_ms), "repaired")
-            case Prepare():
-                return self._prepare(record, operation, context, layer, head, now_ms, enough)
-            case Decide():
-                change = prepare.decide(layer, head, context, operation, self._judges, now_ms)
-                always = context in self._always
-                return several.heard(operation, change, layer, context, record.partition, now_ms, always=always)
             case Request():
                 requested = reservations.request(layer, head, context, operation, now_ms)
                 change = requested.change

@@ -48,7 +48,7 @@ def voted(
         about = About.of(verified.asked, verified.txid, context)
         written.append(applied(about, change.said, now_ms))
         code = "repeat"
-    return _with_what_waited(decided(Emit(written, code), context, change), change, layer, context)
+    return decided(Emit(written, code), context, change, (), _votes(layer, context))
 
 
 def heard(
@@ -86,14 +86,9 @@ def heard(
         why = Condition(word.code, word.message)
         others = [About.of(word.asked, word.txid, each) for each in word.asked.contexts if each != context]
         also.append((kept(context, prepare.next_attempt(first), first.stood), Defer(why, about, (), others)))
-    done = msgspec.structs.replace(decided(Emit(outs, code), context, change), also=also)
-    return _with_what_waited(done, change, layer, context)
+    return decided(Emit(outs, code), context, change, also, _votes(layer, context))
 
 
-def _with_what_waited(done: Decided, change: Change, layer: Layer, context: Context) -> Decided:
-    """Records that go on now, and whether the context has voted on anything that nobody has decided."""
-    return msgspec.structs.replace(
-        done,
-        resumed=[kept(context, *each) for each in change.resumed],
-        undecided=(context, undecided.votes_in(layer, context)),
-    )
+def _votes(layer: Layer, context: Context) -> tuple[Context, bool]:
+    """Whether the context has voted on anything that nobody has decided."""
+    return context, undecided.votes_in(layer, context)

@@ -1,5 +1,7 @@
 """What follows from a change of a context: records, and whom they are for."""
 
+from collections.abc import Sequence
+
 import msgspec
 
 from agents.runtime.outcomes import answer_out, result_out
@@ -105,10 +107,17 @@ def _about(of: Applied, txid: Txid, context: Context) -> About:
     return About(of.origin, (of.request_id,), txid, context, of.contexts)
 
 
-def decided(decision: Decision, context: Context, change: Change) -> Decided:
-    """What apply made of a record, by what it changed."""
+def decided(
+    decision: Decision,
+    context: Context,
+    change: Change,
+    also: Sequence[tuple[Inbound, Decision]] = (),
+    undecided: tuple[Context, bool] | None = None,
+) -> Decided:
+    """What apply made of a record, by what it changed. The others: see `Decided`."""
     touched = {head_key(context): change.head} if change.entries else {}
-    return Decided(decision, touched, context if change.settling else None)
+    resumed = [kept(context, *each) for each in change.resumed] if change.resumed else ()
+    return Decided(decision, touched, context if change.settling else None, also, resumed, undecided)
 
 
 def settled(change: Change, context: Context, partition: int, now_ms: int) -> Settled:
