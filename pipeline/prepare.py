@@ -76,7 +76,7 @@ def prepare(
         undecided.withdraw(here, own)
         withdrawn = (_journal(here, "abort", operation),)
     change = _judged(here, operation, spends, holds, managers, enough, always=always, stood=stood)
-    return msgspec.structs.replace(change, entries=(*withdrawn, *change.entries))
+    return msgspec.structs.replace(change, entries=(*withdrawn, *change.entries)) if withdrawn else change
 
 
 def _judged(

@@ -5,20 +5,23 @@ world that can be reached: a context shows an operation's effects only once it i
 world an end can be reached, and each end is one: nothing undecided, nothing that waits, every context told, all alike.
 """
 
+from array import array
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from hashlib import blake2b
+from itertools import islice
 
 import msgspec
 import pytest
 
 from pipeline import state
 from pipeline.follow import Follower
-from pipeline.state import Memory, head_of
+from pipeline.state import Memory, encode, head_of
 from schemas.flow import Apply, Evict, Operation, Prepare, Verified
 from schemas.types import Context, outpoint
 from tests.fakes import Owner, apply_of, coin_of_others, made_tx, verified
 from tests.profiles import LONG
-from tests.several import Budget, World, key_of, part, prepared_in, shown_in, steps, world
+from tests.several import Budget, Model, World, part, prepared_in, shown_in
 
 A, B, C = "topic:tm_all", "topic:tm_keep", "topic:tm_odd"
 POINT, OTHER, THIRD = coin_of_others(1), coin_of_others(2), coin_of_others(3)
@@ -59,7 +62,8 @@ REFUSED = one(1, [POINT], (A, B, C), off_chain=b"nothing")
 ONE = one(1, [POINT], (A, B))
 
 SCENARIOS: Mapping[str, tuple[Sent, Budget, Mapping[Context, Sequence[Operation]]]] = {
-    "one": ([ONE], Budget(doubled=1, deadlines=1), {}),
+    "one-with-every-fault": ([ONE], Budget(doubled=1, repeated=1, deadlines=1), {}),
+    "three-contexts": ([one(1, [POINT], (A, B, C)), one(2, [POINT], (C, B))], Budget(attempts=2), {}),
     "one-whose-last-context-refuses": ([REFUSED], Budget(), {}),
     "opposite-orders": ([one(1, [POINT], (A, B)), one(2, [POINT], (B, A))], Budget(attempts=2), {}),
     "a-child-of-an-undecided-parent": (family(1, 2), Budget(attempts=2), {}),
@@ -112,107 +116,151 @@ SCENARIOS: Mapping[str, tuple[Sent, Budget, Mapping[Context, Sequence[Operation]
     ),
 }  # fmt: skip
 LARGE: Mapping[str, tuple[Sent, Budget, Mapping[Context, Sequence[Operation]]]] = {
-    "one-with-every-fault": ([ONE], Budget(doubled=1, repeated=1, deadlines=1), {}),
     "a-ring": (RING, Budget(attempts=2), {}),
     "opposite-orders-with-faults": (
         [one(1, [POINT], (A, B)), one(2, [POINT], (B, A))], Budget(doubled=1, repeated=1, deadlines=1, attempts=2), {}
     ),
     "a-family-with-faults": (family(1, 2), Budget(doubled=1, deadlines=1, attempts=2), {}),
     "an-odd-family-with-faults": (family(2, 1), Budget(doubled=1, deadlines=1, attempts=2), {}),
-    "three-contexts": ([one(1, [POINT], (A, B, C)), one(2, [POINT], (C, B))], Budget(attempts=2), {}),
 }  # fmt: skip
 
 
 class Explored:
-    """Every world that can be reached from the first."""
+    """Every world that can be reached from the first, looked at once and dropped; kept is how each was reached."""
 
-    def __init__(self, first: World) -> None:
-        self.worlds = [first]
-        self.came_from: list[tuple[int, str]] = [(-1, "")]
-        self.ends: list[int] = []
-        self._before: list[list[int]] = [[]]
-        seen = {key_of(first): 0}
-        for number, at in enumerate(self.worlds):  # grows while it is gone through
-            next_ones = list(steps(at))
-            for name, to in next_ones:
-                key = key_of(to)
-                found = seen.setdefault(key, len(self.worlds))
-                if found == len(self.worlds):
-                    self.worlds.append(to)
-                    self.came_from.append((number, name))
-                    self._before.append([])
-                self._before[found].append(number)
-            if not next_ones:
-                self.ends.append(number)
+    def __init__(self, model: Model, look: Callable[[World, int], None] = lambda _at, _number: None) -> None:
+        """look: at each world, by its number."""
+        self.model = model
+        self.ends: list[tuple[int, World]] = []
+        self._came_from, self._by_step = array("i", (-1,)), array("B", (0,))
+        self._steps = array("I"), array("I")  # from, to
+        seen = {_digest(model.first): 0}
+        todo = deque((model.first,))
+        number = 0
+        while todo:
+            at = todo.popleft()
+            look(at, number)
+            step = -1
+            for step, to in enumerate(model.steps(at)):
+                found = seen.setdefault(_digest(to), len(seen))
+                if found == len(self._came_from):
+                    todo.append(to)
+                    self._came_from.append(number)
+                    self._by_step.append(step)
+                self._steps[0].append(number)
+                self._steps[1].append(found)
+            if step < 0:
+                self.ends.append((number, at))
+            number += 1
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._came_from)
 
     def story(self, number: int) -> str:
         """How a world was reached."""
-        said = []
+        steps = []
         while number:
-            number, name = self.came_from[number]
-            said.append(name)
-        return "\n".join(reversed(said))
+            steps.append(self._by_step[number])
+            number = self._came_from[number]
+        at, said = self.model.first, []
+        for step in reversed(steps):
+            said.append(self.model.named(at)[step])
+            at = next(islice(self.model.steps(at), step, None))
+        return "\n".join(said)
 
     def stuck(self) -> list[int]:
         """Worlds from which no end can be reached."""
-        reach = set(self.ends)
-        todo = deque(self.ends)
-        while todo:
-            for before in self._before[todo.popleft()]:
-                if before not in reach:
-                    reach.add(before)
-                    todo.append(before)
-        return [number for number in range(len(self.worlds)) if number not in reach]
+        reach = bytearray(len(self))
+        for number, _ in self.ends:
+            reach[number] = 1
+        moved = True
+        while moved:  # most steps lead on, and worlds are numbered as they are reached: few rounds suffice
+            moved = False
+            for begin, end in zip(reversed(self._steps[0]), reversed(self._steps[1]), strict=True):
+                if reach[end] and not reach[begin]:
+                    reach[begin] = moved = True
+        return [number for number, reaches in enumerate(reach) if not reaches]
+
+
+def _digest(at: World) -> bytes:
+    return blake2b(encode(at), digest_size=16).digest()
 
 
 def operations_of(sent: Sent) -> list[Prepare]:
     return [operation for _, operation in sent if isinstance(operation, Prepare)]
 
 
-def check_shown(explored: Explored, number: int, sent: Sent) -> None:
+class Shown:
     """No context shows an operation before it is decided that all do (ATOMIC-1)."""
-    at = explored.worlds[number]
-    for operation in operations_of(sent):
-        status = at.standing.get(operation.operation)
-        decided = status is not None and status.decided == "commit"
-        verified = operation.apply.verified
-        for context in verified.asked.contexts:
-            applied = shown_in(at, context, verified.txid)
+
+    def __init__(self, model: Model, sent: Sent) -> None:
+        self._model = model
+        self._operations = operations_of(sent)
+        self._shown: dict[tuple[int, int], tuple[int, ...]] = {}  # by context and store: which operations
+        self.wrong: list[int] = []
+
+    def look(self, at: World, number: int) -> None:
+        """At a world."""
+        for context, store in enumerate(at.stores):
+            shown = self._shown.get((context, store))
+            if shown is None:
+                shown = self._shown[context, store] = tuple(self._in(context, store))
+            for name in shown:
+                status = self._model.statuses[at.standing[name]]
+                if status is None or status.decided != "commit":
+                    self.wrong.append(number)
+
+    def _in(self, context: int, store: int) -> Iterator[int]:
+        for operation in self._operations:
+            verified = operation.apply.verified
+            applied = shown_in(self._model.stores[store], self._model.contexts[context], verified.txid)
             if applied is not None and applied.origin == verified.asked.origin:
-                assert decided, explored.story(number)
+                yield self._model.names.index(operation.operation)
 
 
-def check_end(explored: Explored, number: int, sent: Sent) -> None:
+def check_end(explored: Explored, number: int, at: World, sent: Sent) -> None:
     """Nothing is undecided or waits, and each operation stands everywhere or nowhere (ATOMIC-1, ATOMIC-2)."""
-    at, story = explored.worlds[number], explored.story(number)
-    for context, store in at.stores.items():
-        assert not prepared_in(at, context), story
-        follower = Follower(Memory())
+    model, told = explored.model, explored.model.told(at)
+    for context in model.contexts:
+        store = model.store(at, context)
+        assert not prepared_in(store), explored.story(number)
+        copy = Memory()
+        follower = Follower(copy)
         follower.take_all([(key, stored) for key, stored in store.items() if not state.is_index(key)])
         follower.compare()
+        copy.write(follower.writes())
+        assert copy.entries == store, explored.story(number)
     for operation in operations_of(sent):
         contexts = operation.apply.verified.asked.contexts
-        said = {at.told.get((operation.operation, context)) for context in contexts}
-        assert None not in said, story
-        assert "waits" not in said, story
-        assert len({each == "applied" for each in said if each}) == 1, story
-        assert at.standing[operation.operation].decided, story
+        said = {told.get((operation.operation, context)) for context in contexts}
+        assert None not in said, explored.story(number)
+        assert "waits" not in said, explored.story(number)
+        assert len({each == "applied" for each in said if each}) == 1, explored.story(number)
+        status = model.status(at, operation.operation)
+        assert status is not None, explored.story(number)
+        assert status.decided, explored.story(number)
 
 
-def check_as_if_alone(explored: Explored, number: int, sent: Sent) -> None:
+def check_as_if_alone(explored: Explored, number: int, at: World, sent: Sent) -> None:
     """Each context stands as if what it took had come to it alone, and nothing else."""
-    at = explored.worlds[number]
-    for context, store in at.stores.items():
+    model, told = explored.model, explored.model.told(at)
+    for context in model.contexts:
         owner = Owner()
         for sent_to, operation in sorted(sent, key=_origin):
             if isinstance(operation, Prepare):
                 verified = operation.apply.verified
-                if at.told.get((operation.operation, context)) == "applied":
+                if told.get((operation.operation, context)) == "applied":
                     owner.do(context, apply_of(verified))
-            elif sent_to == context and at.told.get((f"{operation_txid(operation)} alone", context)) == "applied":
+            elif sent_to == context and told.get((f"{operation_txid(operation)} alone", context)) == "applied":
                 owner.do(context, operation)
-        after = Memory(dict(store))
-        assert head_of(after, context).state_root == head_of(owner.store, context).state_root, explored.story(number)
+        root = root_of(model, at, context)
+        assert root == head_of(owner.store, context).state_root, explored.story(number)
+
+
+def root_of(model: Model, at: World, context: Context) -> bytes:
+    """State root of a context."""
+    return head_of(Memory(dict(model.store(at, context))), context).state_root
 
 
 def operation_txid(operation: Operation) -> str:
@@ -231,42 +279,39 @@ def _origin(sent: tuple[Context, Operation]) -> int:
 @pytest.mark.invariant("ATOMIC-1")
 @pytest.mark.invariant("ATOMIC-2")
 @pytest.mark.parametrize("name", [*SCENARIOS, *(LARGE if LONG else ())])
-def test_in_every_order_all_or_nothing(name: str) -> None:
+def test_in_every_order_all_or_nothing(name: str, record_property: Callable[[str, object], None]) -> None:
     sent, budget, before = {**SCENARIOS, **LARGE}[name]
-    explored = Explored(world(sent, budget, before))
+    model = Model(sent, budget, before)
+    shown = Shown(model, sent)
+    explored = Explored(model, shown.look)
+    record_property("worlds", len(explored))
+    record_property("ends", len(explored.ends))
+    assert not shown.wrong, explored.story(shown.wrong[0])
     assert explored.ends
-    for number in range(len(explored.worlds)):
-        check_shown(explored, number, sent)
     stuck = explored.stuck()
     assert not stuck, explored.story(stuck[0])
-    for number in explored.ends:
-        check_end(explored, number, sent)
+    for number, at in explored.ends:
+        check_end(explored, number, at, sent)
         if not before:
-            check_as_if_alone(explored, number, sent)
+            check_as_if_alone(explored, number, at, sent)
 
 
 def test_a_refusal_leaves_the_others_as_they_were() -> None:
     """State roots of the other contexts are those they had, to the byte."""
     sent, budget, _ = SCENARIOS["one-whose-last-context-refuses"]
     before = {context: [apply_of(verified(made_tx([OTHER], 2, 7), offset=9))] for context in (A, B, C)}
-    explored = Explored(world(sent, budget, before))
-    first = explored.worlds[0]
-    for number in explored.ends:
-        end = explored.worlds[number]
+    explored = Explored(model := Model(sent, budget, before))
+    for number, end in explored.ends:
         for context in (A, B, C):
-            roots = [head_of(Memory(dict(at.stores[context])), context).state_root for at in (first, end)]
+            roots = [root_of(model, at, context) for at in (model.first, end)]
             assert roots[0] == roots[1], explored.story(number)
-        assert set(end.told.values()) == {"rejected admission.nothing"}
+        assert set(model.told(end).values()) == {"rejected admission.nothing"}
 
 
 def test_of_two_in_opposite_orders_each_that_wins_needs_one_retry_at_most() -> None:
     sent, _, _ = SCENARIOS["opposite-orders"]
-    explored = Explored(world(sent, Budget(attempts=9), {}))
+    explored = Explored(model := Model(sent, Budget(attempts=9), {}))
     assert not explored.stuck()
-    attempts = {
-        status.attempt
-        for number in explored.ends
-        for status in explored.worlds[number].standing.values()
-        if status.decided == "commit"
-    }
+    statuses = [model.status(at, name) for _, at in explored.ends for name in model.names]
+    attempts = {status.attempt for status in statuses if status is not None and status.decided == "commit"}
     assert attempts <= {0, 1}
