@@ -17,7 +17,7 @@ from schemas.external import Admittance
 from schemas.flow import Operation, Origin
 from schemas.journal import JOURNAL, Effects, JournalEntry, Kind
 from schemas.operations import Said
-from schemas.state import Applied, Prepared, Stood, Tombstone
+from schemas.state import Applied, Holds, Prepared, Stood, Tombstone
 from schemas.types import Context, Outpoint, Txid
 
 _encode = state.encode
@@ -110,6 +110,7 @@ class Contextual:
         self._added: list[tuple[bytes, bytes]] = []
         self._removed: list[tuple[bytes, bytes]] = []
         self.unreserved: list[tuple[str, Outpoint]] = []  # by reservation, what it held and is no coin any more
+        self.holds: Holds | None = None  # what is undecided, once somebody has looked: see `undecided.here_are`
 
     def value(self, kind: bytes, rest: bytes) -> bytes | None:
         """An entry's value."""

@@ -56,8 +56,10 @@ def any_here(here: Contextual) -> bool:
 
 def here_are(here: Contextual) -> Holds:
     """How many are prepared, and wait."""
-    stored = here.value(state.HOLDS, b"")
-    return _NOTHING if stored is None else _holds(stored)
+    if here.holds is None:
+        stored = here.value(state.HOLDS, b"")
+        here.holds = _NOTHING if stored is None else _holds(stored)
+    return here.holds
 
 
 def votes_in(view: View, context: Context) -> bool:
@@ -238,7 +240,9 @@ def _take(here: Contextual, number: int) -> Waiter:
 
 
 def _count(here: Contextual, prepared: int = 0, waiters: int = 0, size: int = 0) -> None:
-    if (holds := locks.counted(here_are(here), prepared, waiters, size)) is None:
+    holds = locks.counted(here_are(here), prepared, waiters, size)
+    here.holds = holds or _NOTHING
+    if holds is None:
         here.delete(state.HOLDS, b"")
     else:
         here.put(state.HOLDS, b"", holds)
