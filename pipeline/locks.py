@@ -9,11 +9,9 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from schemas.flow import Verified
+from schemas.operations import NAME_BYTES
 from schemas.state import Holds, Prepared, Waiter
 from schemas.types import Outpoint, Txid
-
-NAME = 16
-"""Bytes of an operation's name."""
 
 _prepared = msgspec.msgpack.Decoder(Prepared).decode
 _waiter = msgspec.msgpack.Decoder(Waiter).decode
@@ -26,7 +24,7 @@ def spender(lock: bytes) -> Txid:
 
 def by(lock: bytes) -> list[bytes]:
     """Operations that want it so."""
-    return [lock[at : at + NAME] for at in range(32, len(lock), NAME)]
+    return [lock[at : at + NAME_BYTES] for at in range(32, len(lock), NAME_BYTES)]
 
 
 def taken(lock: bytes | None, txid: Txid, operation: bytes) -> bytes:

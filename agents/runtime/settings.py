@@ -161,7 +161,9 @@ class WorkerSettings(Struct, frozen=True):
     transaction_pace_ms: Annotated[
         int,
         why(
-            "From one transaction of a partition to the next while few records wait: small ones are dear.", ge=0, le=500
+            "From the end of a partition's transaction to the next while few records wait: small ones are dear.",
+            ge=0,
+            le=500,
         ),
     ] = 100
 

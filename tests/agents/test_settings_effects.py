@@ -250,13 +250,13 @@ async def test_the_broker_is_told_how_long_a_transaction_may_be_open(
 
 @pytest.mark.setting("worker.transaction_pace_ms")
 async def test_a_transaction_waits_after_another_while_few_records_do(tmp_path: Path) -> None:
-    """From the beginning of the one before; and not while a batch is there."""
+    """From the end of the one before; and not while a batch is there."""
 
     async def paced(settings: WorkerSettings, waiting: int) -> float:
         partition = partition_of(settings, tmp_path)
         partition.lane.queue.extend(records(waiting))
         began = time.monotonic()
-        await partition._pace(began)
+        await partition._pace()
         return time.monotonic() - began
 
     settings = WorkerSettings(transaction_pace_ms=400, batch_records=5)

@@ -60,12 +60,13 @@ def alone(payload: Verified) -> Apply:
 RING = [one(1, [POINT, OTHER], (A, B)), one(2, [OTHER, THIRD], (B, C)), one(3, [THIRD, POINT], (C, A))]
 REFUSED = one(1, [POINT], (A, B, C), off_chain=b"nothing")
 ONE = one(1, [POINT], (A, B))
+OPPOSITE = [one(1, [POINT], (A, B)), one(2, [POINT], (B, A))]
 
 SCENARIOS: Mapping[str, tuple[Sent, Budget, Mapping[Context, Sequence[Operation]]]] = {
     "one-with-every-fault": ([ONE], Budget(doubled=1, repeated=1, deadlines=1), {}),
     "three-contexts": ([one(1, [POINT], (A, B, C)), one(2, [POINT], (C, B))], Budget(attempts=2), {}),
     "one-whose-last-context-refuses": ([REFUSED], Budget(), {}),
-    "opposite-orders": ([one(1, [POINT], (A, B)), one(2, [POINT], (B, A))], Budget(attempts=2), {}),
+    "opposite-orders": (OPPOSITE, Budget(attempts=2), {}),
     "a-child-of-an-undecided-parent": (family(1, 2), Budget(attempts=2), {}),
     "a-child-that-is-older-than-its-parent": (family(2, 1), Budget(attempts=2), {}),
     "the-same-over-other-contexts": (
@@ -117,9 +118,8 @@ SCENARIOS: Mapping[str, tuple[Sent, Budget, Mapping[Context, Sequence[Operation]
 }  # fmt: skip
 LARGE: Mapping[str, tuple[Sent, Budget, Mapping[Context, Sequence[Operation]]]] = {
     "a-ring": (RING, Budget(attempts=2), {}),
-    "opposite-orders-with-faults": (
-        [one(1, [POINT], (A, B)), one(2, [POINT], (B, A))], Budget(doubled=1, repeated=1, deadlines=1, attempts=2), {}
-    ),
+    "opposite-orders-with-faults": (OPPOSITE, Budget(doubled=1, deadlines=1, attempts=2), {}),
+    "opposite-orders-with-repeated-votes": (OPPOSITE, Budget(repeated=1, deadlines=1, attempts=2), {}),
     "a-family-with-faults": (family(1, 2), Budget(doubled=1, deadlines=1, attempts=2), {}),
     "an-odd-family-with-faults": (family(2, 1), Budget(doubled=1, deadlines=1, attempts=2), {}),
 }  # fmt: skip
